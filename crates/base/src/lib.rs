@@ -1,0 +1,13 @@
+//! Ids, units and diagnostics shared by every crate.
+//!
+//! Knows nothing of graphs, machines or files; never prints, never reads a clock.
+
+pub mod diagnostic;
+pub mod index;
+pub mod progress;
+pub mod units;
+
+pub use diagnostic::{Diagnostic, Result, Severity};
+pub use index::IndexVec;
+pub use progress::Progress;
+pub use units::{Joules, Picoseconds};

@@ -1,0 +1,1 @@
+//! Graph to Program, per execution model.

@@ -1,0 +1,1 @@
+//! Drivers over the way through: compare, explain, check, validate.

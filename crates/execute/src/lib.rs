@@ -1,0 +1,1 @@
+//! Program to tensors, with real numbers, on the host.

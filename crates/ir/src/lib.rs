@@ -1,0 +1,1 @@
+//! Op table, Graph, text form, verifier and interpreter.

@@ -1,0 +1,1 @@
+//! System files to checked machine descriptions.

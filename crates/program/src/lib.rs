@@ -1,0 +1,1 @@
+//! Program: what one rank does; text form and verifier.

@@ -1,0 +1,1 @@
+//! Graph to Graph: folding, fusion, legalisation to a machine's precision.

@@ -1,0 +1,1 @@
+//! Benchmark models as graph builders.

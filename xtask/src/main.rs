@@ -1,0 +1,2 @@
+//! Project tasks: fetch test models, run the tests.
+fn main() {}
