@@ -1,0 +1,86 @@
+//! Machines that run a queue of kernels: GPUs.
+
+use crate::parameter::TileShape;
+use crate::view::view;
+
+view! {
+    /// A machine of many streaming multiprocessors (SMs) behind one launch queue.
+    pub struct KernelMachine {
+        /// Clock of the SMs.
+        clock_hz: f64 = "Hz",
+        /// Streaming multiprocessors.
+        sms: u64 = "count",
+        /// Sub-partitions of an SM, each issuing one warp instruction per cycle.
+        partitions_per_sm: u64 = "count",
+        /// Threads of a warp.
+        warp_threads: u64 = "count",
+        /// Warps resident on an SM at most.
+        warps_per_sm: u64 = "count",
+        /// Blocks resident on an SM at most.
+        blocks_per_sm: u64 = "count",
+        /// fp32 fused multiply-adds per SM outside the matrix unit.
+        vector_fp32: f64 = "MAC/cycle",
+        /// fp16 fused multiply-adds per SM outside the matrix unit.
+        vector_fp16: f64 = "MAC/cycle",
+        /// bf16 fused multiply-adds per SM outside the matrix unit.
+        vector_bf16: f64 = "MAC/cycle",
+        /// Exponentials, reciprocals and other special functions per SM.
+        special_functions: f64 = "element/cycle",
+        /// Register file of an SM.
+        register_bytes: u64 = "B",
+        /// L1 cache and shared memory of an SM together.
+        l1_bytes: u64 = "B",
+        /// Shared memory that blocks of an SM can have at most.
+        shared_bytes: u64 = "B",
+        /// Shared memory and L1 bandwidth of an SM.
+        shared_bytes_per_cycle: f64 = "B/cycle",
+        /// Latency of L1.
+        l1_latency_cycles: f64 = "cycle",
+        /// L2 cache of the chip.
+        l2_bytes: u64 = "B",
+        /// Attained L2 bandwidth of the chip.
+        l2_bandwidth: f64 = "B/s",
+        /// Latency of L2.
+        l2_latency_cycles: f64 = "cycle",
+        /// Device memory.
+        hbm_bytes: u64 = "B",
+        /// Device memory that context, allocator and libraries keep for themselves.
+        hbm_reserved_bytes: u64 = "B",
+        /// Peak bandwidth of device memory.
+        hbm_bandwidth: f64 = "B/s",
+        /// Part of the peak bandwidth that long streams attain.
+        hbm_fraction: f64 = "ratio",
+        /// Latency of device memory.
+        hbm_latency_cycles: f64 = "cycle",
+        /// Time from one kernel to the next of a full queue.
+        launch_seconds: f64 = "s",
+        /// The same within a captured graph of kernels.
+        graph_launch_seconds: f64 = "s",
+        /// Bandwidth to the host, each direction.
+        host_bandwidth: f64 = "B/s",
+        /// Time until the first byte of a copy from or to the host arrives.
+        host_latency_seconds: f64 = "s",
+        /// Floor of an all-reduce of a few bytes over the links of one machine.
+        allreduce_floor_seconds: Option<f64> = "s",
+        /// Output tiles that the matrix kernels of the libraries come in.
+        matrix_tiles: Vec<TileShape> = "count",
+        /// Cycles that a block spends to fill its pipeline and to write its result, beyond its matrix work.
+        block_overhead_cycles: f64 = "cycle",
+    }
+}
+
+view! {
+    /// What software loses on a kernel machine that the mechanism cannot know.
+    pub struct KernelLosses {
+        /// Part of the matrix unit's peak that full tiles in full waves attain.
+        matrix_fraction: f64 = "ratio",
+        /// Part of the vector units' peak that element-wise arithmetic attains.
+        vector_fraction: f64 = "ratio",
+        /// Part of the attainable memory bandwidth (peak x `hbm_fraction`) that kernels of this software attain.
+        memory_fraction: f64 = "ratio",
+        /// Host time to put one kernel into the queue; hidden while the queue is full.
+        host_seconds_per_kernel: f64 = "s",
+        /// Host time of one run of the whole model that nothing hides.
+        host_seconds_per_run: f64 = "s",
+    }
+}

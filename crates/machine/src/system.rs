@@ -1,0 +1,229 @@
+//! The description of one machine.
+
+use crate::bulk_synchronous::{BspLosses, BspMachine};
+use crate::kernel::{KernelLosses, KernelMachine};
+use crate::keys::ModelKind;
+use crate::parameter::{Parameter, Status};
+use crate::view::view;
+use orrery_numerics::DType;
+use std::collections::BTreeMap;
+
+view! {
+    /// Links between the chips of one machine, and of machines built alike.
+    pub struct Links {
+        /// Links of one chip.
+        link_count: u64 = "count",
+        /// Peak bandwidth of one link, each direction.
+        link_bandwidth: f64 = "B/s",
+        /// Part of the peak bandwidth that transfers attain.
+        link_fraction: f64 = "ratio",
+        /// Time until the first byte from chip to chip arrives.
+        link_latency_seconds: f64 = "s",
+        /// Chips of one machine (node, chassis).
+        chips_per_machine: u64 = "count",
+    }
+}
+
+view! {
+    /// Electrical power.
+    pub struct Power {
+        /// Power of one chip at full load.
+        chip_watts: f64 = "W",
+        /// Power of one chip that does nothing.
+        idle_watts: f64 = "W",
+        /// Power of a machine with its chips at full load.
+        machine_watts: f64 = "W",
+    }
+}
+
+/// How a machine runs a program, with the numbers its cost formulas take.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ExecutionModel {
+    /// A queue of kernels.
+    Kernel(KernelMachine),
+    /// Supersteps of compute, synchronisation and exchange.
+    BulkSynchronous(BspMachine),
+}
+
+impl ExecutionModel {
+    /// Which model it is.
+    pub const fn kind(&self) -> ModelKind {
+        match self {
+            Self::Kernel(_) => ModelKind::Kernel,
+            Self::BulkSynchronous(_) => ModelKind::BulkSynchronous,
+        }
+    }
+    /// Processors that a precision's MACs per cycle are counted for: SMs or tiles.
+    pub const fn cores(&self) -> u64 {
+        match self {
+            Self::Kernel(machine) => machine.sms,
+            Self::BulkSynchronous(machine) => machine.tiles,
+        }
+    }
+    /// Clock of those processors.
+    pub const fn clock_hz(&self) -> f64 {
+        match self {
+            Self::Kernel(machine) => machine.clock_hz,
+            Self::BulkSynchronous(machine) => machine.clock_hz,
+        }
+    }
+}
+
+/// What software loses, by execution model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Losses {
+    /// On a kernel machine.
+    Kernel(KernelLosses),
+    /// On a bulk-synchronous machine.
+    BulkSynchronous(BspLosses),
+}
+
+/// The unit that does a precision's multiplications.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// A matrix unit: tensor cores, AMP.
+    Matrix,
+    /// The ordinary arithmetic units.
+    Vector,
+}
+
+impl Engine {
+    /// Every engine.
+    pub const ALL: [Self; 2] = [Self::Matrix, Self::Vector];
+    /// The word in system files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Matrix => "matrix",
+            Self::Vector => "vector",
+        }
+    }
+}
+
+/// A number format a machine multiplies matrices in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Precision {
+    /// The name to ask for it, as in `fp16`.
+    pub name: String,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// How tensors lie in memory.
+    pub storage: DType,
+    /// Format the inputs of a product are rounded to: the name of a [`DType`], or `tf32`.
+    pub multiply: String,
+    /// Format products are summed in (the partials): the name of a [`DType`].
+    pub accumulate: DType,
+    /// The unit that multiplies.
+    pub engine: Engine,
+    /// MACs of one core (SM or tile) per cycle; a number in MAC/cycle.
+    pub mac_per_cycle: Parameter,
+    /// Dense peak of one chip; a number in FLOP/s, integer operations counted alike.
+    pub peak: Parameter,
+    /// Whether results can be rounded stochastically in hardware.
+    pub stochastic_rounding: bool,
+    /// Why the peak is not cores x MACs x 2 x clock, where it is not.
+    pub peak_differs: Option<String>,
+    /// What else to know: partials, training habits.
+    pub note: Option<String>,
+}
+
+impl Precision {
+    /// MACs of one core per cycle.
+    pub fn macs(&self) -> f64 {
+        self.mac_per_cycle.number().unwrap_or_default()
+    }
+    /// Dense peak in FLOP/s.
+    pub fn peak_flops(&self) -> f64 {
+        self.peak.number().unwrap_or_default()
+    }
+}
+
+/// A software stack and where it deviates from the machine's default losses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Software {
+    /// The name to ask for it, as in measurement files.
+    pub name: String,
+    /// The name for people.
+    pub title: String,
+    /// Whether it joins element-wise operations with their neighbours into one kernel.
+    pub fuses: bool,
+    /// Whether it launches the whole model as one captured graph, or compiles it into one program.
+    pub graph_launch: bool,
+    /// What it does, and what that rests on.
+    pub note: Option<String>,
+    /// Deviations from [`System::losses`] by key.
+    pub losses: BTreeMap<String, Parameter>,
+}
+
+/// Something about a machine that is no number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fact {
+    /// What it is.
+    pub value: String,
+    /// How far to trust it.
+    pub status: Status,
+    /// Keys of the sources, declared in [`System::sources`].
+    pub sources: Vec<String>,
+    /// Anything else.
+    pub note: Option<String>,
+}
+
+/// One cell of the published comparison table that is wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnownError {
+    /// The row of the table, by the name of the fact or `compute_units`, `on_chip_memory`, `peak`.
+    pub row: String,
+    /// What the table says.
+    pub printed: String,
+    /// What is right, and why.
+    pub right: String,
+}
+
+/// The column of the published comparison table that shows this machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PublishedColumn {
+    /// The heading.
+    pub heading: String,
+    /// Keys of the sources, declared in [`System::sources`].
+    pub sources: Vec<String>,
+    /// Row name to printed cell.
+    pub cells: BTreeMap<String, String>,
+    /// What is wrong in it.
+    pub known_errors: Vec<KnownError>,
+}
+
+/// A machine as its file describes it. The crate's documentation lists what always holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct System {
+    /// The name on the command line and in Records.
+    pub name: String,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// The name for people.
+    pub title: String,
+    /// Who makes it.
+    pub vendor: String,
+    /// What it is, in a few words.
+    pub kind: String,
+    /// How it runs a program.
+    pub model: ExecutionModel,
+    /// Number formats it multiplies in, in the file's order.
+    pub precisions: Vec<Precision>,
+    /// Name of the precision that is used where none is asked for.
+    pub default_precision: String,
+    /// Software stacks, in the file's order.
+    pub software: Vec<Software>,
+    /// The machine's default losses, by key.
+    pub losses: BTreeMap<String, Parameter>,
+    /// Links between chips.
+    pub links: Links,
+    /// Electrical power.
+    pub power: Power,
+    /// Every number behind `model`, `links` and `power`, by the name of the field.
+    pub parameters: BTreeMap<String, Parameter>,
+    /// What is no number: process, interconnect, installation.
+    pub facts: BTreeMap<String, Fact>,
+    /// The column of the published table, where it has one.
+    pub published: Option<PublishedColumn>,
+    /// Sources by key.
+    pub sources: BTreeMap<String, String>,
+}
