@@ -90,14 +90,12 @@ fn show_scaled(value: f64, unit: &str, scales: &[(f64, &str)]) -> String {
         .copied()
         .unwrap_or((1.0, ""));
     let scaled = value / scale;
-    let digits = if scaled == scaled.trunc() && scaled.abs() < 1000.0 {
-        0
-    } else if scaled.abs() >= 99.95 {
-        0
-    } else if scaled.abs() >= 9.995 {
-        1
-    } else {
-        2
+    let whole = scaled == scaled.trunc() && scaled.abs() < 1000.0;
+    let digits = match scaled.abs() {
+        _ if whole => 0,
+        size if size >= 99.95 => 0,
+        size if size >= 9.995 => 1,
+        _ => 2,
     };
     format!("{scaled:.digits$} {prefix}{unit}")
 }

@@ -1,0 +1,6 @@
+//! Ops of the family `quantization`.
+
+use super::OpDef;
+
+/// The entries.
+pub const TABLE: &[OpDef] = &[];
