@@ -15,12 +15,17 @@ mod bulk_synchronous;
 mod kernel;
 pub mod keys;
 mod parameter;
+mod read;
+pub mod registry;
+mod section;
 mod system;
 mod view;
 
 pub use bulk_synchronous::{BspLosses, BspMachine};
 pub use kernel::{KernelLosses, KernelMachine};
 pub use parameter::{Alternative, Parameter, Status, TileShape, Value};
+pub use read::{FACTS, PEAK_TOLERANCE, SCHEMA, TABLE_ROWS};
+pub use registry::{find, find_or_load, load_path, registry};
 pub use system::{
     Engine, ExecutionModel, Fact, KnownError, Links, Losses, Power, Precision, PublishedColumn, Software,
     System,

@@ -4,7 +4,9 @@ use crate::bulk_synchronous::{BspLosses, BspMachine};
 use crate::kernel::{KernelLosses, KernelMachine};
 use crate::keys::ModelKind;
 use crate::parameter::{Parameter, Status};
+use crate::read::not_found;
 use crate::view::view;
+use orrery_base::{Diagnostic, Result};
 use orrery_numerics::DType;
 use std::collections::BTreeMap;
 
@@ -135,6 +137,10 @@ impl Precision {
     pub fn peak_flops(&self) -> f64 {
         self.peak.number().unwrap_or_default()
     }
+    /// Cores x MACs x 2 x clock in FLOP/s.
+    pub fn computed_peak(&self, model: &ExecutionModel) -> f64 {
+        model.cores() as f64 * self.macs() * 2.0 * model.clock_hz()
+    }
 }
 
 /// A software stack and where it deviates from the machine's default losses.
@@ -226,4 +232,56 @@ pub struct System {
     pub published: Option<PublishedColumn>,
     /// Sources by key.
     pub sources: BTreeMap<String, String>,
+}
+
+impl System {
+    /// The precision of that name or alias; none given means the default.
+    ///
+    /// # Errors
+    /// `system-precision-unknown` with what the machine offers.
+    pub fn precision(&self, name: Option<&str>) -> Result<&Precision> {
+        let name = name.unwrap_or(&self.default_precision);
+        let wanted = name.to_lowercase();
+        if let Some(found) = self.precisions.iter().find(|p| p.name == wanted || p.aliases.contains(&wanted))
+        {
+            return Ok(found);
+        }
+        let names: Vec<&str> = self.precisions.iter().map(|precision| precision.name.as_str()).collect();
+        Diagnostic::error("system-precision-unknown", format!("{} does not multiply in `{name}`", self.title))
+            .help(format!("it offers: {}", names.join(", ")))
+            .err()
+    }
+    /// The software stack of that name.
+    ///
+    /// # Errors
+    /// `system-software-unknown` with the nearest name.
+    pub fn stack(&self, name: &str) -> Result<&Software> {
+        let wanted = name.to_lowercase();
+        if let Some(stack) = self.software.iter().find(|stack| stack.name == wanted) {
+            return Ok(stack);
+        }
+        let names: Vec<&str> = self.software.iter().map(|stack| stack.name.as_str()).collect();
+        not_found("system-software-unknown", &format!("software stack of {}", self.title), name, &names).err()
+    }
+    /// The parameter behind a loss under a stack, or under the machine's default where the stack has none of its own.
+    pub fn loss<'a>(&'a self, key: &str, stack: Option<&'a Software>) -> Option<&'a Parameter> {
+        stack.and_then(|stack| stack.losses.get(key)).or_else(|| self.losses.get(key))
+    }
+    /// The losses under a stack: the machine's defaults with the stack's deviations.
+    pub fn losses_under(&self, stack: Option<&Software>) -> Losses {
+        let mut losses = self.losses.clone();
+        if let Some(stack) = stack {
+            losses.extend(stack.losses.clone());
+        }
+        match self.model {
+            ExecutionModel::Kernel(_) => Losses::Kernel(KernelLosses::read(&losses)),
+            ExecutionModel::BulkSynchronous(_) => Losses::BulkSynchronous(BspLosses::read(&losses)),
+        }
+    }
+    /// The texts behind source keys, joined by `; `.
+    pub fn source_text(&self, keys: &[String]) -> String {
+        let texts: Vec<&str> =
+            keys.iter().map(|key| self.sources.get(key).map_or(key.as_str(), String::as_str)).collect();
+        texts.join("; ")
+    }
 }

@@ -1,0 +1,79 @@
+//! The built-in machines, and finding a machine by name or file.
+
+use crate::read::not_found;
+use crate::system::System;
+use orrery_base::{Diagnostic, Result};
+use std::path::Path;
+use std::sync::LazyLock;
+
+/// File name and text of every built-in machine, in the order they are listed to users.
+pub const BUILT_IN: [(&str, &str); 5] = [
+    ("systems/a100-40gb.toml", include_str!("../../../systems/a100-40gb.toml")),
+    ("systems/a100-80gb.toml", include_str!("../../../systems/a100-80gb.toml")),
+    ("systems/h100.toml", include_str!("../../../systems/h100.toml")),
+    ("systems/gc200.toml", include_str!("../../../systems/gc200.toml")),
+    ("systems/bow.toml", include_str!("../../../systems/bow.toml")),
+];
+
+static REGISTRY: LazyLock<Vec<System>> = LazyLock::new(|| {
+    BUILT_IN
+        .iter()
+        .map(|(file, text)| System::parse(file, text).expect("a test reads every built-in file"))
+        .collect()
+});
+
+/// The built-in machines in a fixed order. Read once, on first use.
+pub fn registry() -> &'static [System] {
+    &REGISTRY
+}
+
+/// The built-in machine of that name or alias; case does not matter.
+///
+/// # Errors
+/// `system-unknown` with the nearest name.
+pub fn find(name: &str) -> Result<&'static System> {
+    let wanted = name.to_lowercase();
+    if let Some(system) = registry().iter().find(|s| s.name == wanted || s.aliases.contains(&wanted)) {
+        return Ok(system);
+    }
+    let names: Vec<&str> = registry().iter().map(|system| system.name.as_str()).collect();
+    not_found("system-unknown", "machine", name, &names)
+        .help("`orrery systems` lists them; a file of your own is given as --system my-chip.toml")
+        .err()
+}
+
+/// Reads a system file.
+///
+/// # Errors
+/// `system-unreadable` where the file cannot be read as UTF-8 text, else what [`System::parse`] finds.
+pub fn load_path(path: &Path) -> Result<System> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Box::new(
+            Diagnostic::error("system-unreadable", format!("the system file cannot be read: {error}"))
+                .at(path.display().to_string())
+                .help("check the path and that it is a text file in UTF-8"),
+        )
+    })?;
+    System::parse(&path.display().to_string(), &text)
+}
+
+/// A machine by name, by alias, or by the path of a system file (anything that ends in `.toml`).
+///
+/// # Errors
+/// Those of [`find`] and [`load_path`].
+pub fn find_or_load(name: &str) -> Result<System> {
+    if name.ends_with(".toml") { load_path(Path::new(name)) } else { find(name).cloned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_file_reads() {
+        for (file, text) in BUILT_IN {
+            let system = System::parse(file, text).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(file, format!("systems/{}.toml", system.name));
+        }
+    }
+}
