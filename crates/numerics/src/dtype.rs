@@ -194,6 +194,17 @@ impl DType {
     pub const fn is_unsigned_int(self) -> bool {
         matches!(self, Self::U64 | Self::U32 | Self::U16 | Self::U8 | Self::U4 | Self::U2)
     }
+    /// Smallest and largest value of an integer type; 0 and 1 of bool. Both nought for other types.
+    pub const fn int_range(self) -> (i128, i128) {
+        let bits = self.bits();
+        if self.is_signed_int() {
+            (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+        } else if self.is_unsigned_int() {
+            (0, (1 << bits) - 1)
+        } else {
+            (0, matches!(self, Self::Bool) as i128)
+        }
+    }
     /// True for complex types.
     pub const fn is_complex(self) -> bool {
         matches!(self, Self::C64 | Self::C128)
