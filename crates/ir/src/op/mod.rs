@@ -6,6 +6,7 @@
 //! To add an op: name it in [`ops!`] below and put its entry in the table of its family.
 
 pub mod context;
+pub mod elements;
 pub mod space;
 
 pub use context::{Ctx, Datum, EvalCtx, Fact};
