@@ -1,1 +1,243 @@
 //! Program: what one rank does; text form and verifier.
+//!
+//! A Program is both executed and timed; it holds counts and places, never times. It knows the op table, but no machine:
+//! the machine is a name, and a memory is a number of cores and bytes.
+
+pub mod layout;
+pub mod memory;
+pub mod verify;
+
+pub use layout::{BoundCut, BoundGrid, Cut, Cutting, Layout, Range, access_range};
+pub use memory::{Lifetimes, Peak};
+
+use orrery_base::{IndexVec, define_id};
+use orrery_ir::op::{Access, Combine, Work};
+use orrery_ir::{Attrs, Dim, Graph, Weight};
+use orrery_numerics::DType;
+use std::collections::BTreeMap;
+
+define_id!(
+    /// A memory of a program.
+    MemoryId, "m");
+define_id!(
+    /// A buffer of a program.
+    BufferId, "b");
+define_id!(
+    /// A step of a program.
+    StepId, "s");
+
+/// A memory: one shared space, or one for each core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Name: `hbm`, `tile`, `streaming`.
+    pub name: String,
+    /// Number of cores that have one of their own; 1 for a shared memory.
+    pub cores: u64,
+    /// Bytes of each.
+    pub bytes: u64,
+    /// Bytes of each that the program itself takes: code, tables.
+    pub reserved: u64,
+}
+
+/// What a buffer is for, which decides who may write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BufferClass {
+    /// Given from outside before the first step; never written.
+    Input,
+    /// Weights: there before the first step; never written.
+    Parameter,
+    /// Lives from run to run (KV cache, optimizer moments): there before the first step, may be written in place.
+    State,
+    /// Partial results that several steps or parts add to.
+    Accumulator,
+    /// Made and used up within a run.
+    Scratch,
+}
+
+/// A tensor in a memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Buffer {
+    /// Name: the graph's value where it is one.
+    pub name: String,
+    /// What it is for.
+    pub class: BufferClass,
+    /// Element type.
+    pub dtype: DType,
+    /// Shape.
+    pub shape: Vec<Dim>,
+    /// The memory it is in.
+    pub home: MemoryId,
+    /// How it lies over the cores of that memory.
+    pub layout: Layout,
+    /// Elements of a parameter.
+    pub weight: Option<Weight>,
+    /// The buffer whose bytes it renames: a view takes no memory of its own.
+    pub view_of: Option<BufferId>,
+}
+
+impl Buffer {
+    /// Elements in all, copies not counted.
+    pub fn elements(&self) -> Dim {
+        self.shape.iter().cloned().product()
+    }
+}
+
+/// What kind of thing a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StepKind {
+    /// Each part of the grid computes the body on what its core holds.
+    Compute,
+    /// Data go from one layout to another, through movement ops.
+    Exchange,
+    /// The same bytes under another shape: free.
+    View,
+    /// Between a memory behind the chip and the cores.
+    Stream,
+    /// From the host to the device, or back.
+    Host,
+}
+
+/// The unit a step occupies. Steps on one unit run in the order of the list; across units only `after` holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Unit {
+    /// The cores.
+    Device,
+    /// The link to the memory behind the chip.
+    Streaming,
+    /// The link to the host.
+    HostLink,
+}
+
+/// How a step writes a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WriteMode {
+    /// All elements anew.
+    Fill,
+    /// Over what was there.
+    InPlace,
+    /// Combined with what was there.
+    Reduce(Combine),
+}
+
+/// A buffer that a step reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// The buffer.
+    pub buffer: BufferId,
+    /// For each dimension the range a part needs.
+    pub access: Vec<Access>,
+}
+
+/// A buffer that a step writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The buffer.
+    pub buffer: BufferId,
+    /// For each dimension the range a part makes.
+    pub access: Vec<Access>,
+    /// How.
+    pub mode: WriteMode,
+}
+
+/// How results are rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RoundingMode {
+    /// To the nearest, ties to even.
+    Nearest,
+    /// Up or down at random in proportion, from a seed and the element's place.
+    Stochastic,
+}
+
+/// The arithmetic of a compute step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arithmetic {
+    /// Format in which sums of products are kept, by name.
+    pub accumulate: String,
+    /// Products that the matrix unit adds before it rounds to that format; 1 rounds after each.
+    pub group: u32,
+    /// Format to which the matrix unit rounds its inputs, where that is less than their type (tf32).
+    pub inputs: Option<String>,
+    /// How a result is rounded to its type.
+    pub rounding: RoundingMode,
+}
+
+/// The tile of output that a kernel of a kernel-by-kernel machine makes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Tile {
+    /// Rows.
+    pub m: u64,
+    /// Columns.
+    pub n: u64,
+    /// Depth of one main loop step.
+    pub k: u64,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// Name: the user's layers that it is made of.
+    pub name: String,
+    /// What kind of thing it is.
+    pub kind: StepKind,
+    /// The unit it occupies.
+    pub unit: Unit,
+    /// What it computes or how it moves: inputs are `reads`, outputs `writes`, in order. The first node is the one that
+    /// the grid cuts; the others follow it element by element.
+    pub body: Graph,
+    /// Core of the first part.
+    pub base: u64,
+    /// The grid; empty for one part.
+    pub grid: Vec<Cut>,
+    /// Attributes of the first node when it is run on a part.
+    pub part_attrs: Attrs,
+    /// What lies outside of an operand.
+    pub padding: f64,
+    /// Buffers read.
+    pub reads: Vec<Read>,
+    /// Buffers written.
+    pub writes: Vec<Write>,
+    /// Arithmetic.
+    pub arithmetic: Arithmetic,
+    /// Work of the whole step.
+    pub work: Work,
+    /// Tile shape, on machines that have it.
+    pub tile: Option<Tile>,
+    /// True where the grid or the counts only approximate what the machine would do.
+    pub approximate: bool,
+    /// Steps that must have ended, besides those before it on its unit.
+    pub after: Vec<StepId>,
+}
+
+/// What one rank does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// The model.
+    pub name: String,
+    /// The machine, by name.
+    pub machine: String,
+    /// The precision, by the machine's name for it.
+    pub precision: String,
+    /// The symbols left open, with the lowest and highest value it is compiled for.
+    pub symbols: BTreeMap<String, (i64, i64)>,
+    /// Memories.
+    pub memories: IndexVec<MemoryId, Memory>,
+    /// Buffers.
+    pub buffers: IndexVec<BufferId, Buffer>,
+    /// Steps.
+    pub steps: IndexVec<StepId, Step>,
+    /// The buffers of the model's inputs, in order.
+    pub inputs: Vec<BufferId>,
+    /// The buffers of the model's outputs, in order, under the user's names.
+    pub outputs: Vec<(String, BufferId)>,
+}
+
+impl Program {
+    /// The buffer whose memory `id` occupies: itself, or what it is a view of.
+    pub fn storage(&self, id: BufferId) -> BufferId {
+        let mut at = id;
+        while let Some(of) = self.buffers[at].view_of {
+            at = of;
+        }
+        at
+    }
+}

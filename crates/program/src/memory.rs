@@ -1,0 +1,153 @@
+//! Lifetimes and the memory a program takes, worst core first.
+
+use crate::{BufferClass, BufferId, MemoryId, Program, StepId};
+use orrery_base::index::Id;
+use orrery_base::{Diagnostic, IndexVec, Result};
+use orrery_ir::Bindings;
+
+/// First and last step that need each buffer's memory; none where no step does.
+pub type Lifetimes = IndexVec<BufferId, Option<(StepId, StepId)>>;
+
+/// The fullest moment of a memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peak {
+    /// The memory.
+    pub memory: MemoryId,
+    /// Bytes in use on the fullest core at the fullest step, reserved bytes included.
+    pub bytes: u64,
+    /// That core.
+    pub core: u64,
+    /// That step.
+    pub step: StepId,
+    /// Of those bytes: for each class of buffer.
+    pub by_class: Vec<(BufferClass, u64)>,
+}
+
+impl Program {
+    /// Lifetimes of buffers: views count for what they rename; inputs, parameters, states and outputs live throughout.
+    pub fn lifetimes(&self) -> Lifetimes {
+        let mut lives: Lifetimes = self.buffers.ids().map(|_| None).collect();
+        if self.steps.is_empty() {
+            return lives;
+        }
+        let whole = (StepId::new(0), StepId::new(self.steps.len() - 1));
+        for (id, step) in self.steps.iter() {
+            for buffer in step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer)) {
+                let storage = self.storage(buffer);
+                let life = lives[storage].get_or_insert((id, id));
+                life.1 = id;
+            }
+        }
+        for (id, buffer) in self.buffers.iter() {
+            if matches!(buffer.class, BufferClass::Parameter | BufferClass::State | BufferClass::Input)
+                && buffer.view_of.is_none()
+            {
+                lives[id] = Some(whole);
+            }
+        }
+        for (_, id) in &self.outputs {
+            if let Some(life) = &mut lives[self.storage(*id)] {
+                life.1 = whole.1;
+            }
+        }
+        lives
+    }
+
+    /// Bytes of the largest block of a buffer on a core.
+    ///
+    /// # Errors
+    /// `unbound-symbol` where a symbol has no value.
+    pub fn block_bytes(&self, id: BufferId, bindings: &Bindings) -> Result<u64> {
+        let buffer = &self.buffers[id];
+        let extents = buffer.layout.block_extents(&buffer.shape, bindings).map_err(|s| unbound(&s))?;
+        let elements =
+            extents.iter().try_fold(1_u64, |n, &e| n.checked_mul(u64::try_from(e.max(0)).unwrap_or(0)));
+        Ok(elements.map_or(u64::MAX / 4, |n| buffer.dtype.machine_bytes(n)))
+    }
+
+    /// Bytes in use over time: for each memory, for each step, on the fullest core; and where the peak is.
+    ///
+    /// # Errors
+    /// `unbound-symbol` where a symbol has no value.
+    pub fn memory_use(&self, bindings: &Bindings) -> Result<Vec<(Vec<u64>, Peak)>> {
+        let lives = self.lifetimes();
+        let steps = self.steps.len();
+        let mut all = Vec::new();
+        for (memory, description) in self.memories.iter() {
+            let cores = usize::try_from(description.cores).unwrap_or(1);
+            // Changes in use at each step: (core range, bytes, appears or goes).
+            let mut appear: Vec<Vec<(u64, u64, u64, BufferClass)>> = vec![Vec::new(); steps + 1];
+            let mut go: Vec<Vec<(u64, u64, u64, BufferClass)>> = vec![Vec::new(); steps + 1];
+            for (id, buffer) in self.buffers.iter() {
+                if buffer.home != memory || buffer.view_of.is_some() {
+                    continue;
+                }
+                let Some((first, last)) = lives[id] else { continue };
+                let grid = crate::BoundGrid::new(buffer.layout.base, &buffer.layout.cuts, bindings)
+                    .map_err(|s| unbound(&s))?;
+                let change =
+                    (buffer.layout.base, grid.core_end(), self.block_bytes(id, bindings)?, buffer.class);
+                appear[first.index()].push(change);
+                go[last.index() + 1].push(change);
+            }
+            let mut used = vec![description.reserved; cores];
+            let mut over_time = Vec::with_capacity(steps);
+            let mut peak = Peak { memory, bytes: 0, core: 0, step: StepId::new(0), by_class: Vec::new() };
+            for step in 0..steps {
+                for &(lo, hi, bytes, _) in &go[step] {
+                    spread(&mut used, lo, hi, |b| b.saturating_sub(bytes));
+                }
+                for &(lo, hi, bytes, _) in &appear[step] {
+                    spread(&mut used, lo, hi, |b| b.saturating_add(bytes));
+                }
+                let (core, bytes) = used
+                    .iter()
+                    .copied()
+                    .enumerate()
+                    .fold((0, 0), |best, at| if at.1 > best.1 { at } else { best });
+                over_time.push(bytes);
+                if bytes > peak.bytes {
+                    peak = Peak { bytes, core: core as u64, step: StepId::new(step), ..peak };
+                }
+            }
+            peak.by_class = self.classes_at(&peak, &appear, &go);
+            all.push((over_time, peak));
+        }
+        Ok(all)
+    }
+
+    fn classes_at(
+        &self,
+        peak: &Peak,
+        appear: &[Vec<(u64, u64, u64, BufferClass)>],
+        go: &[Vec<(u64, u64, u64, BufferClass)>],
+    ) -> Vec<(BufferClass, u64)> {
+        let mut by_class = std::collections::BTreeMap::new();
+        for (changes, sign) in [(appear, 1_i128), (go, -1)] {
+            for &(lo, hi, bytes, class) in changes.iter().take(peak.step.index() + 1).flatten() {
+                if (lo..hi).contains(&peak.core) {
+                    *by_class.entry(class).or_insert(0_i128) += sign * i128::from(bytes);
+                }
+            }
+        }
+        by_class
+            .into_iter()
+            .filter(|(_, b)| *b > 0)
+            .map(|(c, b)| (c, u64::try_from(b).unwrap_or(u64::MAX)))
+            .collect()
+    }
+}
+
+fn spread(used: &mut [u64], lo: u64, hi: u64, change: impl Fn(u64) -> u64) {
+    let end = usize::try_from(hi).unwrap_or(usize::MAX).min(used.len());
+    let start = usize::try_from(lo).unwrap_or(usize::MAX).min(end);
+    for bytes in &mut used[start..end] {
+        *bytes = change(*bytes);
+    }
+}
+
+/// The diagnostic for a symbol without a value.
+pub fn unbound(symbol: &str) -> Diagnostic {
+    Diagnostic::error("unbound-symbol", format!("dimension `{symbol}` has no value"))
+        .help(format!("give it one: --dim {symbol}=N"))
+}
