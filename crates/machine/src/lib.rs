@@ -15,8 +15,10 @@ mod bulk_synchronous;
 mod kernel;
 pub mod keys;
 mod parameter;
+mod print;
 mod read;
 pub mod registry;
+mod render;
 mod section;
 mod system;
 mod view;
@@ -26,6 +28,7 @@ pub use kernel::{KernelLosses, KernelMachine};
 pub use parameter::{Alternative, Parameter, Status, TileShape, Value};
 pub use read::{FACTS, PEAK_TOLERANCE, SCHEMA, TABLE_ROWS};
 pub use registry::{find, find_or_load, load_path, registry};
+pub use render::{SummaryRow, key_reference};
 pub use system::{
     Engine, ExecutionModel, Fact, KnownError, Links, Losses, Power, Precision, PublishedColumn, Software,
     System,

@@ -180,7 +180,7 @@ fn read_parameters(
         return if complete { missing(outer, table, keys) } else { Ok(BTreeMap::new()) };
     };
     let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
-    section.only(&names)?;
+    section.only(&names).map_err(|error| foreign_key(&section, &names, *error))?;
     let mut parameters = BTreeMap::new();
     for key in keys {
         match section.table(key.name)? {
@@ -192,6 +192,19 @@ fn read_parameters(
         }
     }
     Ok(parameters)
+}
+
+/// A key of another execution model gets told so instead of a list of all keys.
+fn foreign_key(section: &Section<'_>, names: &[&str], mut error: Diagnostic) -> Box<Diagnostic> {
+    let unknown = section.keys().find(|key| !names.contains(key)).unwrap_or_default();
+    let owner = ModelKind::ALL
+        .into_iter()
+        .find(|kind| kind.parameter_keys().chain(kind.loss_keys()).any(|key| key.name == unknown));
+    if let Some(owner) = owner {
+        error.help =
+            vec![format!("`{unknown}` belongs to machines of the model \"{}\"; remove it", owner.name())];
+    }
+    Box::new(error)
 }
 
 fn missing<T>(outer: &Section<'_>, table: &str, keys: &[&Key]) -> Result<T> {
@@ -272,6 +285,7 @@ fn read_range(entry: &Entry<'_, '_>, key: &Key, value: &Value) -> Result<(f64, f
     let [low, high] = items.as_slice() else {
         return entry
             .error("system-value", format!("`{}` must have two numbers, lowest and highest", entry.name()))
+            .help("leave the range out where the source gives one value")
             .err();
     };
     let (low, high) = (bounded(low, key)?, bounded(high, key)?);
@@ -289,13 +303,19 @@ fn read_range(entry: &Entry<'_, '_>, key: &Key, value: &Value) -> Result<(f64, f
 fn read_shapes(entry: &Entry<'_, '_>) -> Result<Vec<TileShape>> {
     let items = entry.array()?;
     if items.is_empty() {
-        return entry.error("system-value", format!("`{}` needs at least one shape", entry.name())).err();
+        return entry
+            .error("system-value", format!("`{}` needs at least one shape", entry.name()))
+            .help("write [[128, 128, 32]] for one tile of 128 by 128 outputs in steps of 32")
+            .err();
     }
     items
         .iter()
         .map(|item| match item.array()?.as_slice() {
             [m, n, k] => Ok(TileShape { m: m.integer()?, n: n.integer()?, k: k.integer()? }),
-            _ => item.error("system-value", "a tile shape is three whole numbers: m, n, k").err(),
+            _ => item
+                .error("system-value", "a tile shape is three whole numbers: m, n, k")
+                .help("write [128, 128, 32] for a tile of 128 by 128 outputs in steps of 32")
+                .err(),
         })
         .collect()
 }

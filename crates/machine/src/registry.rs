@@ -27,12 +27,13 @@ pub fn registry() -> &'static [System] {
     &REGISTRY
 }
 
-/// The built-in machine of that name or alias; case does not matter.
+/// The built-in machine of that name or alias. Case does not matter and a space counts as `-`, so that the names of
+/// measurement files are found too.
 ///
 /// # Errors
 /// `system-unknown` with the nearest name.
 pub fn find(name: &str) -> Result<&'static System> {
-    let wanted = name.to_lowercase();
+    let wanted = name.to_lowercase().replace(' ', "-");
     if let Some(system) = registry().iter().find(|s| s.name == wanted || s.aliases.contains(&wanted)) {
         return Ok(system);
     }

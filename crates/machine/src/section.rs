@@ -112,12 +112,17 @@ impl<'s, 'a> Entry<'s, 'a> {
     }
     fn wrong_type<T>(&self, wanted: &str) -> Result<T> {
         let found = self.value.get_ref().type_str();
-        self.error("system-type", format!("`{}` must be {wanted}, not {found}", self.name())).err()
+        self.error("system-type", format!("`{}` must be {wanted}, not {found}", self.name()))
+            .help("docs/machines.md says what each key holds, and systems/ has examples")
+            .err()
     }
     pub(crate) fn string(&self) -> Result<String> {
         match self.value.get_ref() {
             DeValue::String(text) if !text.trim().is_empty() => Ok(text.to_string()),
-            DeValue::String(_) => self.error("system-value", format!("`{}` is empty", self.name())).err(),
+            DeValue::String(_) => self
+                .error("system-value", format!("`{}` is empty", self.name()))
+                .help("write it, or leave an optional key out")
+                .err(),
             _ => self.wrong_type("a string"),
         }
     }
@@ -149,7 +154,9 @@ impl<'s, 'a> Entry<'s, 'a> {
         if number.fract() == 0.0 && number <= MAX_INTEGER {
             Ok(number as u64)
         } else {
-            self.error("system-value", format!("`{}` must be a whole number up to 2^53", self.name())).err()
+            self.error("system-value", format!("`{}` must be a whole number up to 2^53", self.name()))
+                .help("counts and bytes are whole; leave out an optional one that is not known")
+                .err()
         }
     }
     pub(crate) fn array(&self) -> Result<Vec<Entry<'s, 'a>>> {
@@ -203,7 +210,8 @@ pub(crate) fn advise(error: Diagnostic, word: &str, candidates: &[&str]) -> Diag
         .filter(|(distance, candidate)| *distance * 3 <= candidate.len().max(3));
     match nearest {
         Some((_, candidate)) => error.help(format!("did you mean `{candidate}`?")),
-        None => error.help(format!("use one of: {}", candidates.join(", "))),
+        None if candidates.len() <= 12 => error.help(format!("use one of: {}", candidates.join(", "))),
+        None => error.help("docs/machines.md lists what can stand here"),
     }
 }
 
