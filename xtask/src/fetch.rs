@@ -69,7 +69,9 @@ fn download(tags: &Tags, package: &Package, folder: &Path) -> Result<()> {
         return Ok(());
     }
     let log = String::from_utf8_lossy(&output.stderr);
-    bail!("cannot fetch {}: {}\n{}", package.requirement(), pip_cause(&log), log.trim_end());
+    let last: Vec<_> = log.trim_end().lines().rev().take(3).collect();
+    let last: Vec<_> = last.into_iter().rev().collect();
+    bail!("cannot fetch {}: {}\n{}", package.requirement(), pip_cause(&log), last.join("\n"));
 }
 
 /// What a failed pip run most likely failed of.
