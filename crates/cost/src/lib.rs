@@ -1,1 +1,130 @@
 //! What a step costs, per execution model.
+//!
+//! Pure functions of (step, bound dimensions, machine, stack). The compiler calls them to choose, the simulator to time,
+//! so there is one truth about what a step costs. Nothing here knows the order of steps or what ran before.
+
+pub mod bulk_synchronous;
+pub mod kernel;
+pub mod measure;
+
+pub use measure::{Measure, Product};
+
+use orrery_base::{Diagnostic, Picoseconds, Result};
+use orrery_ir::Bindings;
+use orrery_machine::{ExecutionModel, Losses, Precision, Software, System};
+use orrery_program::{Program, Step};
+
+/// What can bound a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Resource {
+    /// Matrix unit.
+    Matrix,
+    /// Vector unit.
+    Vector,
+    /// Special functions.
+    Special,
+    /// Memory within a core: shared memory, tile memory.
+    Local,
+    /// L2 cache.
+    L2,
+    /// Device memory.
+    DeviceMemory,
+    /// Launching: queue, pipeline fill, vertex start.
+    Launch,
+    /// Exchange between cores.
+    Exchange,
+    /// Synchronisation of cores.
+    Sync,
+    /// Memory behind the chip.
+    Streaming,
+    /// Link to the host.
+    HostLink,
+}
+
+impl Resource {
+    /// Its name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Matrix => "matrix unit",
+            Self::Vector => "vector unit",
+            Self::Special => "special functions",
+            Self::Local => "core memory",
+            Self::L2 => "L2 cache",
+            Self::DeviceMemory => "device memory",
+            Self::Launch => "launch",
+            Self::Exchange => "exchange",
+            Self::Sync => "sync",
+            Self::Streaming => "streaming memory",
+            Self::HostLink => "host link",
+        }
+    }
+}
+
+/// The cost of one step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepCost {
+    /// Time on its unit.
+    pub time: Picoseconds,
+    /// Host time to issue it; runs beside the device.
+    pub issue: Picoseconds,
+    /// What each resource alone would take; on machines whose phases follow one another their sum is the time.
+    pub resources: Vec<(Resource, Picoseconds)>,
+    /// What decides the time.
+    pub bound: Resource,
+    /// Part of the step's matrix slots that hold no work of the model: tiles and waves that are not full.
+    pub idle_slots: f64,
+}
+
+/// A machine with a precision and a stack: what a cost depends on besides the step.
+pub struct Target<'a> {
+    /// The machine.
+    pub system: &'a System,
+    /// The precision compiled for.
+    pub precision: &'a Precision,
+    /// The software stack, where one is named.
+    pub stack: Option<&'a Software>,
+    /// Its losses.
+    pub losses: Losses,
+}
+
+impl<'a> Target<'a> {
+    /// A target by names; the machine's defaults where none is given.
+    ///
+    /// # Errors
+    /// Where the machine knows no such precision or stack.
+    pub fn new(system: &'a System, precision: Option<&str>, stack: Option<&str>) -> Result<Self> {
+        let precision = system.precision(precision)?;
+        let stack = stack.map(|name| system.stack(name)).transpose()?;
+        Ok(Self { system, precision, stack, losses: system.losses_under(stack) })
+    }
+}
+
+/// The cost of a step of a program.
+///
+/// # Errors
+/// `unbound-symbol` where a symbol has no value; `cost-model` where machine and losses are of different kinds.
+pub fn step_cost(
+    program: &Program,
+    step: &Step,
+    bindings: &Bindings,
+    target: &Target<'_>,
+) -> Result<StepCost> {
+    let measure = Measure::of(program, step, bindings)?;
+    match (&target.system.model, &target.losses) {
+        (ExecutionModel::Kernel(machine), Losses::Kernel(losses)) => {
+            Ok(kernel::cost(step, &measure, machine, losses, target))
+        }
+        (ExecutionModel::BulkSynchronous(machine), Losses::BulkSynchronous(losses)) => {
+            Ok(bulk_synchronous::cost(step, &measure, machine, losses, target.precision))
+        }
+        _ => Diagnostic::error("cost-model", "the machine's losses are of another execution model").err(),
+    }
+}
+
+/// The largest of several resources, and which it is.
+pub(crate) fn slowest(resources: &[(Resource, Picoseconds)]) -> (Resource, Picoseconds) {
+    resources
+        .iter()
+        .copied()
+        .fold((Resource::Launch, Picoseconds::ZERO), |best, at| if at.1 > best.1 { at } else { best })
+}
