@@ -89,7 +89,7 @@ pub(crate) fn environment(cache: &Cache, manifest: &Manifest) -> Result<PathBuf>
 /// Runs a Python script of the workspace with the oracles' Python.
 pub(crate) fn script(python: &Path, script: &Path, arguments: &[&Path]) -> Result<()> {
     let mut command = Command::new(python);
-    command.arg(script).args(arguments);
+    command.arg(script).args(arguments).env("PYTHONDONTWRITEBYTECODE", "1");
     run(&mut command, &format!("{} failed", script.display()))
 }
 
