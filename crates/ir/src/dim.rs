@@ -103,13 +103,14 @@ impl Dim {
             (_, Self::Known(1)) => self.clone(),
             (Self::Known(_), Self::Known(0)) => Self::Known(0),
             (Self::Known(a), Self::Known(b)) => {
-                let quotient = a.wrapping_div(*b);
-                Self::Known(if a % b != 0 && ((a < &0) != (b < &0)) { quotient - 1 } else { quotient })
+                let quotient = a.saturating_div(*b);
+                let exact = a.wrapping_rem(*b) == 0;
+                Self::Known(if !exact && ((a < &0) != (b < &0)) { quotient - 1 } else { quotient })
             }
             _ if self == by => Self::Known(1),
-            (Self::Expr(terms), Self::Known(b)) if terms.iter().all(|t| t.factor % b == 0) => {
-                Self::from_terms(terms.iter().map(|t| Term { atoms: t.atoms.clone(), factor: t.factor / b }))
-            }
+            (Self::Expr(terms), Self::Known(b)) if divides(*b, terms) => Self::from_terms(
+                terms.iter().map(|t| Term { atoms: t.atoms.clone(), factor: t.factor.saturating_div(*b) }),
+            ),
             (Self::Expr(terms), Self::Expr(divisor)) if divisor.len() == 1 => {
                 match terms.iter().map(|t| t.divide(&divisor[0])).collect::<Option<Vec<_>>>() {
                     Some(exact) => Self::from_terms(exact),
@@ -125,9 +126,7 @@ impl Dim {
         let up = self.clone() + by.clone() - Self::Known(1);
         match (self, by) {
             (_, Self::Known(1)) => self.clone(),
-            (Self::Expr(terms), Self::Known(b)) if *b != 0 && terms.iter().all(|t| t.factor % b == 0) => {
-                self.floor_div(by)
-            }
+            (Self::Expr(terms), Self::Known(b)) if divides(*b, terms) => self.floor_div(by),
             _ => up.floor_div(by),
         }
     }
@@ -190,7 +189,7 @@ impl Dim {
     pub fn symbols(&self) -> Vec<String> {
         let mut names = std::collections::BTreeSet::new();
         let keep = std::cell::RefCell::new(&mut names);
-        self.substitute(&|name| {
+        let _ = self.substitute(&|name| {
             keep.borrow_mut().insert(name.to_owned());
             None
         });
@@ -198,9 +197,14 @@ impl Dim {
     }
 }
 
+/// True where every term is a multiple of `by`.
+fn divides(by: i64, terms: &[Term]) -> bool {
+    by != 0 && terms.iter().all(|t| t.factor.wrapping_rem(by) == 0)
+}
+
 impl Term {
     fn divide(&self, by: &Self) -> Option<Self> {
-        if by.factor == 0 || self.factor % by.factor != 0 {
+        if self.factor.checked_rem(by.factor).is_none_or(|rest| rest != 0) {
             return None;
         }
         let mut atoms = self.atoms.clone();
@@ -275,20 +279,11 @@ impl std::iter::Sum for Dim {
     }
 }
 
-/// True for names that print without quotes.
-pub(crate) fn is_plain_name(name: &str) -> bool {
-    !name.is_empty()
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "_./".contains(c))
-        && !name.starts_with(|c: char| c.is_ascii_digit())
-}
-
 impl fmt::Display for Atom {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Symbol(name) if is_plain_name(name) && !["floordiv", "max", "min"].contains(&&**name) => {
-                f.write_str(name)
-            }
-            Self::Symbol(name) => write!(f, "{name:?}"),
+            Self::Symbol(name) if ["floordiv", "max", "min"].contains(&&**name) => write!(f, "{name:?}"),
+            Self::Symbol(name) => f.write_str(&crate::text::lex::name_text(name)),
             Self::FloorDiv(a, b) => write!(f, "floordiv({a}, {b})"),
             Self::Max(a, b) => write!(f, "max({a}, {b})"),
             Self::Min(a, b) => write!(f, "min({a}, {b})"),
@@ -356,6 +351,12 @@ mod tests {
 
     #[test]
     fn evaluates_and_prints() {
+        for by in [0, -1] {
+            // No remainder is taken of a division by zero or beyond the range.
+            let open = (Dim::symbol("s") * Dim::Known(i64::MIN)).floor_div(&Dim::Known(by));
+            assert!(open.bind(&Bindings::from([("s".into(), 1)])) >= Dim::Known(0));
+            assert!(Dim::Known(i64::MIN).floor_div(&Dim::Known(by)) >= Dim::Known(0));
+        }
         let d = (Dim::symbol("seq") + Dim::Known(-1)).floor_div(&Dim::Known(2)) + Dim::Known(1);
         assert_eq!(d.to_string(), "floordiv(seq - 1, 2) + 1");
         assert_eq!(d.eval(&Bindings::from([("seq".into(), 8)])), Ok(4));
