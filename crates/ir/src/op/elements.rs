@@ -35,7 +35,7 @@ pub fn extents(sizes: &[i64]) -> Result<Vec<usize>, String> {
 
 /// Row-major strides in elements.
 pub fn strides(shape: &[usize]) -> Vec<isize> {
-    let mut strides = vec![1; shape.len()];
+    let mut strides = vec![1_isize; shape.len()];
     for d in (1..shape.len()).rev() {
         strides[d - 1] = strides[d].wrapping_mul(shape[d].max(1) as isize);
     }
@@ -89,7 +89,9 @@ impl<const N: usize> Loops<N> {
             }
             let step: [isize; N] = std::array::from_fn(|k| strides[k][d]);
             match dims.last_mut() {
-                Some((before, outer)) if (0..N).all(|k| outer[k] == step[k].wrapping_mul(extent as isize)) => {
+                Some((before, outer))
+                    if (0..N).all(|k| outer[k] == step[k].wrapping_mul(extent as isize)) =>
+                {
                     *before *= extent;
                     *outer = step;
                 }
@@ -445,7 +447,8 @@ pub fn crop(tensor: &Tensor, start: &[usize], shape: &[usize]) -> Tensor {
     let own = strides(tensor.shape());
     let empty = shape.contains(&0);
     let base = start.iter().zip(&own).map(|(&s, &stride)| s as isize * stride).sum();
-    view(tensor, shape.to_vec(), &own, if empty { 0 } else { base }).expect("it is no larger than the operand")
+    view(tensor, shape.to_vec(), &own, if empty { 0 } else { base })
+        .expect("it is no larger than the operand")
 }
 
 /// Puts tensors of one type behind each other along `axis`, which must be in range.

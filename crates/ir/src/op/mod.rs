@@ -5,8 +5,11 @@
 //! ([`OpDef::eval`]). Ops carry the names and semantics of the newest ONNX operator set; older forms are upgraded on import.
 //! To add an op: name it in [`ops!`] below and put its entry in the table of its family.
 
+pub mod content;
 pub mod context;
 pub mod elements;
+pub mod number;
+mod rules;
 pub mod space;
 
 pub use context::{Ctx, Datum, EvalCtx, Fact};
