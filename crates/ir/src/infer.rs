@@ -74,26 +74,31 @@ fn facts_with(graph: &Graph, inputs: Option<&[Fact]>) -> Result<Facts> {
         }
     }
     for (id, node) in graph.nodes.iter() {
-        let input_facts: Vec<Option<Fact>> =
-            node.inputs.iter().map(|v| v.map(|v| facts[v].clone())).collect();
-        let output_names: Vec<String> =
-            node.outputs.iter().map(|v| v.map_or(String::new(), |v| graph.values[v].name.clone())).collect();
-        let ctx = Ctx {
-            node,
-            inputs: &input_facts,
-            outputs: &[],
-            output_names: &output_names,
-            infer_body: &infer_body,
-        };
-        let found =
-            (node.op.def().infer)(&ctx).map_err(|cause| Box::new(at_node(graph, id, "type-rule", cause)))?;
+        let found = node_facts(graph, &facts, id)?;
         for (output, fact) in node.outputs.iter().zip(found) {
             if let Some(output) = *output {
-                facts[output] = merge(fact, &graph.values[output].ty);
+                facts[output] = fact;
             }
         }
     }
     Ok(facts)
+}
+
+/// What is known of the outputs of one node, given the facts of all values before it.
+///
+/// # Errors
+/// As [`infer`].
+pub fn node_facts(graph: &Graph, facts: &Facts, id: NodeId) -> Result<Vec<Fact>> {
+    let node = &graph.nodes[id];
+    let inputs: Vec<Option<Fact>> = node.inputs.iter().map(|v| v.map(|v| facts[v].clone())).collect();
+    let output_names: Vec<String> =
+        node.outputs.iter().map(|v| v.map_or(String::new(), |v| graph.values[v].name.clone())).collect();
+    let ctx =
+        Ctx { node, inputs: &inputs, outputs: &[], output_names: &output_names, infer_body: &infer_body };
+    let found =
+        (node.op.def().infer)(&ctx).map_err(|cause| Box::new(at_node(graph, id, "type-rule", cause)))?;
+    let declared = node.outputs.iter().map(|v| v.map_or(&Type::Unknown, |v| &graph.values[v].ty));
+    Ok(found.into_iter().zip(declared).map(|(fact, declared)| merge(fact, declared)).collect())
 }
 
 fn infer_body(body: &Graph, inputs: &[Fact]) -> Result<Vec<Fact>, String> {

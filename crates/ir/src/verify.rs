@@ -91,7 +91,11 @@ pub fn structure(graph: &Graph) -> Result<()> {
     Ok(())
 }
 
-fn node_structure(graph: &Graph, id: NodeId) -> Result<()> {
+/// Checks what invariants 2, 3, 5, 6 and 8 say of one node.
+///
+/// # Errors
+/// `graph-invalid`.
+pub fn node_structure(graph: &Graph, id: NodeId) -> Result<()> {
     let node = &graph.nodes[id];
     let broken = |invariant, cause: String| invalid(invariant, cause).at(infer::node_place(graph, id)).err();
     for input in node.inputs.iter().flatten() {
