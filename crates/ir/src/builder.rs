@@ -58,10 +58,21 @@ impl Builder {
         mean: f64,
         deviation: f64,
     ) -> ValueId {
+        self.weight_of(name, DType::F32, shape, mean, deviation)
+    }
+    /// A weight of a float type drawn from a normal distribution and rounded to that type.
+    pub fn weight_of<D: Into<Dim>>(
+        &mut self,
+        name: &str,
+        dtype: DType,
+        shape: impl IntoIterator<Item = D>,
+        mean: f64,
+        deviation: f64,
+    ) -> ValueId {
         let name = self.unique(name);
         self.seed = crate::weights::hash64(self.seed, 1);
         let weight = Weight::Seeded { seed: self.seed, mean, deviation };
-        self.graph.add_constant(name, Type::tensor(DType::F32, shape), weight)
+        self.graph.add_constant(name, Type::tensor(dtype, shape), weight)
     }
     /// A constant tensor.
     pub fn constant(&mut self, name: &str, tensor: Tensor) -> ValueId {

@@ -5,6 +5,7 @@
 
 pub mod attrs;
 pub mod builder;
+pub mod count;
 pub mod dim;
 pub mod graph;
 pub mod infer;

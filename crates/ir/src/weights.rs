@@ -2,7 +2,7 @@
 
 use crate::{Def, Graph, Type, ValueId, Weight};
 use orrery_base::{Diagnostic, Result};
-use orrery_numerics::{DType, Tensor};
+use orrery_numerics::{Rounding, Tensor};
 
 /// A 64-bit hash of a counter: the generator behind every seeded value, the same on every machine.
 pub fn hash64(seed: u64, counter: u64) -> u64 {
@@ -32,7 +32,8 @@ pub fn normal(seed: u64, count: usize, mean: f64, deviation: f64) -> Vec<f32> {
 /// The elements of a constant.
 ///
 /// # Errors
-/// `weights-absent` where the graph does not hold them; `weights-symbolic` where their shape is not known in numbers.
+/// `weights-absent` where the graph does not hold them; `weights-symbolic` where their shape is not known in numbers;
+/// `weights-type` where a seeded weight is not of a float type.
 pub fn materialize(graph: &Graph, id: ValueId) -> Result<Tensor> {
     let value = &graph.values[id];
     let Def::Constant(weight) = &value.def else {
@@ -55,8 +56,13 @@ pub fn materialize(graph: &Graph, id: ValueId) -> Result<Tensor> {
                 )
                 .err();
             };
-            debug_assert_eq!(ty.dtype, DType::F32, "the builder makes seeded weights in f32");
-            Ok(Tensor::from_vec(shape.clone(), normal(*seed, shape.iter().product(), *mean, *deviation)))
+            if !ty.dtype.is_float() {
+                let cause =
+                    format!("weight `{}` of type {} cannot be drawn, only floats can", value.name, value.ty);
+                return Diagnostic::error("weights-type", cause).err();
+            }
+            let elements = normal(*seed, shape.iter().product(), *mean, *deviation);
+            Ok(Tensor::from_f32(ty.dtype, shape, elements, Rounding::NearestEven, false))
         }
     }
 }
