@@ -9,7 +9,7 @@ pub mod content;
 pub mod context;
 pub mod elements;
 pub mod number;
-mod rules;
+pub mod rules;
 pub mod space;
 
 pub use context::{Ctx, Datum, EvalCtx, Fact};

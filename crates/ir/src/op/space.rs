@@ -93,6 +93,16 @@ pub struct IterSpace {
     pub padding: f64,
 }
 
+/// An axis whose parts make different output elements.
+pub fn parallel(name: &'static str, extent: Dim) -> Axis {
+    Axis { name, extent, kind: AxisKind::Parallel }
+}
+
+/// An axis whose parts make partial results of the same output elements.
+pub fn reduced(name: &'static str, extent: Dim, combine: Combine) -> Axis {
+    Axis { name, extent, kind: AxisKind::Reduce(combine) }
+}
+
 impl IterSpace {
     /// One part only.
     pub fn none(_: &Ctx<'_>) -> Option<Self> {
