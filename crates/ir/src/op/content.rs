@@ -29,6 +29,34 @@ pub fn of_tensor(tensor: &Tensor) -> Option<Vec<Dim>> {
     Some(tensor.to_i64().ok()?.iter().map(|&v| Dim::Known(v)).collect())
 }
 
+/// Elements of integer input `i` of rank 0 or 1, of any length where it is a constant: shapes, axes and the like.
+///
+/// # Errors
+/// Where it is a constant of another type or rank.
+pub fn list(ctx: &Ctx<'_>, i: usize) -> Result<Option<Vec<Dim>>, String> {
+    let Some(tensor) = ctx.constant(i) else { return Ok(ctx.content(i).map(<[Dim]>::to_vec)) };
+    if tensor.rank() > 1 || !tensor.dtype().is_int() {
+        return Err(format!("input {i} must be a list of integers, is {tensor:?}"));
+    }
+    Ok(Some(tensor.to_i64().map_err(|e| e.to_string())?.iter().map(|&v| Dim::Known(v)).collect()))
+}
+
+/// As [`list`], where all are numbers.
+///
+/// # Errors
+/// As [`list`].
+pub fn numbers(ctx: &Ctx<'_>, i: usize) -> Result<Option<Vec<i64>>, String> {
+    Ok(list(ctx, i)?.and_then(|list| list.iter().map(Dim::known).collect()))
+}
+
+/// How many elements input `i`, a list, has, where known.
+pub fn list_len(ctx: &Ctx<'_>, i: usize) -> Option<usize> {
+    match ctx.shape(i)?.as_slice() {
+        [n] => n.extent(),
+        _ => None,
+    }
+}
+
 /// Whether formulas of this type are worth following: numbers that can stand for extents.
 pub fn follows(dtype: DType) -> bool {
     dtype.is_int() || dtype.is_float() || dtype == DType::Bool
