@@ -4,7 +4,7 @@
 //! others zero: -1 as i4 is the byte 0x0f.
 
 use crate::cast::CastError;
-use crate::round::{decode_slice, encode_slice};
+use crate::slices::{decode_slice, encode_slice};
 use crate::{DType, Format, Rounding, Tensor, round_slice};
 use half::slice::HalfFloatSliceExt;
 use std::borrow::Cow;
@@ -64,10 +64,20 @@ impl Tensor {
                 halves.convert_from_f32_slice(&values);
                 Self::from_vec(shape, halves)
             }
-            DType::F64 => Self::from_vec(
-                shape,
-                values.iter().map(|&v| format.round(f64::from(v), rounding, saturate, 0)).collect::<Vec<_>>(),
-            ),
+            DType::BF16 if nearest => {
+                let code = |&value: &f32| {
+                    let bits = value.to_bits();
+                    // A carry out of the mantissa runs into the exponent and makes infinity of what overflows.
+                    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+                    let nan = bits >> 16 | 0x40;
+                    if value.is_nan() { nan as u16 } else { rounded as u16 }
+                };
+                Self::from_raw(dtype, shape, values.iter().map(code).collect::<Vec<_>>())
+            }
+            DType::F64 => {
+                let values: Vec<f64> = values.iter().map(|&v| v.into()).collect();
+                Self::from_f64(dtype, shape, values, rounding, saturate)
+            }
             _ if format.bits() <= 8 => {
                 let mut codes = vec![0_u8; values.len()];
                 encode_slice(&values, &mut codes, format, rounding, saturate, 0);

@@ -12,6 +12,7 @@ pub mod microscaling;
 pub mod quantise;
 pub mod random;
 pub mod round;
+pub mod slices;
 pub mod tensor;
 
 pub use accumulate::Accumulation;
@@ -20,5 +21,6 @@ pub use dtype::DType;
 pub use exact::ExactSum;
 pub use format::{Flavour, Format};
 pub use random::{random_unit, random_word};
-pub use round::{Rounding, round_slice};
+pub use round::Rounding;
+pub use slices::round_slice;
 pub use tensor::{Data, Tensor};

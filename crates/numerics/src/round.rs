@@ -1,7 +1,6 @@
 //! Rounding of numbers to a [`Format`]: one correct rounding from the exact value, whatever the source.
 //!
-//! The scalar functions are the definition. [`round_slice`] and [`encode_slice`] are the fast path from binary32, and
-//! give the same bits.
+//! These functions are the definition; [`crate::slices`] is the fast path from binary32 and gives the same bits.
 
 use crate::format::{Flavour, power_of_two};
 use crate::{Format, random_word};
@@ -106,10 +105,39 @@ impl Format {
     }
     /// `value` rounded to this format: the value of [`Format::encode`]'s code.
     pub fn round(self, value: f64, rounding: Rounding, saturate: bool, index: u64) -> f64 {
-        if self == Self::FP64 {
+        if self.mantissa_bits == 52 && !(saturate && value.is_infinite()) {
             return value;
         }
-        self.decode(self.encode(value, rounding, saturate, index))
+        self.round_inside(value, rounding, index)
+            .unwrap_or_else(|| self.decode(self.encode(value, rounding, saturate, index)))
+    }
+    /// [`Format::round`] in a few instructions, for the common roundings to an IEEE format where there is no overflow.
+    #[inline]
+    fn round_inside(self, value: f64, rounding: Rounding, index: u64) -> Option<f64> {
+        // The binade of 2^bias is the last one: below it nothing rounds to overflow.
+        if self.flavour != Flavour::Ieee || value.is_nan() || value.abs() >= power_of_two(self.bias) {
+            return None;
+        }
+        let normal = value.abs() >= power_of_two(self.min_exponent());
+        let dropped = 52 - self.mantissa_bits;
+        let bits = value.to_bits();
+        let mask = (1 << dropped) - 1;
+        match rounding {
+            Rounding::NearestEven if normal => {
+                let addend = (mask >> 1) + (bits >> dropped & 1);
+                Some(f64::from_bits((bits + addend) & !mask))
+            }
+            Rounding::NearestEven => {
+                // The sum's last place is the format's smallest number.
+                let magic = power_of_two(self.min_exponent() - self.mantissa_bits as i32 + 52);
+                Some(((value.abs() + magic) - magic).copysign(value))
+            }
+            Rounding::Stochastic { seed } if normal => {
+                let random = random_word(seed, index, 0) >> (64 - dropped);
+                Some(f64::from_bits((bits + random) & !mask))
+            }
+            _ => None,
+        }
     }
     /// `value` rounded to the nearest value of this format, ties to even, overflow as the format has it.
     pub fn nearest(self, value: f64) -> f64 {
@@ -140,7 +168,7 @@ impl Format {
             _ => self.sign_of(negative),
         }
     }
-    fn encode_overflow(self, negative: bool, saturate: bool) -> u64 {
+    pub(crate) fn encode_overflow(self, negative: bool, saturate: bool) -> u64 {
         if negative && self.flavour == Flavour::PowerOfTwo {
             return self.max_code() + 1;
         }
@@ -195,166 +223,3 @@ fn round_up(floor: u64, fraction: u64, bits: u32, rounding: Rounding, index: u64
         }
     }
 }
-
-/// Constants of the fast path from binary32 to one format.
-struct Narrow {
-    format: Format,
-    /// Mantissa bits of binary32 that the format drops.
-    dropped: u32,
-    /// Binary32 bits of the format's smallest normal number.
-    min_normal: u32,
-    /// Adding and subtracting this rounds a number below `min_normal` to the format's spacing there.
-    magic: f32,
-    /// Binary32 bits of the largest finite number.
-    max: u32,
-    /// What a number beyond the largest becomes, without its sign.
-    overflow: u32,
-    /// Sign bit that a zero result keeps: none where the format has an unsigned zero.
-    zero_sign: u32,
-    /// What the two biases differ by, in the place of a code's exponent field.
-    rebias: u32,
-}
-
-const SIGN: u32 = 1 << 31;
-const INFINITY: u32 = 0x7f80_0000;
-
-impl Narrow {
-    /// The constants, or none where the format is too wide or too odd for the fast path.
-    fn new(format: Format, saturate: bool) -> Option<Self> {
-        if format.exponent_bits > 8 || format.mantissa_bits > 22 || format.flavour == Flavour::PowerOfTwo {
-            return None;
-        }
-        let bits = |code: u64| (format.decode(code) as f32).to_bits();
-        Some(Self {
-            format,
-            dropped: 23 - format.mantissa_bits,
-            min_normal: (format.min_normal() as f32).to_bits(),
-            magic: power_of_two(format.min_exponent() - format.mantissa_bits as i32 + 23) as f32,
-            max: bits(format.max_code()),
-            overflow: bits(format.encode_overflow(false, saturate)) & !SIGN,
-            zero_sign: if format.flavour == Flavour::FiniteNanUnsignedZero { 0 } else { SIGN },
-            rebias: ((127 - format.bias) as u32) << format.mantissa_bits,
-        })
-    }
-    /// `value` rounded to the nearest, ties to even. No branches, so that loops over it use vector instructions.
-    #[inline(always)]
-    fn nearest(&self, value: f32) -> f32 {
-        let bits = value.to_bits();
-        let (sign, magnitude) = (bits & SIGN, bits & !SIGN);
-        let mask = (1_u32 << self.dropped) - 1;
-        let even = (mask >> 1) + (magnitude >> self.dropped & 1);
-        let normal = magnitude.wrapping_add(even) & !mask;
-        let subnormal = ((f32::from_bits(magnitude) + self.magic) - self.magic).to_bits();
-        let rounded = if magnitude < self.min_normal { subnormal } else { normal };
-        let rounded = if rounded > self.max { self.overflow } else { rounded };
-        let sign = if rounded == 0 { sign & self.zero_sign } else { sign };
-        let nan = magnitude & !mask | 0x0040_0000;
-        if magnitude > INFINITY {
-            if self.format.flavour == Flavour::Finite {
-                f32::from_bits(!bits & SIGN)
-            } else {
-                f32::from_bits(nan | bits & SIGN)
-            }
-        } else {
-            f32::from_bits(rounded | sign)
-        }
-    }
-    /// The code of a number that the format has, or of a NaN or infinity.
-    #[inline(always)]
-    fn code(&self, rounded: f32) -> u32 {
-        let format = self.format;
-        let bits = rounded.to_bits();
-        let (sign, magnitude) = (bits & SIGN, bits & !SIGN);
-        let sign = sign >> (32 - format.bits());
-        let subnormal = (f32::from_bits(magnitude) + self.magic).to_bits().wrapping_sub(self.magic.to_bits());
-        let normal = (magnitude >> self.dropped).wrapping_sub(self.rebias);
-        let finite = if magnitude < self.min_normal { subnormal } else { normal };
-        let special = match format.flavour {
-            // Exponent all ones, mantissa nought for infinity or the payload for NaN.
-            Flavour::Ieee => {
-                let field = ((1_u32 << format.exponent_bits) - 1) << format.mantissa_bits;
-                field | (magnitude & 0x007f_ffff) >> self.dropped
-            }
-            Flavour::FiniteNan => format.max_code() as u32 + 1,
-            _ => 0,
-        };
-        let unsigned_nan = format.flavour == Flavour::FiniteNanUnsignedZero;
-        if magnitude < INFINITY {
-            finite | sign
-        } else if unsigned_nan {
-            format.sign_code() as u32
-        } else {
-            special | sign
-        }
-    }
-    /// The value of a code of an IEEE format.
-    #[inline(always)]
-    fn value(&self, code: u32) -> f32 {
-        let format = self.format;
-        let sign = (code << (32 - format.bits())) & SIGN;
-        let magnitude = code & (format.sign_code() as u32 - 1);
-        let subnormal = f32::from_bits(magnitude + self.magic.to_bits()) - self.magic;
-        let normal = (magnitude + self.rebias) << self.dropped;
-        let finite = if magnitude >> format.mantissa_bits == 0 { subnormal.to_bits() } else { normal };
-        let special = INFINITY | (magnitude << self.dropped) & 0x007f_ffff;
-        let infinity_field = ((1_u32 << format.exponent_bits) - 1) << format.mantissa_bits;
-        f32::from_bits(sign | if magnitude >= infinity_field { special } else { finite })
-    }
-}
-
-/// Rounds every value to `format` in place; `values[0]` has the index `first`.
-pub fn round_slice(values: &mut [f32], format: Format, rounding: Rounding, saturate: bool, first: u64) {
-    if format.contains(Format::FP32) && !saturate {
-        return;
-    }
-    if let (Rounding::NearestEven, Some(narrow)) = (rounding, Narrow::new(format, saturate)) {
-        for value in values {
-            *value = narrow.nearest(*value);
-        }
-        return;
-    }
-    for (value, index) in values.iter_mut().zip(first..) {
-        *value = format.round(f64::from(*value), rounding, saturate, index) as f32;
-    }
-}
-
-/// Writes the code of every value, rounded to `format`, as units of `T`; `values[0]` has the index `first`.
-/// Panics where the slices differ in length.
-pub(crate) fn encode_slice<T: Code>(
-    values: &[f32],
-    codes: &mut [T],
-    format: Format,
-    rounding: Rounding,
-    saturate: bool,
-    first: u64,
-) {
-    assert_eq!(values.len(), codes.len(), "one code a value");
-    if let (Rounding::NearestEven, Some(narrow)) = (rounding, Narrow::new(format, saturate)) {
-        for (value, code) in values.iter().zip(codes) {
-            *code = T::from_code(u64::from(narrow.code(narrow.nearest(*value))));
-        }
-        return;
-    }
-    for ((value, code), index) in values.iter().zip(codes).zip(first..) {
-        *code = T::from_code(format.encode(f64::from(*value), rounding, saturate, index));
-    }
-}
-
-/// Writes the value of every code of an IEEE format of at most 16 bits. Panics where the slices differ in length.
-pub(crate) fn decode_slice(codes: &[u16], values: &mut [f32], format: Format) {
-    assert_eq!(codes.len(), values.len(), "one value a code");
-    let narrow = Narrow::new(format, false).expect("a format of at most 16 bits with a sign is narrow");
-    for (code, value) in codes.iter().zip(values) {
-        *value = narrow.value(u32::from(*code));
-    }
-}
-
-/// A storage unit that holds a code in its low bits.
-pub(crate) trait Code: Copy {
-    /// Keeps the low bits.
-    fn from_code(code: u64) -> Self;
-}
-macro_rules! code {
-    ($($t:ty),*) => { $(impl Code for $t { fn from_code(code: u64) -> Self { code as Self } })* };
-}
-code!(u8, u16, u32, u64);

@@ -219,6 +219,29 @@ fn slices_round_and_encode_as_the_scalar_definition() {
     }
 }
 
+/// `round` has a short way of its own: it gives the value of the code.
+#[test]
+fn rounding_gives_the_value_of_the_code() {
+    for format in small_formats().chain([Format::FP32]) {
+        let numbers = f32_neighbourhoods(if format == Format::FP32 { Format::FP16 } else { format });
+        for (index, number) in (0..).zip(numbers) {
+            let number = f64::from(number);
+            for value in [number, number.next_up(), number.next_down()] {
+                for rounding in
+                    [Rounding::NearestEven, Rounding::TowardZero, Rounding::Stochastic { seed: 1 }]
+                {
+                    let got = format.round(value, rounding, false, index);
+                    let expected = format.decode(format.encode(value, rounding, false, index));
+                    assert!(
+                        got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan(),
+                        "{format} {value:e} {rounding:?}: {got} for {expected}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 fn any_format() -> impl Strategy<Value = Format> {
     proptest::sample::select(Format::ALL.to_vec())
 }
