@@ -1,1 +1,80 @@
 //! Graph to Program, per execution model.
+//!
+//! Takes a prepared graph (folded, fused, in the machine's precision), groups its nodes, maps each group to the machine by
+//! cost, and emits steps with the buffers they need. Chooses nothing that needs the end of the way: a driver above tries
+//! other batches or precisions. What is not emitted is neither computed nor charged.
+
+pub mod bulk_synchronous;
+pub mod groups;
+pub mod kernel;
+pub mod lower;
+pub mod partition;
+
+use orrery_base::{Diagnostic, Result};
+use orrery_cost::Target;
+use orrery_ir::{Bindings, Graph, infer};
+use orrery_machine::ExecutionModel;
+use orrery_program::{Program, verify};
+use std::collections::BTreeMap;
+
+/// What to compile for.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Lowest and highest value of each symbol that stays open. The mapping is chosen for the highest.
+    pub symbols: BTreeMap<String, (i64, i64)>,
+    /// Round results at random in proportion, on machines that can; to the nearest otherwise.
+    pub stochastic_rounding: bool,
+}
+
+impl Options {
+    /// The symbols at their highest values.
+    pub fn nominal(&self) -> Bindings {
+        self.symbols.iter().map(|(name, range)| (name.clone(), range.1)).collect()
+    }
+}
+
+/// How far the program of a node can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fidelity {
+    /// Mapped as the machine would.
+    Exact,
+    /// Its work is counted, but how it is cut is a guess.
+    Approximated,
+}
+
+/// A program with what there is to say about it.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The program; verified.
+    pub program: Program,
+    /// For each node of the graph that became part of a step: its place in the user's terms, and how it was mapped.
+    pub nodes: Vec<(String, Fidelity)>,
+    /// What the user should know.
+    pub notes: Vec<Diagnostic>,
+}
+
+/// Compiles a graph for a target.
+///
+/// # Errors
+/// `does-not-fit` with the amount; `unsupported-op` with the node; `unbound-symbol` where a symbol is neither bound in the
+/// graph nor has a range in the options.
+pub fn compile(graph: &Graph, target: &Target<'_>, options: &Options) -> Result<Compiled> {
+    if options.stochastic_rounding && !target.precision.stochastic_rounding {
+        return Diagnostic::error(
+            "no-stochastic-rounding",
+            format!("{} rounds to the nearest in {}", target.system.name, target.precision.name),
+        )
+        .help("leave stochastic rounding off for this machine")
+        .err();
+    }
+    let facts = infer::facts(graph)?;
+    let groups = groups::form(graph, &facts, target)?;
+    let compiled = match &target.system.model {
+        ExecutionModel::Kernel(machine) => kernel::compile(graph, &facts, &groups, target, machine, options)?,
+        ExecutionModel::BulkSynchronous(machine) => {
+            bulk_synchronous::compile(graph, &facts, &groups, target, machine, options)?
+        }
+    };
+    verify::verify(&compiled.program)?;
+    Ok(compiled)
+}

@@ -79,7 +79,7 @@ pub enum Role {
 pub fn role(name: &str, kind: Option<AxisKind>) -> Role {
     match name {
         _ if matches!(kind, Some(AxisKind::Reduce(_))) => Role::Depth,
-        "k" | "in_channel" => Role::Depth,
+        "k" | "in_channel" | "split" => Role::Depth,
         "n" | "out_channel" => Role::Column,
         "batch" | "group" | "head" | "kv_head" => Role::Batch,
         _ => Role::Row,

@@ -7,7 +7,7 @@ use orrery_ir::op::Access;
 use orrery_ir::{Bindings, Dim};
 
 /// How an axis is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cutting {
     /// Into so many parts of equal size, the last ones shorter or empty.
     Parts(u64),
@@ -62,6 +62,10 @@ impl Range {
 }
 
 impl Cut {
+    /// True where there can be more than one part.
+    pub fn is_cut(&self) -> bool {
+        self.cutting != Cutting::Parts(1)
+    }
     /// The cut under bindings.
     ///
     /// # Errors
@@ -155,6 +159,40 @@ impl Layout {
     /// True where one block holds everything.
     pub fn is_whole(&self) -> bool {
         self.access.iter().all(|a| *a == Access::Whole)
+    }
+    /// True where both put the same elements on the same cores.
+    pub fn same_place(&self, other: &Self) -> bool {
+        self.base == other.base
+            && self.access.len() == other.access.len()
+            && (0..self.access.len()).all(|d| self.along(d) == other.along(d))
+            && self.copies() == other.copies()
+    }
+    /// How a dimension is laid out; none where every block holds all of it.
+    fn along(&self, dim: usize) -> Option<(&Cut, Access)> {
+        let access = &self.access[dim];
+        let cut = &self.cuts[access.axis()?];
+        match access {
+            Access::Window { stride, before, reach, .. } => {
+                Some((cut, Access::Window { axis: 0, stride: *stride, before: *before, reach: *reach }))
+            }
+            Access::Along { scale, .. } if cut.is_cut() => {
+                Some((cut, Access::Along { axis: 0, scale: scale.clone() }))
+            }
+            _ => None,
+        }
+    }
+    /// The cuts that make copies.
+    pub fn copies(&self) -> Vec<&Cut> {
+        let followed = |i| self.access.iter().any(|a| a.axis() == Some(i));
+        let mut copies: Vec<&Cut> = self
+            .cuts
+            .iter()
+            .enumerate()
+            .filter(|(i, c)| c.is_cut() && !followed(*i))
+            .map(|(_, c)| c)
+            .collect();
+        copies.sort_by_key(|c| (c.stride, c.cutting));
+        copies
     }
     /// Extents of the largest block of a buffer of shape `shape`.
     ///

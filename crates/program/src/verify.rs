@@ -8,12 +8,13 @@
 //!    only where it is an accumulator;
 //! 4. two parts of a step never write the same element, unless they reduce;
 //! 5. steps that touch the same buffer, one of them writing, are ordered;
-//! 6. a part reads, on a memory with a space for each core, exactly what its core holds;
+//! 6. a part reads and writes, on a memory with a space for each core, exactly what its core holds; only a step marked
+//!    approximate leaves open where its parts are;
 //! 7. the fullest core of each memory holds no more than it has, at the ends of every symbol's range;
 //! 8. every output was written.
 
 use crate::memory::unbound;
-use crate::{BufferClass, BufferId, Program, Step, StepId, StepKind, Write, WriteMode};
+use crate::{BufferClass, BufferId, Layout, Program, Step, StepId, StepKind, Write, WriteMode};
 use orrery_base::index::Id;
 use orrery_base::units::show_bytes;
 use orrery_base::{Diagnostic, Result};
@@ -108,14 +109,10 @@ fn shape(program: &Program, id: StepId, step: &Step) -> Result<()> {
     Ok(())
 }
 
-fn is_cut(cut: &crate::Cut) -> bool {
-    cut.cutting != crate::Cutting::Parts(1)
-}
-
 fn race(step: &Step, write: &Write) -> std::result::Result<(), String> {
     for (axis, cut) in step.grid.iter().enumerate() {
         let follows = write.access.iter().any(|a| matches!(a, Access::Along { axis: x, .. } if *x == axis));
-        if is_cut(cut) && !follows && !matches!(write.mode, WriteMode::Reduce(_)) {
+        if cut.is_cut() && !follows && !matches!(write.mode, WriteMode::Reduce(_)) {
             return Err(cut.name.clone());
         }
     }
@@ -133,23 +130,8 @@ fn local(
     if program.memories[buffer.home].cores == 1 {
         return Ok(());
     }
-    let layout = &buffer.layout;
-    let same_place = |a: &Access, b: &Access| match (a, b) {
-        (Access::Along { axis: x, scale: s }, Access::Along { axis: y, scale: t }) => {
-            s == t && step.grid.get(*x) == layout.cuts.get(*y)
-        }
-        (
-            Access::Window { axis: x, stride, before, reach },
-            Access::Window { axis: y, stride: stride2, before: before2, reach: reach2 },
-        ) => {
-            (stride, before, reach) == (stride2, before2, reach2) && step.grid.get(*x) == layout.cuts.get(*y)
-        }
-        (Access::Whole, Access::Whole) => true,
-        _ => false,
-    };
-    let agree = step.base == layout.base
-        && access.iter().zip(&layout.access).all(|(a, b)| same_place(a, b))
-        && step.grid.iter().filter(|c| is_cut(c)).all(|c| layout.cuts.contains(c));
+    let parts = Layout { base: step.base, cuts: step.grid.clone(), access: access.to_vec() };
+    let agree = step.approximate || parts.same_place(&buffer.layout);
     if agree { Ok(()) } else { Err(format!("parts and layout of `{}` lie on different cores", buffer.name)) }
 }
 

@@ -1,0 +1,184 @@
+//! Which nodes become one step.
+//!
+//! A group is an *anchor* and the element-wise nodes that follow it one after the other on its output: convolution, bias,
+//! activation, residual. Fusing changes no number: a value within a group is still rounded to its declared type.
+
+use orrery_base::Result;
+use orrery_base::index::Id;
+use orrery_cost::Target;
+use orrery_ir::infer::{Facts, at_node, node_place, with_ctx};
+use orrery_ir::op::{Access, AxisKind, Engine, IterSpace};
+use orrery_ir::{Def, Graph, NodeId, Type, ValueId};
+
+/// How a group is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupKind {
+    /// Computes on cores.
+    Compute,
+    /// Moves data.
+    Movement,
+    /// Renames data.
+    View,
+    /// Integers that follow from extents: the host knows them before the run.
+    Extents,
+}
+
+/// Nodes that become one step.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// What they do.
+    pub kind: GroupKind,
+    /// The anchor, then its followers.
+    pub nodes: Vec<NodeId>,
+    /// How the anchor can be cut; none where only as a whole.
+    pub space: Option<IterSpace>,
+}
+
+impl Group {
+    /// The values that the group's last node makes: what others can use.
+    pub fn outputs(&self, graph: &Graph) -> Vec<ValueId> {
+        let last = self.nodes[self.nodes.len() - 1];
+        graph.nodes[last].outputs.iter().flatten().copied().collect()
+    }
+    /// Its name: the user's names of its nodes.
+    pub fn name(&self, graph: &Graph) -> String {
+        let names: Vec<String> = self.nodes.iter().map(|n| short_name(graph, *n)).collect();
+        names.join(" + ")
+    }
+}
+
+fn short_name(graph: &Graph, id: NodeId) -> String {
+    let node = &graph.nodes[id];
+    if node.name.is_empty() { node_place(graph, id) } else { node.name.clone() }
+}
+
+/// Most nodes in one group: what a code generator can keep in registers.
+const LONGEST_GROUP: usize = 12;
+
+/// Forms the groups, in an order in which they can run.
+///
+/// # Errors
+/// `unsupported-op` for strings, sequences and the like; `unknown-type` where inference does not know an operand.
+pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>) -> Result<Vec<Group>> {
+    let fuses = target.stack.is_none_or(|s| s.fuses);
+    let uses = graph.uses();
+    let mut taken = vec![false; graph.nodes.len()];
+    // The node that alone uses each value.
+    let mut sole_user: Vec<Option<NodeId>> = vec![None; graph.values.len()];
+    for (id, node) in graph.nodes.iter() {
+        for input in node.inputs.iter().flatten() {
+            if uses[*input] == 1 {
+                sole_user[input.index()] = Some(id);
+            }
+        }
+    }
+    let mut groups: Vec<(NodeId, Group)> = Vec::new();
+    for (id, node) in graph.nodes.iter() {
+        if taken[id.index()] || node.outputs.iter().flatten().all(|v| uses[*v] == 0) {
+            continue;
+        }
+        check(graph, facts, id)?;
+        let kind = kind_of(graph, facts, id);
+        let space = with_ctx(graph, facts, id, |ctx| (node.op.def().space)(ctx));
+        let mut group = Group { kind, nodes: vec![id], space };
+        taken[id.index()] = true;
+        let mut last = id;
+        while kind == GroupKind::Compute
+            && fuses
+            && group.space.is_some()
+            && group.nodes.len() < LONGEST_GROUP
+        {
+            let [Some(output)] = graph.nodes[last].outputs[..] else { break };
+            let Some(next) = sole_user[output.index()] else { break };
+            if taken[next.index()] || !follows(graph, facts, output, next) {
+                break;
+            }
+            check(graph, facts, next)?;
+            taken[next.index()] = true;
+            group.nodes.push(next);
+            last = next;
+        }
+        groups.push((last, group));
+    }
+    groups.sort_by_key(|(last, _)| *last);
+    Ok(groups.into_iter().map(|(_, group)| group).collect())
+}
+
+fn kind_of(graph: &Graph, facts: &Facts, id: NodeId) -> GroupKind {
+    let node = &graph.nodes[id];
+    if node.outputs.iter().flatten().all(|v| facts[*v].content.is_some()) {
+        return GroupKind::Extents;
+    }
+    match node.op.def().engine {
+        Engine::View => GroupKind::View,
+        Engine::Movement => GroupKind::Movement,
+        _ => GroupKind::Compute,
+    }
+}
+
+/// True where `next` maps `input` element by element to an output of the same shape.
+fn follows(graph: &Graph, facts: &Facts, input: ValueId, next: NodeId) -> bool {
+    let node = &graph.nodes[next];
+    let [Some(output)] = node.outputs[..] else { return false };
+    if facts[output].content.is_some() || node.op.def().engine != Engine::Vector {
+        return false;
+    }
+    let (Type::Tensor(from), Type::Tensor(to)) = (&facts[input].ty, &facts[output].ty) else { return false };
+    if from.shape.is_none() || from.shape != to.shape {
+        return false;
+    }
+    with_ctx(graph, facts, next, |ctx| (node.op.def().space)(ctx)).is_some_and(|space| is_elementwise(&space))
+}
+
+/// True where every axis is parallel and every operand follows the output's dimensions one to one.
+pub fn is_elementwise(space: &IterSpace) -> bool {
+    let [output] = &space.outputs[..] else { return false };
+    space.axes.iter().all(|a| a.kind == AxisKind::Parallel)
+        && output.len() == space.axes.len()
+        && output.iter().enumerate().all(|(d, a)| *a == Access::along(d))
+        && space.inputs.iter().all(|dims| {
+            let lead = output.len() - dims.len().min(output.len());
+            dims.iter().enumerate().all(|(d, a)| *a == Access::Whole || *a == Access::along(lead + d))
+        })
+}
+
+fn check(graph: &Graph, facts: &Facts, id: NodeId) -> Result<()> {
+    let node = &graph.nodes[id];
+    if node.op.def().engine == Engine::Host {
+        return at_node(
+            graph,
+            id,
+            "unsupported-op",
+            format!("{} works on strings or lists, which no accelerator holds", node.op),
+        )
+        .help("run that part of the model on the host")
+        .err();
+    }
+    for value in node.inputs.iter().chain(&node.outputs).flatten() {
+        match &facts[*value].ty {
+            Type::Tensor(ty) if ty.shape.is_some() => {}
+            other => {
+                let name = &graph.values[*value].name;
+                return at_node(
+                    graph,
+                    id,
+                    "unknown-type",
+                    format!("`{name}` has type {other}: its size is known only by running"),
+                )
+                .help("fix the shapes of the model's inputs, or run it with --on host")
+                .err();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// True for constants that belong into a step's body: integers and single elements that say how, not what.
+pub fn is_inline(graph: &Graph, value: ValueId) -> bool {
+    match (&graph.values[value].def, graph.tensor_of(value)) {
+        (Def::Constant(_), Some(tensor)) => {
+            tensor.len() <= 1 || (tensor.rank() <= 1 && tensor.len() <= 64 && tensor.dtype().is_int())
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,270 @@
+//! Kernel-by-kernel machines: every group is a kernel on one queue, over buffers in device memory.
+
+use crate::groups::{Group, GroupKind};
+use crate::lower::{Emitter, fill, grid, reads, reduction_body};
+use crate::{Compiled, Fidelity, Options};
+use orrery_base::Result;
+use orrery_cost::measure::{Role, role};
+use orrery_cost::{Measure, Target, kernel};
+use orrery_ir::infer::Facts;
+use orrery_ir::op::{Access, AxisKind, Combine, Engine};
+use orrery_ir::{Bindings, Dim, Graph, ValueId};
+use orrery_machine::{KernelMachine, Losses};
+use orrery_numerics::DType;
+use orrery_program::{Buffer, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Step, StepKind};
+
+/// Compiles groups for a machine with a queue of kernels.
+///
+/// # Errors
+/// As [`crate::compile`].
+pub fn compile(
+    graph: &Graph,
+    facts: &Facts,
+    groups: &[Group],
+    target: &Target<'_>,
+    machine: &KernelMachine,
+    options: &Options,
+) -> Result<Compiled> {
+    let mut emitter = Emitter::new(graph, facts, target, options);
+    let host = emitter.memory("host", 1, u64::MAX, 0);
+    let device = emitter.memory("device", 1, machine.hbm_bytes, machine.hbm_reserved_bytes);
+    let mut lowering = Lowering { emitter, device, machine, nominal: options.nominal() };
+    for &value in &graph.inputs {
+        lowering.host_input(value, host);
+    }
+    for group in groups {
+        match group.kind {
+            GroupKind::View => lowering.view(group)?,
+            GroupKind::Extents => lowering.simple(group, StepKind::View, host)?,
+            GroupKind::Movement => lowering.simple(group, StepKind::Exchange, device)?,
+            GroupKind::Compute => lowering.compute(group)?,
+        }
+    }
+    for (i, &value) in graph.outputs.iter().enumerate() {
+        lowering.host_output(value, graph.output_name(i), host)?;
+    }
+    let Emitter { program, nodes, .. } = lowering.emitter;
+    Ok(Compiled { program, nodes, notes: Vec::new() })
+}
+
+struct Lowering<'a> {
+    emitter: Emitter<'a>,
+    device: MemoryId,
+    machine: &'a KernelMachine,
+    nominal: Bindings,
+}
+
+impl Lowering<'_> {
+    fn whole(&self, value: ValueId) -> Vec<Access> {
+        vec![Access::Whole; self.emitter.type_of(value).1.len()]
+    }
+    fn host_input(&mut self, value: ValueId, host: MemoryId) {
+        let layout = Layout::whole(self.whole(value).len(), 0);
+        let from = self.emitter.buffer(value, "@host", BufferClass::Input, host, layout.clone());
+        let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.device, layout);
+        self.emitter.program.inputs.push(from);
+        let mut step = self.emitter.step(
+            format!("{} to device", self.emitter.name_of(value)),
+            StepKind::Host,
+            self.emitter.identity(value),
+        );
+        step.reads = reads(&[from], vec![self.whole(value)]);
+        step.writes = vec![fill(to, self.whole(value))];
+        self.emitter.push(step);
+        self.emitter.buffer_of.insert(value, to);
+    }
+    fn host_output(&mut self, value: ValueId, name: &str, host: MemoryId) -> Result<()> {
+        let from = self.operand(value)?;
+        let layout = Layout::whole(self.whole(value).len(), 0);
+        let suffix = format!("@host.{}", self.emitter.program.outputs.len());
+        let to = self.emitter.buffer(value, &suffix, BufferClass::Scratch, host, layout);
+        let mut step =
+            self.emitter.step(format!("{name} to host"), StepKind::Host, self.emitter.identity(value));
+        step.reads = reads(&[from], vec![self.whole(value)]);
+        step.writes = vec![fill(to, self.whole(value))];
+        self.emitter.push(step);
+        self.emitter.program.outputs.push((name.to_owned(), to));
+        Ok(())
+    }
+    fn operand(&mut self, value: ValueId) -> Result<BufferId> {
+        let layout = Layout::whole(self.whole(value).len(), 0);
+        let device = self.device;
+        self.emitter.source(value, |e| Ok(e.buffer(value, "", BufferClass::Parameter, device, layout)))
+    }
+    fn results(&mut self, values: &[ValueId], home: MemoryId) -> Vec<BufferId> {
+        let mut made = Vec::new();
+        for &value in values {
+            let layout = Layout::whole(self.whole(value).len(), 0);
+            let buffer = self.emitter.buffer(value, "", BufferClass::Scratch, home, layout);
+            self.emitter.buffer_of.insert(value, buffer);
+            made.push(buffer);
+        }
+        made
+    }
+    /// A group as one step without a grid.
+    fn simple(&mut self, group: &Group, kind: StepKind, home: MemoryId) -> Result<()> {
+        let body = self.emitter.body(&group.nodes);
+        let mut sources = Vec::new();
+        for &value in &body.operands {
+            sources.push(self.operand(value)?);
+        }
+        let results = self.results(&body.results, home);
+        let mut step = self.emitter.step(group.name(self.emitter.graph), kind, body.graph);
+        step.reads = reads(&sources, body.operands.iter().map(|v| self.whole(*v)).collect());
+        step.writes = results.iter().zip(&body.results).map(|(b, v)| fill(*b, self.whole(*v))).collect();
+        self.emitter.push(step);
+        self.emitter.mapped(group, Fidelity::Exact);
+        Ok(())
+    }
+    fn view(&mut self, group: &Group) -> Result<()> {
+        self.simple(group, StepKind::View, self.device)?;
+        let step =
+            &self.emitter.program.steps[orrery_base::index::Id::new(self.emitter.program.steps.len() - 1)];
+        let renames = (step.reads.first().map(|r| r.buffer), step.writes.first().map(|w| w.buffer));
+        if let (Some(from), Some(to)) = renames {
+            let buffers = &mut self.emitter.program.buffers;
+            buffers[to].view_of = Some(from);
+        }
+        Ok(())
+    }
+    fn compute(&mut self, group: &Group) -> Result<()> {
+        let body = self.emitter.body(&group.nodes);
+        let (read_access, write_access) = self.emitter.accesses(group, &body);
+        let mut sources = Vec::new();
+        for &value in &body.operands {
+            sources.push(self.operand(value)?);
+        }
+        let engine = self.emitter.graph.nodes[group.nodes[0]].op.def().engine;
+        let mut step = self.emitter.step(group.name(self.emitter.graph), StepKind::Compute, body.graph);
+        step.work = self.emitter.work(&group.nodes);
+        step.approximate = engine == Engine::Control || (engine == Engine::Matrix && group.space.is_none());
+        let fidelity = if step.approximate { Fidelity::Approximated } else { Fidelity::Exact };
+        step.reads = reads(&sources, read_access);
+        if let Some(space) = &group.space {
+            step.grid = grid(space, |_| Cutting::Parts(1));
+            step.part_attrs = space.part_attrs.clone();
+            step.padding = space.padding;
+        }
+        if engine == Engine::Matrix && group.space.is_some() {
+            let measure = Measure::of(&self.emitter.program, &step, &self.nominal)?;
+            if let (Some(product), Losses::Kernel(losses)) = (&measure.product, &self.emitter.target.losses) {
+                let (tile, splits) = kernel::best_tile(
+                    product,
+                    measure.dtype,
+                    self.machine,
+                    losses,
+                    self.emitter.target.precision.macs(),
+                );
+                step.tile = Some(tile);
+                let rows: Vec<usize> = step
+                    .grid
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, c)| role(&c.name, None) == Role::Row)
+                    .map(|(i, _)| i)
+                    .collect();
+                for (i, cut) in step.grid.iter_mut().enumerate() {
+                    // Rows of a convolution run over several axes, which the tiles of the output cross; executed
+                    // as one piece, they come out the same.
+                    match role(&cut.name, None) {
+                        Role::Column => cut.cutting = Cutting::Blocks(tile.n),
+                        Role::Row if rows == [i] => cut.cutting = Cutting::Blocks(tile.m),
+                        _ => {}
+                    }
+                }
+                if splits > 1 && self.split(group, &mut step, &write_access, splits) {
+                    self.emitter.mapped(group, fidelity);
+                    return Ok(());
+                }
+            }
+        }
+        let results = self.results(&body.results, self.device);
+        step.writes = results.iter().zip(write_access).map(|(b, access)| fill(*b, access)).collect();
+        self.emitter.push(step);
+        self.emitter.mapped(group, fidelity);
+        Ok(())
+    }
+
+    /// Cuts the sum of a product in `splits` parts, with a kernel that adds the partial results. False where it has no
+    /// axis that can be cut.
+    fn split(&mut self, group: &Group, step: &mut Step, write_access: &[Vec<Access>], splits: u64) -> bool {
+        let Some(space) = &group.space else { return false };
+        let depth = space.axes.iter().position(|a| a.kind == AxisKind::Reduce(Combine::Sum));
+        let output = self.emitter.graph.nodes[group.nodes[0]].outputs.iter().flatten().next().copied();
+        let (Some(depth), Some(output)) = (depth, output) else { return false };
+        let (_, shape) = self.emitter.type_of(output);
+        let partial_shape: Vec<Dim> = std::iter::once(Dim::from(splits as i64)).chain(shape).collect();
+        let rank = partial_shape.len();
+        let partials = self.emitter.program.buffers.push(Buffer {
+            name: format!("{}.partials", self.emitter.name_of(output)),
+            class: BufferClass::Scratch,
+            dtype: DType::F32,
+            shape: partial_shape,
+            home: self.device,
+            layout: Layout::whole(rank, 0),
+            weight: None,
+            view_of: None,
+        });
+        let anchor = self.emitter.body(&group.nodes[..1]);
+        let (anchor_reads, _) =
+            self.emitter.accesses(&Group { nodes: vec![group.nodes[0]], ..group.clone() }, &anchor);
+        let sources: Vec<BufferId> = anchor.operands.iter().map(|v| self.emitter.buffer_of[v]).collect();
+        let mut first = step.clone();
+        first.body = anchor.graph;
+        first.work = self.emitter.work(&group.nodes[..1]);
+        first.reads = reads(&sources, anchor_reads);
+        let axis = split_axis(&mut first, depth, splits);
+        first.writes = vec![fill(
+            partials,
+            std::iter::once(Access::along(axis)).chain(write_access[0].iter().cloned()).collect(),
+        )];
+        self.emitter.push(first);
+        let sum = reduction_body(&self.emitter, group, splits, DType::F32);
+        let mut sources = vec![partials];
+        for &value in &sum.operands[1..] {
+            match self.operand(value) {
+                Ok(buffer) => sources.push(buffer),
+                Err(_) => return false,
+            }
+        }
+        let mut second =
+            self.emitter.step(format!("{} (sum of parts)", step.name), StepKind::Compute, sum.graph);
+        second.work = self.emitter.work(&group.nodes[1..]);
+        second.work.vector =
+            second.work.vector.clone() + first_elements(&self.emitter, output) * Dim::from(splits as i64);
+        second.reads = sources
+            .iter()
+            .map(|&buffer| orrery_program::Read {
+                buffer,
+                access: vec![Access::Whole; self.emitter.program.buffers[buffer].shape.len()],
+            })
+            .collect();
+        let results = self.results(&sum.results, self.device);
+        second.writes = results.iter().zip(&sum.results).map(|(b, v)| fill(*b, self.whole(*v))).collect();
+        self.emitter.push(second);
+        true
+    }
+}
+
+fn first_elements(emitter: &Emitter<'_>, value: ValueId) -> Dim {
+    emitter.type_of(value).1.into_iter().product()
+}
+
+/// Cuts the axis `depth` of a step's grid in `splits` parts by a new axis, and leads all accesses along it. Returns the
+/// new axis. What the last part reads beyond the end is zero and adds nothing.
+pub fn split_axis(step: &mut Step, depth: usize, splits: u64) -> usize {
+    let parts = Dim::from(splits as i64);
+    let block = step.grid[depth].extent.ceil_div(&parts);
+    step.grid[depth].extent = block.clone();
+    step.grid[depth].cutting = Cutting::Parts(1);
+    let axis = step.grid.len();
+    step.grid.push(Cut { name: "split".into(), extent: parts, cutting: Cutting::Parts(splits), stride: 0 });
+    for access in step.reads.iter_mut().flat_map(|r| &mut r.access) {
+        if let Access::Along { axis: at, scale } = access
+            && *at == depth
+        {
+            *access = Access::Along { axis, scale: scale.clone() * block.clone() };
+        }
+    }
+    axis
+}
