@@ -52,6 +52,24 @@ fn exact_sums_are_exact() {
     assert_eq!(sum.round(Format::FP32, Rounding::TowardZero, 0), f64::from(1_f32.next_down()));
 }
 
+/// What lies far below a tie decides it.
+#[test]
+fn ties_are_broken_by_the_smallest_term() {
+    let tie = 2_f64.powi(-24);
+    for far in [2_f64.powi(-60), 2_f64.powi(-100), 2_f64.powi(-1000)] {
+        for (terms, expected) in [([1.0, tie, far], 1_f32.next_up()), ([1.0, tie, -far], 1.0)] {
+            let got = Accumulation::new(Format::FP32).grouped(3).sum(terms, 0);
+            assert_eq!(got, f64::from(expected), "{far:e}");
+        }
+    }
+    // As a single product: 2^-24 (1 - 2^-40) on top of an odd significand, which the tie would round up.
+    let (a, b) = (2_f32.powi(-12) * (1.0 + 2_f32.powi(-20)), 2_f32.powi(-12) * (1.0 - 2_f32.powi(-20)));
+    let odd = 1_f32.next_up();
+    let got = Accumulation::new(Format::FP32).dot([(odd.into(), 1.0), (a.into(), b.into())], 0);
+    assert_eq!(got, f64::from(a.mul_add(b, odd)));
+    assert_eq!(got, f64::from(odd));
+}
+
 #[test]
 fn exact_sums_agree_with_integers_in_any_order() {
     let integers: Vec<i64> = (0..1_000).map(|index| random_word(1, index, 0) as i64 >> 12).collect();

@@ -50,11 +50,10 @@ fn the_random_bits_decide_exactly() {
 
 #[test]
 fn numbers_far_below_the_smallest_one_still_count() {
-    // 2^-12 of the smallest number of fp16 with a tail that reaches past the first 64 random bits.
-    let value = Format::FP16.min_subnormal() * (2_f64.powi(-12) + 2_f64.powi(-64));
-    let (up, least, most) = rounded_up(Format::FP16, value, 5, 1 << 20, 2_f64.powi(-12));
+    // 2^-13 of the smallest number of fp16 with a tail that reaches past the first 64 random bits.
+    let value = Format::FP16.min_subnormal() * (2_f64.powi(-13) + 2_f64.powi(-65));
+    let (up, least, most) = rounded_up(Format::FP16, value, 5, 1 << 20, 2_f64.powi(-13));
     assert!((least..most).contains(&(up as f64)), "{up} of {least}..{most}");
-    // Where the first word is all ones but for its last bits, the second word decides.
     let tiny = Format::FP16.min_subnormal() * 2_f64.powi(-70);
     let seed = Rounding::Stochastic { seed: 0 };
     assert!((0..10_000).all(|index| Format::FP16.round(tiny, seed, false, index) == 0.0));
