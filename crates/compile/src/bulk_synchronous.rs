@@ -206,7 +206,7 @@ impl Lowering<'_> {
         Ok(buffer)
     }
     /// Brings a value into a layout by an exchange, with whatever movements were put off.
-    fn bring(&mut self, value: ValueId, layout: &Layout, for_step: &str) -> Result<BufferId> {
+    fn bring(&mut self, value: ValueId, layout: &Layout, padding: f64, for_step: &str) -> Result<BufferId> {
         let (source, chain) = self.origin(value);
         let buffer = self.operand(source, chain.is_empty().then_some(layout))?;
         let there = &self.emitter.program.buffers[buffer];
@@ -230,6 +230,7 @@ impl Lowering<'_> {
         );
         step.reads = reads(&[buffer], vec![self.whole(source)]);
         step.writes = vec![fill(to, self.whole(value))];
+        step.padding = padding;
         self.emitter.push(step);
         Ok(to)
     }
@@ -258,7 +259,7 @@ impl Lowering<'_> {
                 self.operand(source, None)?
             } else {
                 let layout = self.spread(value)?;
-                self.bring(value, &layout, "its extents")?
+                self.bring(value, &layout, 0.0, "its extents")?
             };
             sources.push(buffer);
         }
@@ -293,7 +294,7 @@ impl Lowering<'_> {
                 self.operand(source, None)?
             } else {
                 let layout = self.spread(value)?;
-                self.bring(value, &layout, node.op.name())?
+                self.bring(value, &layout, 0.0, node.op.name())?
             };
             sources.push(buffer);
         }
@@ -363,7 +364,7 @@ impl Lowering<'_> {
         for (i, &value) in operands.iter().enumerate() {
             let layout =
                 Layout { base: step.base, cuts: step.grid.clone(), access: step.reads[i].access.clone() };
-            step.reads[i].buffer = self.bring(value, &layout, &step.name)?;
+            step.reads[i].buffer = self.bring(value, &layout, step.padding, &step.name)?;
         }
         Ok(())
     }
@@ -374,7 +375,7 @@ impl Lowering<'_> {
         step.approximate = true;
         for &value in &body.operands {
             let layout = self.spread(value)?;
-            let buffer = self.bring(value, &layout, &step.name)?;
+            let buffer = self.bring(value, &layout, 0.0, &step.name)?;
             step.reads.push(orrery_program::Read { buffer, access: self.whole(value) });
         }
         for &value in &body.results {
@@ -492,7 +493,7 @@ impl Lowering<'_> {
                 })
                 .collect();
             let at = Layout { access: access.clone(), ..layout.clone() };
-            let buffer = self.bring(value, &at, &step.name)?;
+            let buffer = self.bring(value, &at, 0.0, &step.name)?;
             step.reads.push(orrery_program::Read { buffer, access });
         }
         for &value in &body.results {

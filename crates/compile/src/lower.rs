@@ -6,7 +6,7 @@ use orrery_base::{IndexVec, Result};
 use orrery_cost::Target;
 use orrery_ir::infer::{Facts, node_place, with_ctx};
 use orrery_ir::op::{Access, Work};
-use orrery_ir::{Attrs, Def, Dim, Graph, Node, NodeId, Op, Type, ValueId, Weight};
+use orrery_ir::{Attrs, Def, Dim, Graph, Node, NodeId, Op, Type, ValueId};
 use orrery_numerics::DType;
 use orrery_program::{
     Arithmetic, Buffer, BufferClass, BufferId, Cut, Layout, Memory, MemoryId, Program, Read, RoundingMode,

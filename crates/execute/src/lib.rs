@@ -1,1 +1,3 @@
 //! Program to tensors, with real numbers, on the host.
+
+pub mod program;

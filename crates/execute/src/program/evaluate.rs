@@ -1,0 +1,311 @@
+//! One part of a step in the machine's arithmetic.
+
+use super::Array;
+use super::array::is_carried;
+use orrery_base::{Diagnostic, Result};
+use orrery_ir::interpret::eval_node;
+use orrery_ir::op::Datum;
+use orrery_ir::{Attr, Attrs, Graph, Node, Op, Type, ValueId};
+use orrery_numerics::{DType, Format, Rounding, Tensor, round_slice};
+use orrery_program::Arithmetic;
+use std::collections::BTreeMap;
+
+/// Evaluates bodies.
+pub(super) struct Evaluator<'a> {
+    /// The arithmetic of the step.
+    pub(super) arithmetic: &'a Arithmetic,
+    /// True where results are rounded at random.
+    pub(super) stochastic: bool,
+    /// Seed of this step.
+    pub(super) seed: u64,
+}
+
+/// Elements that one part can make at most, for numbering them across parts.
+const PART_ELEMENTS: u64 = 1 << 40;
+
+impl Evaluator<'_> {
+    /// Evaluates a body on operands in order. `part_attrs` are set on its first node where it runs on a part of the whole.
+    pub(super) fn body(&self, body: &Graph, operands: Vec<Array>, part_attrs: Option<&Attrs>, part: u64) -> Result<Vec<Array>> {
+        let mut values: BTreeMap<ValueId, Array> = body.inputs.iter().copied().zip(operands).collect();
+        for (id, value) in body.values.iter() {
+            if let Some(tensor) = body.tensor_of(id) {
+                values.insert(id, Array::from_tensor(tensor)?);
+            }
+            debug_assert!(value.ty != Type::Unknown || values.contains_key(&id), "bodies are typed: {}", value.name);
+        }
+        for (number, (_, node)) in body.nodes.iter().enumerate() {
+            let mut inputs = Vec::with_capacity(node.inputs.len());
+            for input in &node.inputs {
+                inputs.push(match input {
+                    None => None,
+                    Some(id) => Some(values.get(id).cloned().ok_or_else(|| {
+                        Diagnostic::error("mapping", format!("`{}` is not there", body.values[*id].name))
+                    })?),
+                });
+            }
+            let changed = match part_attrs {
+                Some(attrs) if number == 0 && !attrs.is_empty() => {
+                    let mut node = node.clone();
+                    attrs.iter().for_each(|(name, value)| node.attrs.set(name, value.clone()));
+                    Some(node)
+                }
+                _ => None,
+            };
+            let results = self.node(changed.as_ref().unwrap_or(node), &inputs)?;
+            for (output, result) in node.outputs.iter().zip(results) {
+                let Some(output) = *output else { continue };
+                let declared = body.values[output].ty.as_tensor().map_or(result.dtype(), |t| t.dtype);
+                let rounding =
+                    if self.stochastic { Rounding::Stochastic { seed: self.seed } } else { Rounding::NearestEven };
+                let first = part.wrapping_mul(PART_ELEMENTS);
+                let result = if is_carried(declared) { result.round_to(declared, rounding, first) } else { result };
+                values.insert(output, result);
+            }
+        }
+        body.outputs
+            .iter()
+            .map(|id| {
+                let missing = || Box::new(Diagnostic::error("mapping", format!("`{}` was not made", body.values[*id].name)));
+                values.get(id).cloned().ok_or_else(missing)
+            })
+            .collect()
+    }
+
+    /// One node, its results not yet rounded to their types.
+    fn node(&self, node: &Node, inputs: &[Option<Array>]) -> Result<Vec<Array>> {
+        if let Some(result) = self.matrix(node, inputs) {
+            return Ok(vec![result]);
+        }
+        if let (Op::Cast, Some(Attr::DType(to)), Some(input)) = (node.op, node.attrs.get("to"), inputs.first().and_then(Option::as_ref))
+            && is_carried(*to)
+            && let Some(values) = input.as_f32()
+        {
+            return Ok(vec![Array::floats(DType::F32, input.shape().to_vec(), values.to_vec())]);
+        }
+        let operands: Vec<Option<Datum>> =
+            inputs.iter().map(|a| a.as_ref().map(|a| Datum::Tensor(a.to_operand()))).collect();
+        let results = eval_node(node, &operands, self.seed).map_err(|cause| Diagnostic::error("evaluation", cause))?;
+        results
+            .iter()
+            .map(|datum| match datum {
+                Datum::Tensor(tensor) => Array::from_tensor(tensor),
+                _ => Diagnostic::error("evaluation", format!("{} makes no tensor", node.op)).err(),
+            })
+            .collect()
+    }
+
+    /// Products of matrices in the machine's way of adding; none for other nodes and types.
+    fn matrix(&self, node: &Node, inputs: &[Option<Array>]) -> Option<Array> {
+        let operand = |i: usize| inputs.get(i).and_then(Option::as_ref);
+        let (a, b) = (operand(0)?, operand(1)?);
+        let (left, right) = (a.as_f32()?, b.as_f32()?);
+        match node.op {
+            Op::MatMul => {
+                let (left, right) = (self.narrowed(left), self.narrowed(right));
+                self.batched(&left, a.shape(), &right, b.shape())
+            }
+            Op::Conv => {
+                let (left, right) = (self.narrowed(left), self.narrowed(right));
+                let bias = operand(2).and_then(Array::as_f32);
+                self.convolution(node, &left, a.shape(), &right, b.shape(), bias)
+            }
+            Op::Gemm => {
+                let transposed = |values: &[f32], shape: &[usize], flip: bool| -> (Vec<f32>, Vec<usize>) {
+                    let values = self.narrowed(values);
+                    if !flip {
+                        return (values, shape.to_vec());
+                    }
+                    let (r, c) = (shape[0], shape[1]);
+                    ((0..r * c).map(|i| values[(i % r) * c + i / r]).collect(), vec![c, r])
+                };
+                if a.shape().len() != 2 || b.shape().len() != 2 {
+                    return None;
+                }
+                let (left, left_shape) = transposed(left, a.shape(), node.attrs.flag("transA"));
+                let (right, right_shape) = transposed(right, b.shape(), node.attrs.flag("transB"));
+                let product = self.batched(&left, &left_shape, &right, &right_shape)?;
+                let alpha = node.attrs.float_or("alpha", 1.0) as f32;
+                let beta = node.attrs.float_or("beta", 1.0) as f32;
+                let mut out = product.as_f32()?.to_vec();
+                out.iter_mut().for_each(|v| *v *= alpha);
+                if let Some(c) = operand(2) {
+                    let (values, columns) = (c.as_f32()?, right_shape[1]);
+                    let (rows_of, columns_of) = match c.shape() {
+                        [] => (1, 1),
+                        [n] => (1, *n),
+                        [m, n] => (*m, *n),
+                        _ => return None,
+                    };
+                    for (i, v) in out.iter_mut().enumerate() {
+                        let (row, column) = (i / columns, i % columns);
+                        let r = if rows_of == 1 { 0 } else { row };
+                        let c = if columns_of == 1 { 0 } else { column };
+                        *v += beta * values[r * columns_of + c];
+                    }
+                }
+                Some(Array::floats(DType::F32, product.shape().to_vec(), out))
+            }
+            _ => None,
+        }
+    }
+
+    /// Inputs of the matrix unit, rounded where it takes less than their type.
+    fn narrowed(&self, values: &[f32]) -> Vec<f32> {
+        let mut values = values.to_vec();
+        if let Some(format) = self.arithmetic.inputs.as_deref().and_then(Format::parse) {
+            round_slice(&mut values, format, Rounding::NearestEven, false, 0);
+        }
+        values
+    }
+
+    /// `[…, m, k]` times `[…, k, n]` with equal or broadcast leading extents; vectors are left to the interpreter.
+    fn batched(&self, left: &[f32], a: &[usize], right: &[f32], b: &[usize]) -> Option<Array> {
+        if a.len() < 2 || b.len() < 2 {
+            return None;
+        }
+        let (m, k, n) = (a[a.len() - 2], a[a.len() - 1], b[b.len() - 1]);
+        if b[b.len() - 2] != k {
+            return None;
+        }
+        let (lead_a, lead_b) = (&a[..a.len() - 2], &b[..b.len() - 2]);
+        let rank = lead_a.len().max(lead_b.len());
+        let at = |lead: &[usize], d: usize| if d + lead.len() < rank { 1 } else { lead[d + lead.len() - rank] };
+        let mut shape: Vec<usize> = (0..rank).map(|d| at(lead_a, d).max(at(lead_b, d))).collect();
+        let batches: usize = shape.iter().product();
+        let mut out = vec![0.0; batches * m * n];
+        for batch in 0..batches {
+            let offset = |lead: &[usize]| {
+                let (mut rest, mut index, mut stride) = (batch, 0, 1);
+                for d in (0..rank).rev() {
+                    let i = rest % shape[d];
+                    rest /= shape[d];
+                    if at(lead, d) > 1 {
+                        index += i * stride;
+                    }
+                    stride *= at(lead, d);
+                }
+                index
+            };
+            let (x, y) = (offset(lead_a) * m * k, offset(lead_b) * k * n);
+            self.product(&left[x..x + m * k], &right[y..y + k * n], [m, k, n], &mut out[batch * m * n..(batch + 1) * m * n]);
+        }
+        shape.extend([m, n]);
+        Some(Array::floats(DType::F32, shape, out))
+    }
+
+    /// `out = left x right`, each sum from left to right, kept in the accumulator's format and rounded to it after each
+    /// group of products.
+    fn product(&self, left: &[f32], right: &[f32], [m, k, n]: [usize; 3], out: &mut [f32]) {
+        let format = Format::parse(&self.arithmetic.accumulate).filter(|f| *f != Format::FP32 && *f != Format::FP64);
+        let group = if format.is_some() { self.arithmetic.group.max(1) as usize } else { k.max(1) };
+        for (row, sums) in left.chunks_exact(k.max(1)).zip(out.chunks_exact_mut(n.max(1))).take(m) {
+            for (terms, rights) in row.chunks(group).zip(right.chunks(group * n.max(1))) {
+                for (&a, b) in terms.iter().zip(rights.chunks_exact(n.max(1))) {
+                    for (sum, &b) in sums.iter_mut().zip(b) {
+                        *sum += a * b;
+                    }
+                }
+                if let Some(format) = format {
+                    round_slice(sums, format, Rounding::NearestEven, false, 0);
+                }
+            }
+        }
+    }
+
+    /// A convolution as a product: every output position is a row of what its window sees.
+    fn convolution(&self, node: &Node, x: &[f32], xs: &[usize], w: &[f32], ws: &[usize], bias: Option<&[f32]>) -> Option<Array> {
+        let spatial = xs.len().checked_sub(2)?;
+        let ints = |name: &str, default: i64, count: usize| -> Option<Vec<i64>> {
+            match node.attrs.ints(name) {
+                Some(values) if values.len() == count => Some(values.to_vec()),
+                Some(_) => None,
+                None => Some(vec![default; count]),
+            }
+        };
+        if ws.len() != xs.len() || node.attrs.str_or("auto_pad", "NOTSET") != "NOTSET" {
+            return None;
+        }
+        let (strides, dilations, pads) = (ints("strides", 1, spatial)?, ints("dilations", 1, spatial)?, ints("pads", 0, 2 * spatial)?);
+        let groups = usize::try_from(node.attrs.int_or("group", 1)).ok().filter(|g| *g > 0)?;
+        let (kernel, input) = (&ws[2..], &xs[2..]);
+        let mut output = Vec::with_capacity(spatial);
+        for d in 0..spatial {
+            let reach = dilations[d] * (kernel[d] as i64 - 1) + 1;
+            let span = input[d] as i64 + pads[d] + pads[d + spatial] - reach;
+            output.push(usize::try_from(span.div_euclid(strides[d].max(1)) + 1).ok()?);
+        }
+        let (channels, outs) = (ws[1], ws[0] / groups);
+        if xs[1] != channels * groups || ws[0] % groups != 0 {
+            return None;
+        }
+        let (positions, window): (usize, usize) = (output.iter().product(), kernel.iter().product());
+        let depth = channels * window;
+        let plane: usize = input.iter().product();
+        let mut out = vec![0.0; xs[0] * ws[0] * positions];
+        let mut columns = vec![0.0; depth * positions];
+        for image in 0..xs[0] {
+            for group in 0..groups {
+                for row in 0..depth {
+                    let (channel, tap) = (row / window, row % window);
+                    let source = &x[((image * groups + group) * channels + channel) * plane..][..plane];
+                    fill_row(&mut columns[row * positions..][..positions], source, tap, kernel, input, &output, &strides, &dilations, &pads);
+                }
+                let to = &mut out[(image * ws[0] + group * outs) * positions..][..outs * positions];
+                self.product(&w[group * outs * depth..][..outs * depth], &columns, [outs, depth, positions], to);
+            }
+        }
+        if let Some(bias) = bias {
+            for (i, row) in out.chunks_exact_mut(positions.max(1)).enumerate() {
+                row.iter_mut().for_each(|v| *v += bias[i % ws[0]]);
+            }
+        }
+        let shape = [xs[0], ws[0]].into_iter().chain(output).collect();
+        Some(Array::floats(DType::F32, shape, out))
+    }
+}
+
+/// What one kernel tap of one channel sees at every output position.
+fn fill_row(
+    row: &mut [f32],
+    source: &[f32],
+    tap: usize,
+    kernel: &[usize],
+    input: &[usize],
+    output: &[usize],
+    strides: &[i64],
+    dilations: &[i64],
+    pads: &[i64],
+) {
+    let spatial = kernel.len();
+    let mut offset = vec![0_i64; spatial];
+    let mut rest = tap;
+    for d in (0..spatial).rev() {
+        offset[d] = (rest % kernel[d]) as i64 * dilations[d] - pads[d];
+        rest /= kernel[d];
+    }
+    let Some(last) = spatial.checked_sub(1) else {
+        row.copy_from_slice(source);
+        return;
+    };
+    for (outer, line) in row.chunks_exact_mut(output[last].max(1)).enumerate() {
+        let (mut rest, mut index, mut stride, mut inside) = (outer, 0_i64, input[last] as i64, true);
+        for d in (0..last).rev() {
+            let at = (rest % output[d]) as i64 * strides[d] + offset[d];
+            rest /= output[d];
+            inside &= (0..input[d] as i64).contains(&at);
+            index += at * stride;
+            stride *= input[d] as i64;
+        }
+        for (i, value) in line.iter_mut().enumerate() {
+            let at = i as i64 * strides[last] + offset[last];
+            *value = if inside && (0..input[last] as i64).contains(&at) { source[(index + at) as usize] } else { 0.0 };
+        }
+    }
+}
+
+/// The same node on f32 tensors, as the interpreter defines it.
+pub(super) fn interpret(node: &Node, operands: &[Option<Tensor>], seed: u64) -> Result<Vec<Tensor>> {
+    let operands: Vec<Option<Datum>> = operands.iter().map(|t| t.clone().map(Datum::Tensor)).collect();
+    let results = eval_node(node, &operands, seed).map_err(|cause| Diagnostic::error("evaluation", cause))?;
+    Ok(results.into_iter().filter_map(|d| d.as_tensor().cloned()).collect())
+}
