@@ -1,1 +1,162 @@
 //! Program to Timeline.
+//!
+//! Steps run in order on their units, across units as their `after` says, each for as long as [`orrery_cost`] has it. The
+//! host issues steps of the device one after the other; where it is slower than the device, the device waits. Knows
+//! neither the compiler nor numbers.
+
+use orrery_base::index::Id;
+use orrery_base::{IndexVec, Picoseconds, Result};
+use orrery_cost::{Resource, StepCost, Target, step_cost};
+use orrery_ir::Bindings;
+use orrery_machine::Losses;
+use orrery_program::{Peak, Program, Step, StepId, Unit};
+use std::collections::BTreeMap;
+
+/// When a step ran, and what it cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// The unit it occupied.
+    pub unit: Unit,
+    /// Start.
+    pub start: Picoseconds,
+    /// End.
+    pub end: Picoseconds,
+    /// How long its unit stood idle because the host had not issued it.
+    pub waited: Picoseconds,
+    /// Its cost.
+    pub cost: StepCost,
+}
+
+/// Memory in use over the steps, on the fullest core.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryTrack {
+    /// Name of the memory.
+    pub memory: String,
+    /// Cores that have one of their own.
+    pub cores: u64,
+    /// Bytes of each.
+    pub capacity: u64,
+    /// Bytes in use at each step.
+    pub bytes: Vec<u64>,
+    /// The fullest moment.
+    pub peak: Peak,
+}
+
+/// One run of a program, in time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timeline {
+    /// What ran when.
+    pub events: IndexVec<StepId, Event>,
+    /// From the inputs on the device to the outputs on the device, run after run: what a benchmark of the device measures.
+    pub device: Picoseconds,
+    /// From the inputs on the host to the outputs on the host, one run alone.
+    pub end_to_end: Picoseconds,
+    /// Where the device time goes: for each resource the time of the steps, or parts of steps, that it decides.
+    pub by_resource: BTreeMap<Resource, Picoseconds>,
+    /// Memory in use.
+    pub memory: Vec<MemoryTrack>,
+}
+
+/// Times a program.
+///
+/// # Errors
+/// `unbound-symbol` where a symbol has no value.
+pub fn simulate(program: &Program, bindings: &Bindings, target: &Target<'_>) -> Result<Timeline> {
+    let costs: Vec<StepCost> = program
+        .steps
+        .values()
+        .map(|step| step_cost(program, step, bindings, target))
+        .collect::<Result<_>>()?;
+    let alone = schedule(program, &costs, true);
+    let steady = schedule(program, &costs, false);
+    let per_run = match &target.losses {
+        Losses::Kernel(losses) => losses.host_seconds_per_run,
+        Losses::BulkSynchronous(losses) => losses.host_seconds_per_run,
+    };
+    let memory = program
+        .memory_use(bindings)?
+        .into_iter()
+        .map(|(bytes, peak)| {
+            let memory = &program.memories[peak.memory];
+            MemoryTrack {
+                memory: memory.name.clone(),
+                cores: memory.cores,
+                capacity: memory.bytes,
+                bytes,
+                peak,
+            }
+        })
+        .collect();
+    Ok(Timeline {
+        device: last_end(&steady),
+        end_to_end: last_end(&alone) + Picoseconds::from_seconds(per_run),
+        by_resource: by_resource(program, &alone, target),
+        events: alone,
+        memory,
+    })
+}
+
+/// Only the device time: what a sweep over many lengths asks for.
+///
+/// # Errors
+/// `unbound-symbol` where a symbol has no value.
+pub fn device_time(program: &Program, bindings: &Bindings, target: &Target<'_>) -> Result<Picoseconds> {
+    let costs: Vec<StepCost> = program
+        .steps
+        .values()
+        .map(|step| step_cost(program, step, bindings, target))
+        .collect::<Result<_>>()?;
+    Ok(last_end(&schedule(program, &costs, false)))
+}
+
+fn last_end(events: &IndexVec<StepId, Event>) -> Picoseconds {
+    events.values().map(|e| e.end).max().unwrap_or(Picoseconds::ZERO)
+}
+
+/// Places the steps in time; `with_host` counts the transfers from and to the host.
+fn schedule(program: &Program, costs: &[StepCost], with_host: bool) -> IndexVec<StepId, Event> {
+    let mut free: BTreeMap<Unit, Picoseconds> = BTreeMap::new();
+    let mut issued = Picoseconds::ZERO;
+    let mut events: IndexVec<StepId, Event> = IndexVec::new();
+    for (id, step) in program.steps.iter() {
+        let mut cost = costs[id.index()].clone();
+        if !with_host && step.unit == Unit::HostLink {
+            cost.time = Picoseconds::ZERO;
+        }
+        issued += cost.issue;
+        let ready = step.after.iter().map(|s| events[*s].end).max().unwrap_or(Picoseconds::ZERO);
+        let ready = ready.max(free.get(&step.unit).copied().unwrap_or(Picoseconds::ZERO));
+        let start = if is_issued(step) { ready.max(issued) } else { ready };
+        let end = start + cost.time;
+        free.insert(step.unit, end);
+        events.push(Event { unit: step.unit, start, end, waited: start - ready, cost });
+    }
+    events
+}
+
+fn is_issued(step: &Step) -> bool {
+    step.unit == Unit::Device
+}
+
+fn by_resource(
+    program: &Program,
+    events: &IndexVec<StepId, Event>,
+    target: &Target<'_>,
+) -> BTreeMap<Resource, Picoseconds> {
+    let in_turn = matches!(target.losses, Losses::BulkSynchronous(_));
+    let mut times = BTreeMap::new();
+    for (id, event) in events.iter() {
+        if program.steps[id].unit == Unit::HostLink {
+            continue;
+        }
+        let mut count = |resource, time| *times.entry(resource).or_insert(Picoseconds::ZERO) += time;
+        if in_turn {
+            event.cost.resources.iter().for_each(|(resource, time)| count(*resource, *time));
+        } else {
+            count(event.cost.bound, event.cost.time);
+        }
+        count(Resource::Launch, event.waited);
+    }
+    times.retain(|_, time| *time > Picoseconds::ZERO);
+    times
+}
