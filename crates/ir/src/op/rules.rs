@@ -8,24 +8,31 @@ use super::{Ctx, EvalCtx, Fact, Port};
 use crate::{Dim, Type};
 use orrery_numerics::DType;
 
-/// Element types and shapes of the outputs, by the op's type rule on the operands at hand.
+/// What the op's type rule says of the operands at hand, open shapes allowed.
 ///
 /// # Errors
-/// Where the type rule is broken, leaves a shape open, or an output would be too large.
-pub fn check(ctx: &EvalCtx<'_>) -> Result<Vec<(DType, Vec<usize>)>, String> {
+/// Where the type rule is broken.
+pub fn facts(ctx: &EvalCtx<'_>) -> Result<Vec<Fact>, String> {
     let facts: Vec<Option<Fact>> = ctx
         .inputs
         .iter()
         .map(|datum| datum.as_ref().map(|d| d.as_tensor().map_or(Fact::of(Type::Unknown), Fact::constant)))
         .collect();
-    let rule = Ctx {
+    (ctx.node.op.def().infer)(&Ctx {
         node: ctx.node,
         inputs: &facts,
         outputs: &[],
         output_names: &[],
         infer_body: &|_, _| Err("a body is not inferred while running".into()),
-    };
-    (ctx.node.op.def().infer)(&rule)?
+    })
+}
+
+/// Element types and shapes of the outputs, by the op's type rule on the operands at hand.
+///
+/// # Errors
+/// Where the type rule is broken, leaves a shape open, or an output would be too large.
+pub fn check(ctx: &EvalCtx<'_>) -> Result<Vec<(DType, Vec<usize>)>, String> {
+    facts(ctx)?
         .into_iter()
         .map(|fact| {
             let ty = fact.ty.as_tensor().ok_or("an output is no tensor")?;
