@@ -17,7 +17,11 @@ pub(super) const EINSUM: OpDef = OpDef {
     inputs: &[Port::Variadic("Inputs")],
     outputs: &[Port::One("Output")],
     attrs: &[
-        req("equation", AttrKind::Str, "A letter for each dimension, as in `bij,bjk->bik`; `...` for any others."),
+        req(
+            "equation",
+            AttrKind::Str,
+            "A letter for each dimension, as in `bij,bjk->bik`; `...` for any others.",
+        ),
         super::ACCUMULATE,
     ],
     class: Class::Rounding,
@@ -117,7 +121,7 @@ impl Equation {
         let mut steps = Vec::new();
         // A lone operand is contracted with the scalar 1.
         for i in 1..self.operands.len().max(2) {
-            let next = self.operands.get(i).map_or(Vec::new(), |o| unique(o));
+            let next = self.operands.get(i).map_or(Vec::new(), unique);
             let last = self.operands.len().max(2) - 1;
             let needed = |l: Label| {
                 if i == last { self.output.contains(&l) } else { self.needed_after(i, l) }
@@ -260,7 +264,10 @@ impl<T: Clone> Operand<T> {
         let steps: Vec<isize> = labels
             .iter()
             .map(|label| {
-                (0..own.len()).filter(|&d| self.labels[d] == *label && self.shape[d] != 1).map(|d| own[d]).sum()
+                (0..own.len())
+                    .filter(|&d| self.labels[d] == *label && self.shape[d] != 1)
+                    .map(|d| own[d])
+                    .sum()
             })
             .collect();
         strided(&self.elements, shape, &steps, 0)
@@ -367,7 +374,8 @@ mod tests {
     fn contracts_one_after_the_other() {
         // (2x3)(3x4) then (2x4)(4x5): 24 + 40 products, not 2*3*4*5.
         let e = Equation::new("ab,bc,cd->ad", &shapes(&[&[2, 3], &[3, 4], &[4, 5]])).unwrap();
-        let counts: Dim = e.steps().iter().map(|s| s.iter().flatten().map(|&l| e.extent(l)).product::<Dim>()).sum();
+        let counts: Dim =
+            e.steps().iter().map(|s| s.iter().flatten().map(|&l| e.extent(l)).product::<Dim>()).sum();
         assert_eq!(counts, Dim::Known(64));
     }
 }

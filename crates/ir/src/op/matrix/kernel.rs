@@ -113,11 +113,21 @@ impl<T: Scalar> Left<T> {
             let grouped = self.rows - self.rows % ROWS;
             for group in (0..grouped).step_by(ROWS) {
                 let left = &self.packed[group * self.inner..(group + ROWS) * self.inner];
-                self.store(&self.tile::<ROWS>(left, &panel), &mut out[group * out_step + first..], width, out_step);
+                self.store(
+                    &self.tile::<ROWS>(left, &panel),
+                    &mut out[group * out_step + first..],
+                    width,
+                    out_step,
+                );
             }
             for row in grouped..self.rows {
                 let left = &self.packed[row * self.inner..(row + 1) * self.inner];
-                self.store(&self.tile::<1>(left, &panel), &mut out[row * out_step + first..], width, out_step);
+                self.store(
+                    &self.tile::<1>(left, &panel),
+                    &mut out[row * out_step + first..],
+                    width,
+                    out_step,
+                );
             }
         }
     }
@@ -156,8 +166,8 @@ impl<T: Scalar> Left<T> {
 /// Where it names no number format.
 pub fn accumulation(attrs: &Attrs, dtype: DType) -> Result<Option<Accumulation>, String> {
     let Some(name) = attrs.str("accumulate") else { return Ok(None) };
-    let format =
-        Format::parse(name).ok_or_else(|| format!("attribute `accumulate` names no number format: `{name}`"))?;
+    let format = Format::parse(name)
+        .ok_or_else(|| format!("attribute `accumulate` names no number format: `{name}`"))?;
     let own = if dtype == DType::F64 { Format::FP64 } else { Format::FP32 };
     Ok((format != own).then(|| Accumulation::new(format)))
 }

@@ -6,9 +6,12 @@ pub mod kernel;
 
 use super::elements::{Float, by_float, integers};
 use super::space::{broadcast_access, parallel, reduced};
-use super::{Access, AttrDef, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work};
+use super::{
+    Access, AttrDef, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work,
+};
 use super::{context, elements, opt, rules};
 use crate::{AttrKind, Attrs, Dim};
+pub(super) use integer::requantise;
 use kernel::{Left, Scalar, View};
 use orrery_numerics::{Accumulation, DType, Tensor};
 
@@ -63,7 +66,10 @@ pub const TABLE: &[OpDef] = &[
         work: det_work,
         space: det_space,
         eval: det,
-        ..OpDef::new(Op::Det, "Determinant of the square matrices in the last two dimensions, by elimination.")
+        ..OpDef::new(
+            Op::Det,
+            "Determinant of the square matrices in the last two dimensions, by elimination.",
+        )
     },
 ];
 
@@ -247,7 +253,9 @@ fn gemm_infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
     let out = vec![m, n];
     if let Some(c) = ctx.shape(2) {
         let fits = c.len() <= 2
-            && c.iter().zip(&out[2 - c.len()..]).all(|(c, o)| c.is(1) || rules::equal(c, o, String::new).is_ok());
+            && c.iter()
+                .zip(&out[2 - c.len()..])
+                .all(|(c, o)| c.is(1) || rules::equal(c, o, String::new).is_ok());
         if !fits {
             let (c, out) = (rules::shape_text(&c), rules::shape_text(&out));
             return Err(format!("input `C` of shape {c} does not broadcast to the product's shape {out}"));
@@ -312,7 +320,7 @@ fn gemm(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
         by_float!(dtype, T => {
             let mut sums = sizes.multiply::<T>(&T::read(a)?, &T::read(b)?, how);
             if alpha != 1.0 {
-                sums.iter_mut().for_each(|s| *s = *s * T::from_f64(alpha));
+                sums.iter_mut().for_each(|s| *s *= T::from_f64(alpha));
             }
             if let (Some(c), Some(steps)) = (c, &c_steps) {
                 let (c, beta) = (T::read(c)?, T::from_f64(beta));
@@ -401,9 +409,13 @@ fn det(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
 fn determinant<T: Float>(mut a: Vec<T>, n: usize) -> T {
     let mut product = T::ONE;
     for step in 0..n {
-        let pivot = (step..n).fold(step, |best, row| {
-            if a[row * n + step].abs() > a[best * n + step].abs() { row } else { best }
-        });
+        let pivot =
+            (step..n).fold(
+                step,
+                |best, row| {
+                    if a[row * n + step].abs() > a[best * n + step].abs() { row } else { best }
+                },
+            );
         if pivot != step {
             (0..n).for_each(|c| a.swap(pivot * n + c, step * n + c));
             product = -product;

@@ -1,0 +1,211 @@
+//! `ConvTranspose`: every input element adds its window to the output.
+
+use super::super::elements::by_float;
+use super::super::matrix::ACCUMULATE;
+use super::super::matrix::kernel::accumulation;
+use super::super::space::parallel;
+use super::super::{
+    Access, Class, Ctx, Datum, Engine, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work, opt, rules,
+};
+use super::kernel::{Sizes, convolve_transposed};
+use super::window::{
+    AUTO_PAD, DILATIONS, KERNEL_SHAPE, PADS, Padding, STRIDES, Span, Window, numbers, windows,
+};
+use super::{GROUP, add_bias, divisible};
+use crate::{AttrKind, Attrs, Dim};
+
+pub(super) const CONV_TRANSPOSE: OpDef = OpDef {
+    inputs: &[Port::One("X"), Port::One("W"), Port::Optional("B")],
+    outputs: &[Port::One("Y")],
+    attrs: &[
+        AUTO_PAD,
+        DILATIONS,
+        GROUP,
+        KERNEL_SHAPE,
+        opt("output_padding", AttrKind::Ints, "Elements added at the end of each output dimension; 0."),
+        opt("output_shape", AttrKind::Ints, "Spatial extents of the output, from which padding follows."),
+        PADS,
+        STRIDES,
+        ACCUMULATE,
+    ],
+    class: Class::Rounding,
+    engine: Engine::Matrix,
+    infer,
+    work,
+    space,
+    eval,
+    ..OpDef::new(
+        Op::ConvTranspose,
+        "Transpose of a convolution: images [n, channel, spatial...] with weights [channel, out / group, kernel...], plus \
+         a bias.",
+    )
+};
+
+/// The extents of the op, as far as known.
+struct Extents {
+    n: Dim,
+    channels: Dim,
+    /// Output channels of a group.
+    group_outputs: Dim,
+    group: i64,
+    input: Vec<Dim>,
+    windows: Vec<Window>,
+    output: Vec<Dim>,
+    /// Padding in front; none where it depends on an unknown extent.
+    before: Vec<Option<i64>>,
+}
+
+fn group(attrs: &Attrs, channels: &Dim) -> Result<i64, String> {
+    match attrs.int_or("group", 1) {
+        given if (1..=i64::from(i32::MAX)).contains(&given) => {
+            divisible(channels, given, "input channels")?;
+            Ok(given)
+        }
+        given => Err(format!("attribute `group` is {given}, must be at least 1")),
+    }
+}
+
+fn extents(ctx: &Ctx<'_>) -> Result<Option<Extents>, String> {
+    let (Some(x), Some(w)) = (ctx.shape(0), ctx.shape(1)) else { return Ok(None) };
+    if x.len() < 3 || w.len() != x.len() {
+        return Err(format!(
+            "images [n, channel, spatial...] and weights of as many dimensions are needed, got {} and {}",
+            rules::shape_text(&x),
+            rules::shape_text(&w)
+        ));
+    }
+    rules::equal(&x[1], &w[0], || "the input's channels and the weights' first extent".into())?;
+    let group = group(ctx.attrs(), &x[1])?;
+    let windows = windows(ctx.attrs(), &w[2..])?;
+    let count = windows.len();
+    let added = numbers(ctx.attrs(), "output_padding", count, 0, 0)?;
+    let asked = match ctx.attrs().ints("output_shape") {
+        // Some exporters give the whole output shape.
+        Some(shape) if shape.len() == x.len() => Some(shape[2..].to_vec()),
+        Some(_) => Some(numbers(ctx.attrs(), "output_shape", count, 0, 0)?),
+        None => None,
+    };
+    let (mut output, mut before) = (Vec::new(), Vec::new());
+    for (d, window) in windows.iter().enumerate() {
+        let stride = Dim::Known(window.stride);
+        let full =
+            (x[d + 2].clone() - Dim::Known(1)) * stride.clone() + window.reach() + Dim::Known(added[d]);
+        let extent = match (&asked, window.padding) {
+            (Some(asked), _) => Dim::Known(asked[d]),
+            (None, Padding::Given { before, after }) => full.clone() - Dim::Known(before) - Dim::Known(after),
+            (None, _) => x[d + 2].clone() * stride,
+        };
+        if extent.known().is_some_and(|n| n < 0) {
+            return Err(format!("padding leaves {extent} elements in spatial dimension {d}"));
+        }
+        before.push(match window.padding {
+            Padding::Given { before, .. } if asked.is_none() => Some(before),
+            padding => (full - extent.clone()).known().map(|total| {
+                let total = total.max(0);
+                if padding == Padding::SameUpper { total / 2 } else { total - total / 2 }
+            }),
+        });
+        output.push(extent);
+    }
+    Ok(Some(Extents {
+        n: x[0].clone(),
+        channels: x[1].clone(),
+        group_outputs: w[1].clone(),
+        group,
+        input: x[2..].to_vec(),
+        windows,
+        output,
+        before,
+    }))
+}
+
+impl Extents {
+    fn out_channels(&self) -> Dim {
+        self.group_outputs.clone() * Dim::Known(self.group)
+    }
+}
+
+fn infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
+    let dtype = rules::float(ctx, 0)?;
+    rules::of_type(ctx, [1, 2], dtype)?;
+    let Some(e) = extents(ctx)? else { return Ok(vec![Fact::unranked(dtype)]) };
+    rules::has_shape(ctx, 2, &[e.out_channels()])?;
+    let shape = [e.n.clone(), e.out_channels()].into_iter().chain(e.output).collect();
+    Ok(vec![Fact::tensor(dtype, shape)])
+}
+
+fn work(ctx: &Ctx<'_>) -> Work {
+    let Ok(Some(e)) = extents(ctx) else { return Work::NONE };
+    let kernel: Dim = e.windows.iter().map(|w| w.kernel.clone()).product();
+    let input = e.n.clone() * e.channels.clone() * rules::product(&e.input);
+    let bias = if ctx.has(2) { ctx.output_elements(0) } else { Dim::Known(0) };
+    Work { macs: input * e.group_outputs * kernel, vector: bias, ..Work::NONE }
+}
+
+fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
+    let e = extents(ctx).ok()??;
+    let rank = e.windows.len() + 2;
+    let whole =
+        |first: [Access; 2]| first.into_iter().chain(vec![Access::Whole; rank - 2]).collect::<Vec<_>>();
+    let mut axes = vec![parallel("n", e.n.clone())];
+    let (mut out_channel, mut weight_channel) = (Access::Whole, Access::Whole);
+    if e.group == 1 {
+        axes.push(parallel("out_channel", e.group_outputs.clone()));
+        out_channel = Access::along(1);
+        weight_channel = Access::along(1);
+    }
+    let mut inputs = vec![whole([Access::along(0), Access::Whole]), whole([Access::Whole, weight_channel])];
+    if ctx.input_count() > 2 {
+        inputs.push(if ctx.has(2) { vec![out_channel.clone()] } else { Vec::new() });
+    }
+    Some(IterSpace {
+        axes,
+        inputs,
+        outputs: vec![whole([Access::along(0), out_channel])],
+        part_attrs: Attrs::new(),
+        padding: 0.0,
+    })
+}
+
+fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
+    let (dtype, shape) = rules::check_one(ctx)?;
+    let (x, w) = (ctx.tensor(0)?, ctx.tensor(1)?);
+    let facts = [x, w].map(|t| Some(Fact::constant(t)));
+    let rule = Ctx {
+        node: ctx.node,
+        inputs: &facts,
+        outputs: &[],
+        output_names: &[],
+        infer_body: &|_, _| Err("it has no body".into()),
+    };
+    let e = extents(&rule)?.ok_or("its shapes are not known")?;
+    let spans: Option<Vec<Span>> = (0..e.windows.len())
+        .map(|d| {
+            let window = &e.windows[d];
+            Some(Span {
+                input: shape[d + 2],
+                output: x.shape()[d + 2],
+                kernel: window.kernel.extent()?,
+                stride: window.stride,
+                dilation: window.dilation,
+                before: e.before[d]?,
+                after: 0,
+            })
+        })
+        .collect();
+    let spans = spans.ok_or("its shapes are not known")?;
+    let groups = e.group as usize;
+    let sizes = Sizes { images: shape[0], groups, inputs: w.shape()[0] / groups, outputs: w.shape()[1] };
+    let how = accumulation(ctx.attrs(), dtype)?;
+    Ok(vec![
+        by_float!(dtype, T => {
+            use super::super::elements::Float;
+            let mut out = convolve_transposed::<T>(&sizes, &spans, &T::read(x)?, &T::read(w)?, how);
+            if let Some(bias) = ctx.optional(2)? {
+                add_bias(&mut out, &T::read(bias)?, shape[2..].iter().product());
+            }
+            T::tensor(dtype, shape, out)
+        })
+        .into(),
+    ])
+}
