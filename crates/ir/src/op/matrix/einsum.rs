@@ -121,7 +121,7 @@ impl Equation {
         let mut steps = Vec::new();
         // A lone operand is contracted with the scalar 1.
         for i in 1..self.operands.len().max(2) {
-            let next = self.operands.get(i).map_or(Vec::new(), unique);
+            let next = self.operands.get(i).map_or(Vec::new(), |labels| unique(labels));
             let last = self.operands.len().max(2) - 1;
             let needed = |l: Label| {
                 if i == last { self.output.contains(&l) } else { self.needed_after(i, l) }
