@@ -54,11 +54,14 @@ impl Printer<'_> {
                 write!(f, " as {name:?}")?;
             }
         }
-        self.indent -= usize::from(self.indent > 0);
-        write!(f, "\n{:width$}}}", "", width = 2 * self.indent)
+        self.indented(f, 0)?;
+        f.write_char('}')
     }
     fn line(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\n{:width$}", "", width = 2 * (self.indent + 1))
+        self.indented(f, 1)
+    }
+    fn indented(&self, f: &mut fmt::Formatter<'_>, deeper: usize) -> fmt::Result {
+        write!(f, "\n{:width$}", "", width = 2 * (self.indent + deeper))
     }
     /// Inputs and constants with numbers below `end`. Inputs stand in the order of the graph's list.
     fn values_before(&mut self, f: &mut fmt::Formatter<'_>, end: usize) -> fmt::Result {
@@ -111,13 +114,10 @@ impl Printer<'_> {
             write!(f, " @ {:?}", node.name)?;
         }
         for body in &node.bodies {
-            write!(f, "\n{:width$}", "", width = 2 * (self.indent + 2))?;
-            Printer { graph: body, indent: self.indent + 2, values: 0, inputs: 0 }.body(f)?;
+            self.indented(f, 2)?;
+            Printer { graph: body, indent: self.indent + 2, values: 0, inputs: 0 }.graph(f)?;
         }
         Ok(())
-    }
-    fn body(self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.graph(f)
     }
     fn typed(&self, id: ValueId) -> String {
         format!("{}: {}", self.name(id), self.graph.values.get(id).map_or(&Type::Unknown, |value| &value.ty))
