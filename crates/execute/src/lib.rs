@@ -1,3 +1,6 @@
 //! Program to tensors, with real numbers, on the host.
 
 pub mod program;
+
+pub mod host;
+pub mod kernels;

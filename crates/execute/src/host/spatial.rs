@@ -1,0 +1,443 @@
+//! Convolution, pooling and resizing of one- and two-dimensional images, channels last.
+
+use super::prepare::{Choice, integers, layout_at_hand};
+use super::step::{Call, HostKernel, Outcome};
+use super::value::Layout;
+use crate::kernels::conv::{Convolution, Geometry, Placement, Transposed};
+use crate::kernels::reduce::{Reduction, reduce};
+use crate::kernels::window::{Pool, Pooling, Samples, resize};
+use orrery_ir::{Node, Op};
+
+pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
+    if !choice.is_f32(0) {
+        return None;
+    }
+    let node = choice.node;
+    match node.op {
+        Op::Conv | Op::ConvTranspose => {
+            let weights = choice.constant(1)?;
+            let dims = weights.rank().checked_sub(2).filter(|d| (1..=2).contains(d))?;
+            let window = WindowAttrs::of(node, dims, Some(&weights.shape()[2..]))?;
+            let groups = usize::try_from(node.attrs.int_or("group", 1)).ok().filter(|g| *g > 0)?;
+            let values = weights.values::<f32>()?;
+            let shape = weights.shape();
+            if weights.is_empty() || shape[0] % groups != 0 {
+                return None;
+            }
+            let transposed = node.op == Op::ConvTranspose;
+            let (channels, out_channels) =
+                if transposed { (shape[0], shape[1] * groups) } else { (shape[1] * groups, shape[0]) };
+            let WindowAttrs { taps, stride, dilation, .. } = window;
+            let geometry = Geometry { channels, out_channels, groups, taps, stride, dilation };
+            if transposed {
+                let extra = two(integers(node, "output_padding", dims, 0)?, 0);
+                let sizes = node.attrs.ints("output_shape").is_some();
+                if sizes || window.same.is_some() {
+                    return None;
+                }
+                let packed = Transposed::new(geometry, &values);
+                return Some(Box::new(ConvTranspose { window, extra, packed }));
+            }
+            Some(Box::new(Conv { window, packed: Convolution::new(geometry, &values) }))
+        }
+        Op::MaxPool | Op::AveragePool => {
+            if node.outputs.len() > 1 && node.outputs[1].is_some() {
+                return None;
+            }
+            let dims = node.attrs.ints("kernel_shape")?.len();
+            let window = WindowAttrs::of(node, dims, None)?;
+            let include_pad = node.attrs.flag("count_include_pad");
+            Some(Box::new(PoolKernel { window, average: node.op == Op::AveragePool, include_pad }))
+        }
+        Op::GlobalAveragePool | Op::GlobalMaxPool => {
+            Some(Box::new(GlobalPool { average: node.op == Op::GlobalAveragePool }))
+        }
+        Op::Resize => ResizeKernel::of(node).map(|k| Box::new(k) as Box<dyn HostKernel>),
+        _ => None,
+    }
+}
+
+/// A pair from one or two values; one-dimensional images are one row.
+fn two(values: Vec<usize>, first: usize) -> [usize; 2] {
+    match values.as_slice() {
+        [x] => [first, *x],
+        [y, x, ..] => [*y, *x],
+        [] => [first, first],
+    }
+}
+
+/// The window as the attributes say.
+struct WindowAttrs {
+    dims: usize,
+    taps: [usize; 2],
+    stride: [usize; 2],
+    dilation: [usize; 2],
+    before: [usize; 2],
+    after: [usize; 2],
+    /// Padding so that the output is the input over the stride; true where the odd one goes before.
+    same: Option<bool>,
+    round_up: bool,
+}
+
+impl WindowAttrs {
+    fn of(node: &Node, dims: usize, taps: Option<&[usize]>) -> Option<Self> {
+        if !(1..=2).contains(&dims) {
+            return None;
+        }
+        let taps = match taps {
+            Some(taps) => taps.to_vec(),
+            None => integers(node, "kernel_shape", dims, 1)?,
+        };
+        let stride = two(integers(node, "strides", dims, 1)?, 1);
+        let pads = integers(node, "pads", 2 * dims, 0)?;
+        let (same, explicit) = match node.attrs.str_or("auto_pad", "NOTSET") {
+            "NOTSET" => (None, true),
+            "VALID" => (None, false),
+            "SAME_UPPER" => (Some(false), false),
+            "SAME_LOWER" => (Some(true), false),
+            _ => return None,
+        };
+        let pads = if explicit { pads } else { vec![0; 2 * dims] };
+        let window = Self {
+            dims,
+            taps: two(taps, 1),
+            stride,
+            dilation: two(integers(node, "dilations", dims, 1)?, 1),
+            before: two(pads[..dims].to_vec(), 0),
+            after: two(pads[dims..].to_vec(), 0),
+            same,
+            round_up: node.attrs.flag("ceil_mode"),
+        };
+        let positive = [window.taps, window.stride, window.dilation].iter().flatten().all(|&n| n > 0);
+        positive.then_some(window)
+    }
+    /// Height and width of an input shape.
+    fn size(&self, shape: &[usize]) -> Option<[usize; 2]> {
+        (shape.len() == self.dims + 2).then(|| two(shape[2..].to_vec(), 1))
+    }
+    /// Shape of the output.
+    fn shape(&self, images: usize, channels: usize, out: [usize; 2]) -> Vec<usize> {
+        [images, channels].into_iter().chain(out[2 - self.dims..].iter().copied()).collect()
+    }
+    /// Length of the window in dimension `d`.
+    fn reach(&self, d: usize) -> usize {
+        (self.taps[d] - 1) * self.dilation[d] + 1
+    }
+    /// Where the window goes on an image of that size, and the padding after; none where it does not fit.
+    fn place(&self, size: [usize; 2]) -> Option<(Placement, [usize; 2])> {
+        let mut place = Placement { size, out: [0; 2], pad: self.before };
+        let mut after = self.after;
+        for d in 0..2 {
+            let (extent, stride, reach) = (size[d], self.stride[d], self.reach(d));
+            if let Some(before) = self.same {
+                place.out[d] = extent.div_ceil(stride);
+                let total = ((place.out[d].max(1) - 1) * stride + reach).saturating_sub(extent);
+                place.pad[d] = if before { total - total / 2 } else { total / 2 };
+                after[d] = total - place.pad[d];
+                continue;
+            }
+            let room = (extent + place.pad[d] + after[d]).checked_sub(reach)?;
+            place.out[d] = if self.round_up { room.div_ceil(stride) } else { room / stride } + 1;
+            // A window that would start behind the image and the padding before it is left out.
+            if self.round_up && (place.out[d] - 1) * stride >= extent + place.pad[d] {
+                place.out[d] -= 1;
+            }
+        }
+        Some((place, after))
+    }
+}
+
+struct Conv {
+    window: WindowAttrs,
+    packed: Convolution,
+}
+impl HostKernel for Conv {
+    fn name(&self) -> &'static str {
+        "convolution"
+    }
+    fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
+        let shape = call.shape(0);
+        let geometry = self.packed.geometry();
+        let fits = self.window.size(&shape).filter(|_| shape[1] == geometry.channels);
+        let Some((place, _)) = fits.and_then(|size| self.window.place(size)) else {
+            return Ok(Outcome::Declined);
+        };
+        let Some(data) = call.floats(0, Layout::ChannelsLast) else { return Ok(Outcome::Declined) };
+        let bias = call.floats(2, Layout::Plain);
+        if bias.as_ref().is_some_and(|b| b.len() != geometry.out_channels) {
+            return Ok(Outcome::Declined);
+        }
+        let out = self.window.shape(shape[0], geometry.out_channels, place.out);
+        call.make_with_tail(out, Layout::ChannelsLast, bias.as_deref(), |call, finish, out| {
+            self.packed.run(&call.machine.threads, &data, shape[0], &place, finish, out);
+        })
+    }
+}
+
+struct ConvTranspose {
+    window: WindowAttrs,
+    extra: [usize; 2],
+    packed: Transposed,
+}
+impl HostKernel for ConvTranspose {
+    fn name(&self) -> &'static str {
+        "transposed convolution"
+    }
+    fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
+        let shape = call.shape(0);
+        let geometry = self.packed.geometry();
+        let window = &self.window;
+        let Some(size) = window.size(&shape).filter(|_| shape[1] == geometry.channels) else {
+            return Ok(Outcome::Declined);
+        };
+        let mut out = [0; 2];
+        for d in 0..2 {
+            let full = (size[d].max(1) - 1) * window.stride[d] + window.reach(d) + self.extra[d];
+            let Some(extent) = full.checked_sub(window.before[d] + window.after[d]) else {
+                return Ok(Outcome::Declined);
+            };
+            out[d] = extent;
+        }
+        let Some(data) = call.floats(0, Layout::ChannelsLast) else { return Ok(Outcome::Declined) };
+        let bias = call.floats(2, Layout::Plain);
+        if bias.as_ref().is_some_and(|b| b.len() != geometry.out_channels) {
+            return Ok(Outcome::Declined);
+        }
+        let place = Placement { size, out, pad: window.before };
+        let out = window.shape(shape[0], geometry.out_channels, out);
+        call.make_with_tail(out, Layout::ChannelsLast, bias.as_deref(), |call, finish, out| {
+            self.packed.run(&call.machine.threads, &data, shape[0], &place, finish, out);
+        })
+    }
+}
+
+struct PoolKernel {
+    window: WindowAttrs,
+    average: bool,
+    include_pad: bool,
+}
+impl HostKernel for PoolKernel {
+    fn name(&self) -> &'static str {
+        "pooling"
+    }
+    fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
+        let shape = call.shape(0);
+        let window = &self.window;
+        let placed = window.size(&shape).and_then(|size| window.place(size));
+        let Some((place, after)) = placed else { return Ok(Outcome::Declined) };
+        let Some(data) = call.floats(0, Layout::ChannelsLast) else { return Ok(Outcome::Declined) };
+        let kind = if self.average {
+            // How many taps of the window count at each position.
+            let counts = |d: usize| -> Vec<f32> {
+                let (first, end) = if self.include_pad {
+                    (0, place.size[d] + place.pad[d] + after[d])
+                } else {
+                    (place.pad[d], place.pad[d] + place.size[d])
+                };
+                (0..place.out[d])
+                    .map(|at| {
+                        let taps =
+                            (0..window.taps[d]).map(|k| at * window.stride[d] + k * window.dilation[d]);
+                        taps.filter(|p| (first..end).contains(p)).count() as f32
+                    })
+                    .collect()
+            };
+            Pooling::Average(counts(0), counts(1))
+        } else {
+            Pooling::Max
+        };
+        let out_shape = window.shape(shape[0], shape[1], place.out);
+        let mut out = call.room(out_shape.iter().product());
+        let WindowAttrs { taps, stride, dilation, .. } = *window;
+        Pool { kind, channels: shape[1], place, taps, stride, dilation }.run(
+            &call.machine.threads,
+            &data,
+            &mut out,
+        );
+        call.make(out_shape, out, Layout::ChannelsLast)
+    }
+}
+
+struct GlobalPool {
+    average: bool,
+}
+impl HostKernel for GlobalPool {
+    fn name(&self) -> &'static str {
+        "global pooling"
+    }
+    fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
+        let shape = call.shape(0);
+        if shape.len() < 3 || shape.contains(&0) {
+            return Ok(Outcome::Declined);
+        }
+        let Some(layout) = call.input(0).map(|v| layout_at_hand(v)) else { return Ok(Outcome::Declined) };
+        let Some(data) = call.floats(0, layout) else { return Ok(Outcome::Declined) };
+        let spatial: usize = shape[2..].iter().product();
+        let mut out = call.room(shape[0] * shape[1]);
+        let how = if self.average { Reduction::Sum } else { Reduction::Max };
+        let inner = if layout == Layout::Plain { 1 } else { shape[1] };
+        reduce(&call.machine.threads, &data, spatial, inner, how, &mut out);
+        if self.average {
+            let factor = 1.0 / spatial as f32;
+            out.iter_mut().for_each(|x| *x *= factor);
+        }
+        let out_shape = shape[..2].iter().copied().chain(std::iter::repeat_n(1, shape.len() - 2)).collect();
+        call.make(out_shape, out, layout)
+    }
+}
+
+/// How positions of the result follow from positions of the operand.
+#[derive(Clone, Copy)]
+enum Coordinates {
+    HalfPixel,
+    HalfPixelSymmetric,
+    TorchHalfPixel,
+    AlignCorners,
+    Asymmetric,
+}
+#[derive(Clone, Copy)]
+enum Rounding {
+    PreferFloor,
+    PreferCeil,
+    Floor,
+    Ceil,
+}
+struct ResizeKernel {
+    coordinates: Coordinates,
+    /// None for linear.
+    nearest: Option<Rounding>,
+    axes: Option<Vec<i64>>,
+}
+impl ResizeKernel {
+    fn of(node: &Node) -> Option<Self> {
+        let attrs = &node.attrs;
+        if attrs.flag("antialias")
+            || attrs.flag("exclude_outside")
+            || attrs.str_or("keep_aspect_ratio_policy", "stretch") != "stretch"
+        {
+            return None;
+        }
+        let coordinates = match attrs.str_or("coordinate_transformation_mode", "half_pixel") {
+            "half_pixel" => Coordinates::HalfPixel,
+            "half_pixel_symmetric" => Coordinates::HalfPixelSymmetric,
+            "pytorch_half_pixel" => Coordinates::TorchHalfPixel,
+            "align_corners" => Coordinates::AlignCorners,
+            "asymmetric" => Coordinates::Asymmetric,
+            _ => return None,
+        };
+        let nearest = match attrs.str_or("mode", "nearest") {
+            "linear" => None,
+            "nearest" => Some(match attrs.str_or("nearest_mode", "round_prefer_floor") {
+                "round_prefer_floor" => Rounding::PreferFloor,
+                "round_prefer_ceil" => Rounding::PreferCeil,
+                "floor" => Rounding::Floor,
+                "ceil" => Rounding::Ceil,
+                _ => return None,
+            }),
+            _ => return None,
+        };
+        Some(Self { coordinates, nearest, axes: attrs.ints("axes").map(<[i64]>::to_vec) })
+    }
+    /// Extents and scales of the result; none where this kernel does not take them.
+    fn target(&self, call: &mut Call<'_>, shape: &[usize]) -> Option<Vec<(usize, f64)>> {
+        let rank = shape.len();
+        let mut target: Vec<(usize, f64)> = shape.iter().map(|&n| (n, 1.0)).collect();
+        let axes: Vec<usize> = match &self.axes {
+            None => (0..rank).collect(),
+            Some(axes) => axes
+                .iter()
+                .map(|&a| usize::try_from(if a < 0 { a + rank as i64 } else { a }).ok().filter(|a| *a < rank))
+                .collect::<Option<_>>()?,
+        };
+        let sizes = call.integers(3).filter(|s| !s.is_empty());
+        let scales = call.floats(2, Layout::Plain).filter(|s| !s.is_empty());
+        match (sizes, scales) {
+            (Some(sizes), _) if sizes.len() == axes.len() => {
+                for (&axis, size) in axes.iter().zip(sizes) {
+                    let size = usize::try_from(size).ok()?;
+                    target[axis] = (size, size as f64 / shape[axis] as f64);
+                }
+            }
+            (None, Some(scales)) if scales.len() == axes.len() => {
+                for (&axis, &scale) in axes.iter().zip(scales.iter()) {
+                    let scale = f64::from(scale);
+                    target[axis] = ((shape[axis] as f64 * scale).floor() as usize, scale);
+                }
+            }
+            _ => return None,
+        }
+        Some(target)
+    }
+    fn samples(&self, extent: usize, (out, scale): (usize, f64)) -> Samples {
+        let last = extent - 1;
+        let position = |i: usize| {
+            let i = i as f64;
+            match self.coordinates {
+                Coordinates::Asymmetric => i / scale,
+                Coordinates::AlignCorners if out == 1 => 0.0,
+                Coordinates::AlignCorners => i * last as f64 / (out - 1) as f64,
+                Coordinates::TorchHalfPixel if out == 1 => 0.0,
+                Coordinates::HalfPixel | Coordinates::TorchHalfPixel => (i + 0.5) / scale - 0.5,
+                Coordinates::HalfPixelSymmetric => {
+                    // The true length of the result may be cut off; what is left is put in the middle.
+                    let adjustment = out as f64 / (scale * extent as f64);
+                    let offset = extent as f64 / 2.0 * (1.0 - adjustment);
+                    offset + (i + 0.5) / scale - 0.5
+                }
+            }
+        };
+        let place = |x: f64| x.clamp(0.0, last as f64) as usize;
+        match self.nearest {
+            Some(rounding) => Samples::Nearest(
+                (0..out)
+                    .map(|i| {
+                        let x = position(i);
+                        place(match rounding {
+                            Rounding::PreferFloor => (x - 0.5).ceil(),
+                            Rounding::PreferCeil => (x + 0.5).floor(),
+                            Rounding::Floor => x.floor(),
+                            Rounding::Ceil => x.ceil(),
+                        })
+                    })
+                    .collect(),
+            ),
+            None => Samples::Linear(
+                (0..out)
+                    .map(|i| {
+                        let x = position(i);
+                        let (a, b) = (place(x.floor()), place(x.floor() + 1.0));
+                        let weight = if a == b { 0.0 } else { (x - x.floor()) as f32 };
+                        (a, b, weight)
+                    })
+                    .collect(),
+            ),
+        }
+    }
+}
+impl HostKernel for ResizeKernel {
+    fn name(&self) -> &'static str {
+        "resize"
+    }
+    fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
+        let shape = call.shape(0);
+        if !(3..=4).contains(&shape.len()) || shape.contains(&0) {
+            return Ok(Outcome::Declined);
+        }
+        let Some(target) = self.target(call, &shape) else { return Ok(Outcome::Declined) };
+        let untouched = target[..2].iter().zip(&shape).all(|(t, &n)| t.0 == n);
+        if !untouched || target.iter().any(|t| t.0 == 0) {
+            return Ok(Outcome::Declined);
+        }
+        let layout = call.input(0).map_or(Layout::Plain, |v| layout_at_hand(v));
+        let Some(data) = call.floats(0, layout) else { return Ok(Outcome::Declined) };
+        let size = two(shape[2..].to_vec(), 1);
+        let rows =
+            if shape.len() == 4 { self.samples(size[0], target[2]) } else { Samples::Nearest(vec![0]) };
+        let columns = self.samples(size[1], target[shape.len() - 1]);
+        let pixel = if layout == Layout::Plain { 1 } else { shape[1] };
+        let out_shape: Vec<usize> = target.iter().map(|t| t.0).collect();
+        let mut out = call.room(out_shape.iter().product());
+        resize(&call.machine.threads, &data, size, pixel, &rows, &columns, &mut out);
+        call.make(out_shape, out, layout)
+    }
+}

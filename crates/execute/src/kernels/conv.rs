@@ -1,0 +1,281 @@
+//! Convolution over channels-last images, and its transpose.
+//!
+//! [`Convolution`] and [`Transposed`] hold the packed weights; `run` is given images. Windows of all channels are products
+//! whose left rows are pixels of the image ([`super::gemm`]); windows of one channel each go to [`super::depthwise`].
+
+use super::buffer::Buffer;
+use super::depthwise::Depthwise;
+use super::gemm::{Finish, Packed, Product, Rows, Window};
+use super::threads::{Block, Threads};
+
+/// The window of a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Input channels.
+    pub channels: usize,
+    /// Output channels.
+    pub out_channels: usize,
+    /// Groups.
+    pub groups: usize,
+    /// Taps down and across.
+    pub taps: [usize; 2],
+    /// Step down and across.
+    pub stride: [usize; 2],
+    /// Distance of taps down and across.
+    pub dilation: [usize; 2],
+}
+
+/// Where a window is put on images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Input height and width.
+    pub size: [usize; 2],
+    /// Output height and width.
+    pub out: [usize; 2],
+    /// Zeros above and left.
+    pub pad: [usize; 2],
+}
+
+/// Below this many channels the taps of a row are taken as one segment of a padded copy.
+const FEW_CHANNELS: usize = 12;
+
+/// A convolution with packed weights.
+#[derive(Debug)]
+pub struct Convolution {
+    geometry: Geometry,
+    method: Method,
+}
+#[derive(Debug)]
+enum Method {
+    /// A window of its own for each channel: weights by tap.
+    Depthwise(Vec<f32>),
+    /// One product for each group; each tap is a segment.
+    Taps(Vec<Packed>),
+    /// One product over a padded copy; each row of taps is a segment.
+    PaddedRows(Vec<Packed>),
+}
+
+impl Convolution {
+    /// Packs weights `[out channels, channels / groups, taps down, taps across]`.
+    pub fn new(geometry: Geometry, weights: &[f32]) -> Self {
+        let Geometry { channels, out_channels, groups, taps: [down, across], .. } = geometry;
+        let area = down * across;
+        if groups == channels && out_channels == channels && groups > 1 {
+            let by_tap = (0..area).flat_map(|t| (0..channels).map(move |c| weights[c * area + t])).collect();
+            return Self { geometry, method: Method::Depthwise(by_tap) };
+        }
+        let (inner, outer) = (channels / groups, out_channels / groups);
+        let packed = (0..groups)
+            .map(|g| {
+                Packed::new(area * inner, outer, |k, n| {
+                    let (tap, channel) = (k / inner, k % inner);
+                    weights[((g * outer + n) * inner + channel) * area + tap]
+                })
+            })
+            .collect();
+        let few = groups == 1 && channels < FEW_CHANNELS && across > 1 && geometry.dilation[1] == 1;
+        Self { geometry, method: if few { Method::PaddedRows(packed) } else { Method::Taps(packed) } }
+    }
+    /// Its window.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+    /// Convolves `images` images of `data`.
+    pub fn run(
+        &self,
+        threads: &Threads,
+        data: &[f32],
+        images: usize,
+        place: &Placement,
+        finish: Finish<'_>,
+        out: &mut [f32],
+    ) {
+        let Geometry { channels, taps, stride, dilation, .. } = self.geometry;
+        let Placement { size: [height, width], out: [out_height, out_width], pad } = *place;
+        match &self.method {
+            Method::Depthwise(weights) => Depthwise {
+                data,
+                weights,
+                channels,
+                height,
+                width,
+                out_height,
+                out_width,
+                taps,
+                stride,
+                pad,
+                dilation,
+            }
+            .run(threads, &finish, out),
+            Method::Taps(packed) => {
+                let plain = taps == [1, 1] && stride == [1, 1] && pad == [0, 0] && place.size == place.out;
+                let zeros = vec![0.0; if plain { 0 } else { channels }];
+                let rows = if plain {
+                    Rows::Dense { data, stride: channels }
+                } else {
+                    Rows::Window(Window {
+                        data,
+                        zeros: &zeros,
+                        height,
+                        width,
+                        pixel: channels,
+                        out_height,
+                        out_width,
+                        stride,
+                        pad,
+                        dilation,
+                        taps: taps[1],
+                    })
+                };
+                Product { rows, segments: taps[0] * taps[1], packed, finish }.run(threads, out);
+            }
+            Method::PaddedRows(packed) => {
+                // As wide and high as the windows reach; what they do not reach is left out.
+                let reach = |d: usize| (place.out[d] - 1) * stride[d] + (taps[d] - 1) * dilation[d] + 1;
+                let padded_size = [reach(0), reach(1)];
+                let padded = padded(threads, data, images, channels, place, padded_size);
+                let rows = Rows::Window(Window {
+                    data: &padded,
+                    zeros: &[],
+                    height: padded_size[0],
+                    width: padded_size[1],
+                    pixel: channels,
+                    out_height,
+                    out_width,
+                    stride,
+                    pad: [0, 0],
+                    dilation,
+                    taps: 1,
+                });
+                Product { rows, segments: taps[0], packed, finish }.run(threads, out);
+            }
+        }
+    }
+}
+
+/// The images with zeros around, cut off at `size`.
+fn padded(
+    threads: &Threads,
+    data: &[f32],
+    images: usize,
+    channels: usize,
+    place: &Placement,
+    size: [usize; 2],
+) -> Buffer {
+    let row_len = size[1] * channels;
+    let mut out = Buffer::zeros(images * size[0] * row_len);
+    let [height, width] = place.size;
+    let count = width.min(size[1].saturating_sub(place.pad[1])) * channels;
+    threads.chunks(&mut out, 16 * row_len, |i, rows| {
+        for (r, row) in rows.chunks_mut(row_len).enumerate() {
+            let (image, y) = ((i * 16 + r) / size[0], (i * 16 + r) % size[0]);
+            let y = y.wrapping_sub(place.pad[0]);
+            if y < height {
+                let from = &data[(image * height + y) * width * channels..][..count];
+                row[place.pad[1] * channels..][..count].copy_from_slice(from);
+            }
+        }
+    });
+    out
+}
+
+/// A transposed convolution with packed weights: each input pixel times the window is added to the output.
+#[derive(Debug)]
+pub struct Transposed {
+    geometry: Geometry,
+    packed: Vec<Packed>,
+}
+
+impl Transposed {
+    /// Packs weights `[channels, out channels / groups, taps down, taps across]`.
+    pub fn new(geometry: Geometry, weights: &[f32]) -> Self {
+        let Geometry { channels, out_channels, groups, taps: [down, across], .. } = geometry;
+        let (area, inner, outer) = (down * across, channels / groups, out_channels / groups);
+        let packed = (0..groups)
+            .map(|g| {
+                Packed::new(inner, area * outer, |k, n| {
+                    let (tap, channel) = (n / outer, n % outer);
+                    weights[((g * inner + k) * outer + channel) * area + tap]
+                })
+            })
+            .collect();
+        Self { geometry, packed }
+    }
+    /// Its window.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+    /// Computes `images` images of `data`; `place.pad` is what is cut off above and left.
+    pub fn run(
+        &self,
+        threads: &Threads,
+        data: &[f32],
+        images: usize,
+        place: &Placement,
+        finish: Finish<'_>,
+        out: &mut [f32],
+    ) {
+        let Geometry { channels, out_channels, groups, taps, stride, dilation } = self.geometry;
+        let [height, width] = place.size;
+        let [out_height, out_width] = place.out;
+        let (area, outer) = (taps[0] * taps[1], out_channels / groups);
+        // What each input pixel gives to each tap; then each output pixel gathers what falls on it.
+        let mut given = Buffer::zeros(images * height * width * groups * area * outer);
+        let product = Product {
+            rows: Rows::Dense { data, stride: channels },
+            segments: 1,
+            packed: &self.packed,
+            finish: Finish::default(),
+        };
+        product.run(threads, &mut given);
+        let row_len = out_width * out_channels;
+        let piece_rows = (16384 / row_len.max(1)).clamp(1, out_height.max(1));
+        threads.chunks(out, piece_rows * row_len, |i, piece| {
+            for (r, row) in piece.chunks_mut(row_len).enumerate() {
+                let (image, y) = ((i * piece_rows + r) / out_height, (i * piece_rows + r) % out_height);
+                for pixel in row.chunks_exact_mut(out_channels) {
+                    match finish.bias {
+                        Some(bias) => pixel.copy_from_slice(bias),
+                        None => pixel.fill(0.0),
+                    }
+                }
+                for ky in 0..taps[0] {
+                    let Some(from_y) = source(y, ky, place.pad[0], stride[0], dilation[0], height) else {
+                        continue;
+                    };
+                    for kx in 0..taps[1] {
+                        for (x, pixel) in row.chunks_exact_mut(out_channels).enumerate() {
+                            let Some(from_x) = source(x, kx, place.pad[1], stride[1], dilation[1], width)
+                            else {
+                                continue;
+                            };
+                            let at = ((image * height + from_y) * width + from_x) * groups * area * outer;
+                            for (g, to) in pixel.chunks_exact_mut(outer).enumerate() {
+                                let given = &given[at + (g * area + ky * taps[1] + kx) * outer..][..outer];
+                                to.iter_mut().zip(given).for_each(|(to, x)| *to += x);
+                            }
+                        }
+                    }
+                }
+                if let Some((least, largest)) = finish.clamp {
+                    row.iter_mut().for_each(|x| *x = clamp(*x, least, largest));
+                }
+            }
+            if let Some(then) = finish.then {
+                then(i * piece_rows * out_width, 0, &mut Block::of(piece, out_channels));
+            }
+        });
+    }
+}
+
+/// Within the bounds; NaN passes through.
+fn clamp(x: f32, least: f32, largest: f32) -> f32 {
+    let x = if x < least { least } else { x };
+    if x > largest { largest } else { x }
+}
+
+/// The input position from which tap `k` reaches output position `at`.
+fn source(at: usize, k: usize, pad: usize, stride: usize, dilation: usize, extent: usize) -> Option<usize> {
+    let reached = (at + pad).checked_sub(k * dilation)?;
+    (reached % stride == 0 && reached / stride < extent).then_some(reached / stride)
+}

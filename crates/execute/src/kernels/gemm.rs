@@ -1,0 +1,445 @@
+//! Matrix product with a right operand packed once, rows of the left operand taken from anywhere.
+//!
+//! `out[m, n] = sum over segments s and k in s of row(m, s)[k] * packed[s, k, n]`, bias as starting value, clamped at the end.
+//! A dense product has one segment; a convolution over channels-last images has one for each tap of its window, whose rows
+//! are pixels of the image, so that nothing is copied. Every element is summed in order of (s, k) by one fused
+//! multiply-add each, whatever the tiling and the number of threads: the result depends on neither.
+
+use super::buffer::Buffer;
+use super::simd::{Kernel, Level, Simd};
+use super::threads::{Block, Threads};
+
+/// Numbers of a panel's rows kept close while a block of rows passes: 512 rows of 64 fill 128 KiB.
+const DEPTH: usize = 512;
+/// Bytes of the packed operand up to which one piece of work takes all of its columns.
+const NARROW_BYTES: usize = 512 << 10;
+/// Bytes of left rows that one piece of work passes over again and again.
+const BLOCK_BYTES: usize = 192 << 10;
+
+/// The right operand, `depth` x `columns`, cut into panels of up to four vectors' width that lie row by row.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    data: Buffer,
+    depth: usize,
+    columns: usize,
+    level: Level,
+}
+
+impl Packed {
+    /// Packs `element(k, n)`.
+    pub fn new(depth: usize, columns: usize, element: impl Fn(usize, usize) -> f32) -> Self {
+        let mut packed = Self::room(depth, columns);
+        packed.fill(|k, from, to| {
+            for (j, x) in to.iter_mut().enumerate() {
+                *x = element(k, from + j);
+            }
+        });
+        packed
+    }
+    /// Packs a row-major matrix.
+    pub fn from_rows(depth: usize, columns: usize, matrix: &[f32]) -> Self {
+        let mut packed = Self::room(depth, columns);
+        packed.repack_rows(matrix);
+        packed
+    }
+    /// Room for an operand, to be filled by `repack_rows` or `repack_transposed`.
+    pub fn room(depth: usize, columns: usize) -> Self {
+        Self::room_at(Level::best(), depth, columns)
+    }
+    /// Makes this room for an operand of another size.
+    pub fn reshape(&mut self, depth: usize, columns: usize) {
+        (self.depth, self.columns) = (depth, columns);
+        // What is left in the padding of the last panel stays in lanes that are not stored.
+        self.data.set_len(depth * columns.next_multiple_of(self.level.lanes()));
+    }
+    fn room_at(level: Level, depth: usize, columns: usize) -> Self {
+        let data = Buffer::zeros(depth * columns.next_multiple_of(level.lanes()));
+        Self { data, depth, columns, level }
+    }
+    /// Packs a row-major matrix into this room.
+    pub fn repack_rows(&mut self, matrix: &[f32]) {
+        let columns = self.columns;
+        self.fill(|k, from, to| to.copy_from_slice(&matrix[k * columns + from..][..to.len()]));
+    }
+    /// Packs the transpose of a row-major matrix of `columns` rows into this room.
+    pub fn repack_transposed(&mut self, matrix: &[f32]) {
+        let depth = self.depth;
+        let width = self.full_width();
+        for first in (0..self.columns).step_by(width) {
+            let (used, panel_width) = self.panel_extent(first);
+            let panel = &mut self.data[first * depth..][..panel_width * depth];
+            // Blocks of 16 x 16, so that both sides stay in the first cache.
+            for k0 in (0..depth).step_by(16) {
+                for j0 in (0..used).step_by(16) {
+                    for j in j0..(j0 + 16).min(used) {
+                        let row = &matrix[(first + j) * depth..][..depth];
+                        for k in k0..(k0 + 16).min(depth) {
+                            panel[k * panel_width + j] = row[k];
+                        }
+                    }
+                }
+            }
+        }
+    }
+    fn fill(&mut self, row: impl Fn(usize, usize, &mut [f32])) {
+        let (depth, width) = (self.depth, self.full_width());
+        for first in (0..self.columns).step_by(width) {
+            let (used, panel_width) = self.panel_extent(first);
+            let panel = &mut self.data[first * depth..][..panel_width * depth];
+            for (k, to) in panel.chunks_exact_mut(panel_width).enumerate() {
+                row(k, first, &mut to[..used]);
+            }
+        }
+    }
+    /// Rows.
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+    /// Columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+    /// Columns of every panel but the last.
+    fn full_width(&self) -> usize {
+        self.level.lanes() * widest(self.level)
+    }
+    /// Columns in use, and width with padding, of the panel that starts at column `first`.
+    fn panel_extent(&self, first: usize) -> (usize, usize) {
+        let used = (self.columns - first).min(self.full_width());
+        (used, used.next_multiple_of(self.level.lanes()))
+    }
+}
+
+/// Vectors in a full panel: what the registers hold beside enough rows.
+fn widest(level: Level) -> usize {
+    match level {
+        Level::Portable(_) => 1,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(_) => 2,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(_) => 4,
+    }
+}
+
+/// Where the rows of the left operand are.
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    /// Row `m` starts at `m * stride`; one segment.
+    Dense {
+        /// Numbers.
+        data: &'a [f32],
+        /// From row to row.
+        stride: usize,
+    },
+    /// Row `m` is an output pixel, segment `s` a tap of the window.
+    Window(Window<'a>),
+}
+
+/// A window that moves over channels-last images.
+#[derive(Clone, Copy, Debug)]
+pub struct Window<'a> {
+    /// Images, each `height` x `width` x `pixel`.
+    pub data: &'a [f32],
+    /// Zeros, at least as many as a segment is long: what lies outside the image.
+    pub zeros: &'a [f32],
+    /// Input height.
+    pub height: usize,
+    /// Input width.
+    pub width: usize,
+    /// Numbers from a pixel to the next.
+    pub pixel: usize,
+    /// Output height.
+    pub out_height: usize,
+    /// Output width.
+    pub out_width: usize,
+    /// Step down and across.
+    pub stride: [usize; 2],
+    /// Zeros above and left.
+    pub pad: [usize; 2],
+    /// Distance of taps down and across.
+    pub dilation: [usize; 2],
+    /// Taps across; segment `s` is tap `(s / taps, s % taps)`.
+    pub taps: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Segment `s` of rows `m..m + MR`, from its start; longer than the segment where the memory goes on.
+    #[inline(always)]
+    fn rows<const MR: usize>(&self, m: usize, s: usize, from: usize, len: usize) -> [&'a [f32]; MR] {
+        match self {
+            Rows::Dense { data, stride } => std::array::from_fn(|i| &data[(m + i) * stride + from..][..len]),
+            Rows::Window(w) => {
+                let (down, across) = (s / w.taps * w.dilation[0], s % w.taps * w.dilation[1]);
+                let plane = w.out_height * w.out_width;
+                let (mut image, mut rest) = (m / plane, m % plane);
+                let (mut y, mut x) = (rest / w.out_width, rest % w.out_width);
+                std::array::from_fn(|_| {
+                    // Above or left of the image wraps to a huge number, which is outside as well.
+                    let row = (y * w.stride[0] + down).wrapping_sub(w.pad[0]);
+                    let column = (x * w.stride[1] + across).wrapping_sub(w.pad[1]);
+                    let found = if row < w.height && column < w.width {
+                        let at = ((image * w.height + row) * w.width + column) * w.pixel + from;
+                        &w.data[at..][..len]
+                    } else {
+                        &w.zeros[..len]
+                    };
+                    x += 1;
+                    if x == w.out_width {
+                        (x, y) = (0, y + 1);
+                        if y == w.out_height {
+                            (y, image) = (0, image + 1);
+                        }
+                    }
+                    rest += 1;
+                    found
+                })
+            }
+        }
+    }
+}
+
+/// What is done to the sums.
+#[derive(Clone, Copy, Default)]
+pub struct Finish<'a> {
+    /// One starting value for each column.
+    pub bias: Option<&'a [f32]>,
+    /// Least and largest value; none leaves all as they are.
+    pub clamp: Option<(f32, f32)>,
+    /// Called with first row, first column and the finished block while it is in the cache.
+    pub then: Option<&'a (dyn Fn(usize, usize, &mut Block<'_>) + Sync)>,
+}
+
+/// A product to be computed.
+#[derive(Clone, Copy)]
+pub struct Product<'a> {
+    /// Left operand.
+    pub rows: Rows<'a>,
+    /// Number of its segments, all of one length.
+    pub segments: usize,
+    /// Right operands, each as deep as all segments together: one, or one for each group of channels. All groups are of one
+    /// size; the columns of each follow those of the one before, and its segments start where those of the one before end.
+    pub packed: &'a [Packed],
+    /// What is done to the sums.
+    pub finish: Finish<'a>,
+}
+
+/// A run of one segment.
+#[derive(Clone, Copy)]
+struct Run {
+    segment: usize,
+    from: usize,
+    len: usize,
+    depth: usize,
+}
+
+impl Product<'_> {
+    /// Computes all rows into `out`, as many as it has room for, on all threads.
+    pub fn run(&self, threads: &Threads, out: &mut [f32]) {
+        let Some(packed) = self.packed.first().filter(|_| !out.is_empty()) else { return };
+        let (depth, columns, groups) = (packed.depth, packed.columns, self.packed.len());
+        let m = out.len() / (columns * groups);
+        let narrow = depth * columns * 4 <= NARROW_BYTES;
+        let step = if narrow { columns } else { packed.full_width() };
+        let cuts: Vec<usize> = (0..groups)
+            .flat_map(|g| (0..columns).step_by(step).map(move |c| g * columns + c))
+            .chain([groups * columns])
+            .collect();
+        // A multiple of all tile heights, so that no piece but the last has leftover rows.
+        let block_rows = (BLOCK_BYTES / 4 / depth.clamp(1, 4 * DEPTH)).max(24).next_multiple_of(24);
+        let block_rows = if narrow { block_rows.min(m.div_ceil(8).next_multiple_of(24)) } else { block_rows };
+        let runs = self.runs();
+        threads.blocks(out, columns * groups, block_rows, &cuts, |row, column, block| {
+            self.block(&runs, row, column, block);
+        });
+    }
+    /// Computes all rows into `out` on this thread.
+    pub fn run_here(&self, out: &mut [f32]) {
+        let Some(packed) = self.packed.first().filter(|_| !out.is_empty()) else { return };
+        let columns = packed.columns * self.packed.len();
+        let runs = self.runs();
+        let mut all = Block::of(out, columns);
+        for group in 0..self.packed.len() {
+            self.block(
+                &runs,
+                0,
+                group * packed.columns,
+                &mut all.columns_of(group * packed.columns, packed.columns),
+            );
+        }
+    }
+    fn block(&self, runs: &[Vec<Run>], row: usize, column: usize, block: &mut Block<'_>) {
+        self.packed[0].level.run(BlockKernel { product: self, runs, row, column, block: &mut *block });
+        if let Some(then) = self.finish.then {
+            then(row, column, block);
+        }
+    }
+    fn segment_len(&self) -> usize {
+        self.packed[0].depth / self.segments.max(1)
+    }
+    /// The depth cut into parts of at most [`DEPTH`], each a list of runs.
+    fn runs(&self) -> Vec<Vec<Run>> {
+        let depth = self.packed[0].depth;
+        let segment_len = self.segment_len();
+        let parts = depth.div_ceil(DEPTH).max(1);
+        let part_len = depth.div_ceil(parts).next_multiple_of(8).max(1);
+        let mut out = vec![Vec::new()];
+        let mut room = part_len;
+        for segment in 0..self.segments {
+            let mut from = 0;
+            while from < segment_len {
+                if room == 0 {
+                    out.push(Vec::new());
+                    room = part_len;
+                }
+                let len = (segment_len - from).min(room);
+                let run = Run { segment, from, len, depth: segment * segment_len + from };
+                out.last_mut().expect("starts with one").push(run);
+                from += len;
+                room -= len;
+            }
+        }
+        out
+    }
+}
+
+struct BlockKernel<'a, 'b, 'c> {
+    product: &'a Product<'a>,
+    runs: &'a [Vec<Run>],
+    row: usize,
+    column: usize,
+    block: &'b mut Block<'c>,
+}
+
+impl Kernel for BlockKernel<'_, '_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { product, runs, row, column, block } = self;
+        let group = column / product.packed[0].columns;
+        let packed = &product.packed[group];
+        let width = packed.full_width();
+        let first_column = group * packed.columns;
+        for (part, runs_of_part) in runs.iter().enumerate() {
+            for first in (column - first_column..column - first_column + block.columns()).step_by(width) {
+                let (used, panel_width) = packed.panel_extent(first);
+                let panel = &packed.data[first * packed.depth..][..panel_width * packed.depth];
+                let mut tile = Tile {
+                    product,
+                    runs: runs_of_part,
+                    panel,
+                    first_part: part == 0,
+                    last_part: part + 1 == runs.len(),
+                    group_offset: group * product.segment_len(),
+                    row,
+                    column: first_column + first,
+                    at: first_column + first - column,
+                    used,
+                    block,
+                };
+                match panel_width / S::LANES {
+                    1 => tile.all_rows::<S, 12, 6, 3, 1>(s),
+                    2 if const { S::LANES < 16 } => tile.all_rows::<S, 6, 3, 2, 2>(s),
+                    2 if const { S::LANES == 16 } => tile.all_rows::<S, 12, 6, 3, 2>(s),
+                    3 if const { S::LANES == 16 } => tile.all_rows::<S, 8, 4, 2, 3>(s),
+                    4 if const { S::LANES == 16 } => tile.all_rows::<S, 6, 3, 2, 4>(s),
+                    other => unreachable!("a panel has up to four vectors, not {other}"),
+                }
+            }
+        }
+    }
+}
+
+struct Tile<'a, 'b, 'c> {
+    product: &'a Product<'a>,
+    runs: &'a [Run],
+    panel: &'a [f32],
+    first_part: bool,
+    last_part: bool,
+    group_offset: usize,
+    row: usize,
+    column: usize,
+    at: usize,
+    used: usize,
+    block: &'b mut Block<'c>,
+}
+
+impl Tile<'_, '_, '_> {
+    /// Takes the block's rows in tiles of `A`, then of `B`, `C` and one.
+    #[inline(always)]
+    fn all_rows<S: Simd, const A: usize, const B: usize, const C: usize, const NV: usize>(&mut self, s: S) {
+        let rows = self.block.rows();
+        let mut i = 0;
+        while i + A <= rows {
+            self.tile::<S, A, NV>(s, i);
+            i += A;
+        }
+        while i + B <= rows {
+            self.tile::<S, B, NV>(s, i);
+            i += B;
+        }
+        while i + C <= rows {
+            self.tile::<S, C, NV>(s, i);
+            i += C;
+        }
+        while i < rows {
+            self.tile::<S, 1, NV>(s, i);
+            i += 1;
+        }
+    }
+    #[inline(always)]
+    fn tile<S: Simd, const MR: usize, const NV: usize>(&mut self, s: S, i: usize) {
+        let width = NV * S::LANES;
+        let mut sums = [[s.splat(0.0); NV]; MR];
+        for run in self.runs {
+            let rows: [&[f32]; MR] =
+                self.product.rows.rows(self.row + i, run.segment, self.group_offset + run.from, run.len);
+            let panel = &self.panel[run.depth * width..][..run.len * width];
+            accumulate::<S, MR, NV>(s, &rows, panel, run.len, &mut sums);
+        }
+        let bias = self.product.finish.bias.map(|bias| &bias[self.column..][..self.used]);
+        let clamp = if self.last_part { self.product.finish.clamp } else { None };
+        for (r, sums) in sums.iter().enumerate() {
+            let out = &mut self.block.row(i + r)[self.at..][..self.used];
+            for (v, sum) in sums.iter().enumerate() {
+                let from = (v * S::LANES).min(out.len());
+                let to = &mut out[from..];
+                let mut sum = *sum;
+                if !self.first_part {
+                    sum = s.add(sum, s.load_partial(to));
+                } else if let Some(bias) = bias {
+                    sum = s.add(sum, s.load_partial(&bias[from..]));
+                }
+                if let Some((least, largest)) = clamp {
+                    // The bound comes first: a NaN passes through.
+                    sum = s.min(s.splat(largest), s.max(s.splat(least), sum));
+                }
+                if to.len() >= S::LANES { s.store(to, sum) } else { s.store_partial(to, sum) }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn accumulate<S: Simd, const MR: usize, const NV: usize>(
+    s: S,
+    rows: &[&[f32]; MR],
+    panel: &[f32],
+    len: usize,
+    sums: &mut [[S::V; NV]; MR],
+) {
+    let rows = rows.map(|row| &row[..len]);
+    let mut local = *sums;
+    for (k, right) in (0..len).zip(panel.chunks_exact(NV * S::LANES)) {
+        let mut columns = [s.splat(0.0); NV];
+        for (v, column) in columns.iter_mut().enumerate() {
+            *column = s.load(&right[v * S::LANES..]);
+        }
+        for i in 0..MR {
+            let left = s.splat(rows[i][k]);
+            for v in 0..NV {
+                local[i][v] = s.fma(left, columns[v], local[i][v]);
+            }
+        }
+    }
+    *sums = local;
+}

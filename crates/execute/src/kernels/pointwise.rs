@@ -1,0 +1,548 @@
+//! Small programs applied number by number: chains of elementwise ops run in one pass over memory.
+//!
+//! A [`Program`] is a list of instructions over whole tiles that stay in the first cache; [`Bound`] gives it operands, some of
+//! them repeated by broadcasting. The same program runs over a tensor ([`Bound::run`]) or over the part of a matrix product
+//! that was just computed ([`Bound::apply`]).
+
+use super::buffer::Buffer;
+use super::math;
+use super::simd::{Kernel, Simd, dispatch};
+use super::threads::{Block, Threads};
+use std::cell::RefCell;
+
+/// Numbers in a tile.
+const TILE: usize = 1024;
+/// Numbers in a piece of work.
+const PIECE: usize = 16 * TILE;
+
+/// What an instruction reads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Source {
+    /// Result of an earlier instruction.
+    Step(usize),
+    /// Input of the program.
+    Input(usize),
+    /// A number.
+    Number(f32),
+}
+
+/// A function of one number.
+#[derive(Clone, Copy, Debug)]
+pub enum Function {
+    /// `x` itself.
+    Copy,
+    /// Magnitude.
+    Abs,
+    /// Square root.
+    Sqrt,
+    /// Nearest whole number, ties to even.
+    Round,
+    /// [`math::exp`].
+    Exp,
+    /// [`math::sigmoid`].
+    Sigmoid,
+    /// [`math::tanh`].
+    Tanh,
+    /// [`math::erf`].
+    Erf,
+    /// [`math::gelu`].
+    Gelu,
+    /// [`math::gelu_tanh`].
+    GeluTanh,
+    /// `x * sigmoid(alpha x)`.
+    Swish(f32),
+    /// `x * clamp(x / 6 + 1 / 2, 0, 1)`.
+    HardSwish,
+    /// Any other, one number at a time.
+    Scalar(fn(f32) -> f32),
+}
+
+/// A function of two numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binary {
+    /// `a + b`
+    Add,
+    /// `a - b`
+    Sub,
+    /// `a * b`
+    Mul,
+    /// `a / b`
+    Div,
+    /// The smaller; NaN where either is.
+    Min,
+    /// The larger; NaN where either is.
+    Max,
+    /// `a` to the power of `b`.
+    Pow,
+}
+
+/// One instruction.
+#[derive(Clone, Copy, Debug)]
+pub enum Instruction {
+    /// `clamp(x * scale + shift, least, largest)`
+    Line {
+        /// Operand.
+        x: Source,
+        /// Factor.
+        scale: f32,
+        /// Added.
+        shift: f32,
+        /// Lower bound; minus infinity for none.
+        least: f32,
+        /// Upper bound; infinity for none.
+        largest: f32,
+    },
+    /// A function of one operand.
+    Unary(Function, Source),
+    /// A function of two operands.
+    Binary(Binary, Source, Source),
+    /// `a * b + c`
+    MulAdd(Source, Source, Source),
+}
+
+/// Instructions in order; the last one's result is the program's.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    instructions: Vec<Instruction>,
+}
+
+impl Program {
+    /// Appends an instruction and returns where its result is; joins it to the one before where both are lines.
+    pub fn push(&mut self, instruction: Instruction) -> Source {
+        self.instructions.push(instruction);
+        Source::Step(self.instructions.len() - 1)
+    }
+    /// Appends `clamp(x * scale + shift, least, largest)`.
+    pub fn line(&mut self, x: Source, scale: f32, shift: f32, least: f32, largest: f32) -> Source {
+        self.push(Instruction::Line { x, scale, shift, least, largest })
+    }
+    /// True where there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.instructions.is_empty()
+    }
+    /// The instructions.
+    pub fn instructions(&self) -> &[Instruction] {
+        &self.instructions
+    }
+    /// Where the program does no more than clamp input 0: the bounds.
+    pub fn as_clamp(&self) -> Option<(f32, f32)> {
+        match self.instructions.as_slice() {
+            [Instruction::Line { x: Source::Input(0), scale: 1.0, shift: 0.0, least, largest }] => {
+                Some((*least, *largest))
+            }
+            _ => None,
+        }
+    }
+    /// Joins neighbouring instructions: a line over a line that nothing else reads becomes one where no bound is between.
+    #[must_use]
+    pub fn simplified(&self) -> Self {
+        let mut uses = vec![0_u32; self.instructions.len()];
+        for instruction in &self.instructions {
+            instruction.for_each_source(|source| {
+                if let Source::Step(i) = source {
+                    uses[i] += 1;
+                }
+            });
+        }
+        let mut out = Self::default();
+        let mut moved: Vec<Source> = Vec::with_capacity(self.instructions.len());
+        for instruction in &self.instructions {
+            let mapped = instruction.map_sources(|source| match source {
+                Source::Step(i) => moved[i],
+                other => other,
+            });
+            if let (
+                Instruction::Line { x: Source::Step(before), .. },
+                Instruction::Line { x: Source::Step(at), .. },
+            ) = (instruction, &mapped)
+                && uses[*before] == 1
+                && let Some(joined) = join(&out.instructions[*at], &mapped)
+            {
+                out.instructions[*at] = joined;
+                moved.push(Source::Step(*at));
+                continue;
+            }
+            moved.push(out.push(mapped));
+        }
+        out
+    }
+}
+
+/// `second` after `first` as one line, where that is one.
+fn join(first: &Instruction, second: &Instruction) -> Option<Instruction> {
+    let (
+        Instruction::Line { x, scale, shift, least, largest },
+        Instruction::Line { scale: scale2, shift: shift2, least: least2, largest: largest2, .. },
+    ) = (*first, *second)
+    else {
+        return None;
+    };
+    if least == f32::NEG_INFINITY && largest == f32::INFINITY {
+        // Only where one of both does nothing but shift or scale: then each number is rounded as often as before or less.
+        let exact = shift == 0.0 || scale2 == 1.0;
+        exact.then_some(Instruction::Line {
+            x,
+            scale: scale * scale2,
+            shift: if shift == 0.0 { shift2 } else { shift + shift2 },
+            least: least2,
+            largest: largest2,
+        })
+    } else if scale2 == 1.0 && shift2 == 0.0 {
+        (least2 <= largest2 && least <= largest).then_some(Instruction::Line {
+            x,
+            scale,
+            shift,
+            least: least.max(least2).min(largest2),
+            largest: largest.min(largest2).max(least2),
+        })
+    } else {
+        None
+    }
+}
+
+impl Instruction {
+    /// Shows each operand.
+    pub fn for_each_source(&self, mut f: impl FnMut(Source)) {
+        let _same = self.map_sources(|source| {
+            f(source);
+            source
+        });
+    }
+    /// The same with other operands.
+    #[must_use]
+    pub fn map_sources(&self, mut f: impl FnMut(Source) -> Source) -> Self {
+        match *self {
+            Self::Line { x, scale, shift, least, largest } => {
+                Self::Line { x: f(x), scale, shift, least, largest }
+            }
+            Self::Unary(function, x) => Self::Unary(function, f(x)),
+            Self::Binary(function, a, b) => Self::Binary(function, f(a), f(b)),
+            Self::MulAdd(a, b, c) => Self::MulAdd(f(a), f(b), f(c)),
+        }
+    }
+}
+
+/// An operand as it is laid out against the result.
+#[derive(Clone, Debug)]
+pub enum Operand<'a> {
+    /// As the result, number for number.
+    Full(&'a [f32]),
+    /// One number for all.
+    Number(f32),
+    /// What the memory holds already where the result goes: `apply` only.
+    InPlace,
+    /// Broadcast: extent and step of each dimension of the result, outermost first; step 0 repeats.
+    Strided(&'a [f32], Vec<(usize, usize)>),
+}
+
+impl<'a> Operand<'a> {
+    /// An operand with extent and step of each dimension of the result, outermost first; step 0 repeats.
+    pub fn strided(data: &'a [f32], dims: &[(usize, usize)]) -> Self {
+        if data.len() == 1 {
+            return Self::Number(data[0]);
+        }
+        let mut joined: Vec<(usize, usize)> = Vec::with_capacity(dims.len());
+        for &(extent, step) in dims.iter().filter(|d| d.0 != 1) {
+            match joined.last_mut() {
+                // Two neighbours that step as one, or both repeat, are one dimension.
+                Some((outer, outer_step)) if *outer_step == step * extent => {
+                    *outer *= extent;
+                    *outer_step = step;
+                }
+                _ => joined.push((extent, step)),
+            }
+        }
+        match joined.as_slice() {
+            [(_, 1)] | [] => Self::Full(data),
+            _ => Self::Strided(data, joined),
+        }
+    }
+    /// Length of what repeats all over, where that is short.
+    fn period(&self) -> Option<usize> {
+        match self {
+            Self::Strided(_, dims) => match dims.as_slice() {
+                [(_, 0), (extent, 1)] if *extent <= TILE => Some(*extent),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// Writes numbers `from..from + to.len()` of a strided operand.
+fn expand(data: &[f32], dims: &[(usize, usize)], from: usize, to: &mut [f32]) {
+    let Some((&(extent, step), outer)) = dims.split_last() else { return to.fill(data[0]) };
+    let mut row = from / extent;
+    let mut column = from % extent;
+    let mut done = 0;
+    while done < to.len() {
+        let mut base = 0;
+        let mut rest = row;
+        for &(extent, step) in outer.iter().rev() {
+            base += rest % extent * step;
+            rest /= extent;
+        }
+        let count = (extent - column).min(to.len() - done);
+        let part = &mut to[done..done + count];
+        match step {
+            0 => part.fill(data[base]),
+            1 => part.copy_from_slice(&data[base + column..][..count]),
+            _ => {
+                for (i, x) in part.iter_mut().enumerate() {
+                    *x = data[base + (column + i) * step];
+                }
+            }
+        }
+        done += count;
+        column = 0;
+        row += 1;
+    }
+}
+
+/// A program with its operands.
+pub struct Bound<'a> {
+    program: &'a Program,
+    operands: Vec<Operand<'a>>,
+    /// For each operand with a short period: enough repetitions to start anywhere in it and go on for a tile.
+    repeated: Vec<Option<(usize, Vec<f32>)>>,
+}
+
+impl<'a> Bound<'a> {
+    /// Binds the program's inputs in order.
+    pub fn new(program: &'a Program, operands: Vec<Operand<'a>>) -> Self {
+        let repeated = operands
+            .iter()
+            .map(|operand| {
+                let period = operand.period()?;
+                let Operand::Strided(data, _) = operand else { return None };
+                Some((period, data.iter().copied().cycle().take(period + TILE).collect()))
+            })
+            .collect();
+        Self { program, operands, repeated }
+    }
+    /// Computes all of `out`, on all threads.
+    pub fn run(&self, threads: &Threads, out: &mut [f32]) {
+        threads.chunks(out, PIECE, |i, piece| self.apply(i * PIECE, piece));
+    }
+    /// Computes numbers `from..from + out.len()` of the result into `out`.
+    pub fn apply(&self, from: usize, out: &mut [f32]) {
+        thread_local!(static SCRATCH: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) });
+        SCRATCH.with_borrow_mut(|scratch| dispatch(Apply { bound: self, from, out, scratch }));
+    }
+    /// Computes a block of the result, whose rows are `columns` long.
+    pub fn apply_block(&self, columns: usize, row: usize, column: usize, block: &mut Block<'_>) {
+        if let Some(all) = block.contiguous() {
+            return self.apply(row * columns + column, all);
+        }
+        for i in 0..block.rows() {
+            self.apply((row + i) * columns + column, block.row(i));
+        }
+    }
+}
+
+struct Apply<'a, 'b> {
+    bound: &'b Bound<'a>,
+    from: usize,
+    out: &'b mut [f32],
+    scratch: &'b mut Vec<Buffer>,
+}
+
+#[derive(Clone, Copy)]
+enum Tile<'a> {
+    Slice(&'a [f32]),
+    Number(f32),
+}
+
+impl Kernel for Apply<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { bound, from, out, scratch } = self;
+        let steps = bound.program.instructions.len();
+        let operands = bound.operands.len();
+        // One tile for each operand that has to be expanded, one for each step but the last.
+        let mut tiles = std::mem::take(scratch);
+        if tiles.len() < operands + steps {
+            tiles.resize_with(operands + steps, || Buffer::zeros(TILE));
+        }
+        for (t, out) in out.chunks_mut(TILE).enumerate() {
+            let at = from + t * TILE;
+            for (i, operand) in bound.operands.iter().enumerate() {
+                match operand {
+                    Operand::Strided(data, dims) if bound.repeated[i].is_none() => {
+                        expand(data, dims, at, &mut tiles[i][..out.len()]);
+                    }
+                    Operand::InPlace => tiles[i][..out.len()].copy_from_slice(out),
+                    _ => {}
+                }
+            }
+            for (step, instruction) in bound.program.instructions.iter().enumerate() {
+                let last = step + 1 == steps;
+                let mut own =
+                    if last { Buffer::default() } else { std::mem::take(&mut tiles[operands + step]) };
+                let len = out.len();
+                let to = if last { &mut *out } else { &mut own[..len] };
+                let source = |source: Source| match source {
+                    Source::Number(x) => Tile::Number(x),
+                    Source::Step(i) => Tile::Slice(&tiles[operands + i][..len]),
+                    Source::Input(i) => match (&bound.operands[i], &bound.repeated[i]) {
+                        (Operand::Number(x), _) => Tile::Number(*x),
+                        (Operand::Full(data), _) => Tile::Slice(&data[at..at + len]),
+                        (_, Some((period, data))) => Tile::Slice(&data[at % period..][..len]),
+                        _ => Tile::Slice(&tiles[i][..len]),
+                    },
+                };
+                execute(s, instruction, source, to);
+                if !last {
+                    tiles[operands + step] = own;
+                }
+            }
+        }
+        *scratch = tiles;
+    }
+}
+
+#[inline(always)]
+fn execute<'a, S: Simd>(
+    s: S,
+    instruction: &Instruction,
+    source: impl Fn(Source) -> Tile<'a>,
+    to: &mut [f32],
+) {
+    match *instruction {
+        Instruction::Line { x, scale, shift, least, largest } => {
+            let (scale, shift) = (s.splat(scale), s.splat(shift));
+            if least == f32::NEG_INFINITY && largest == f32::INFINITY {
+                map1(s, source(x), to, |x| s.fma(x, scale, shift));
+            } else {
+                let (least, largest) = (s.splat(least), s.splat(largest));
+                map1(s, source(x), to, |x| s.min(largest, s.max(least, s.fma(x, scale, shift))));
+            }
+        }
+        Instruction::Unary(function, x) => {
+            let x = source(x);
+            match function {
+                Function::Copy => map1(s, x, to, |x| x),
+                Function::Abs => map1(s, x, to, |x| s.abs(x)),
+                Function::Sqrt => map1(s, x, to, |x| s.sqrt(x)),
+                Function::Round => map1(s, x, to, |x| s.round(x)),
+                Function::Exp => map1(s, x, to, |x| math::exp(s, x)),
+                Function::Sigmoid => map1(s, x, to, |x| math::sigmoid(s, x)),
+                Function::Tanh => map1(s, x, to, |x| math::tanh(s, x)),
+                Function::Erf => map1(s, x, to, |x| math::erf(s, x)),
+                Function::Gelu => map1(s, x, to, |x| math::gelu(s, x)),
+                Function::GeluTanh => map1(s, x, to, |x| math::gelu_tanh(s, x)),
+                Function::Swish(alpha) => {
+                    let alpha = s.splat(alpha);
+                    map1(s, x, to, |x| s.mul(x, math::sigmoid(s, s.mul(x, alpha))));
+                }
+                Function::HardSwish => {
+                    let (zero, half, one) = (s.splat(0.0), s.splat(0.5), s.splat(1.0));
+                    let sixth = s.splat(1.0 / 6.0);
+                    map1(s, x, to, |x| s.mul(x, s.min(one, s.max(zero, s.fma(x, sixth, half)))));
+                }
+                Function::Scalar(f) => match x {
+                    Tile::Number(x) => to.fill(f(x)),
+                    Tile::Slice(x) => to.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)),
+                },
+            }
+        }
+        Instruction::Binary(function, a, b) => {
+            let (a, b) = (source(a), source(b));
+            match function {
+                Binary::Add => map2(s, a, b, to, |a, b| s.add(a, b)),
+                Binary::Sub => map2(s, a, b, to, |a, b| s.sub(a, b)),
+                Binary::Mul => map2(s, a, b, to, |a, b| s.mul(a, b)),
+                Binary::Div => map2(s, a, b, to, |a, b| s.div(a, b)),
+                // `min` and `max` let a NaN of the second through; that of the first is put back.
+                Binary::Min => map2(s, a, b, to, |a, b| s.select_nan(a, a, s.min(a, b))),
+                Binary::Max => map2(s, a, b, to, |a, b| s.select_nan(a, a, s.max(a, b))),
+                Binary::Pow => {
+                    let get = |t: Tile<'_>, i: usize| match t {
+                        Tile::Number(x) => x,
+                        Tile::Slice(x) => x[i],
+                    };
+                    for (i, y) in to.iter_mut().enumerate() {
+                        *y = get(a, i).powf(get(b, i));
+                    }
+                }
+            }
+        }
+        Instruction::MulAdd(a, b, c) => {
+            let (a, b, c) = (source(a), source(b), source(c));
+            match (a, b, c) {
+                (Tile::Slice(a), Tile::Slice(b), Tile::Slice(c)) => {
+                    let len = to.len();
+                    let (a, b, c) = (&a[..len], &b[..len], &c[..len]);
+                    let whole = len - len % S::LANES;
+                    for i in (0..whole).step_by(S::LANES) {
+                        s.store(&mut to[i..], s.fma(s.load(&a[i..]), s.load(&b[i..]), s.load(&c[i..])));
+                    }
+                    let y = s.fma(
+                        s.load_partial(&a[whole..]),
+                        s.load_partial(&b[whole..]),
+                        s.load_partial(&c[whole..]),
+                    );
+                    s.store_partial(&mut to[whole..], y);
+                }
+                _ => {
+                    map2(s, a, b, to, |a, b| s.mul(a, b));
+                    let len = to.len();
+                    for i in (0..len).step_by(S::LANES) {
+                        let c = match c {
+                            Tile::Number(c) => s.splat(c),
+                            Tile::Slice(c) => s.load_partial(&c[i..len]),
+                        };
+                        let y = s.add(s.load_partial(&to[i..]), c);
+                        s.store_partial(&mut to[i..], y);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn map1<S: Simd>(s: S, x: Tile<'_>, to: &mut [f32], f: impl Fn(S::V) -> S::V) {
+    match x {
+        Tile::Number(x) => {
+            let y = f(s.splat(x));
+            for to in to.chunks_mut(S::LANES) {
+                s.store_partial(to, y);
+            }
+        }
+        Tile::Slice(x) => {
+            let mut from = x[..to.len()].chunks_exact(S::LANES);
+            let mut into = to.chunks_exact_mut(S::LANES);
+            for (x, y) in (&mut from).zip(&mut into) {
+                s.store(y, f(s.load(x)));
+            }
+            let y = f(s.load_partial(from.remainder()));
+            s.store_partial(into.into_remainder(), y);
+        }
+    }
+}
+
+#[inline(always)]
+fn map2<S: Simd>(s: S, a: Tile<'_>, b: Tile<'_>, to: &mut [f32], f: impl Fn(S::V, S::V) -> S::V) {
+    match (a, b) {
+        (Tile::Number(a), b) => {
+            let a = s.splat(a);
+            map1(s, b, to, |b| f(a, b));
+        }
+        (a, Tile::Number(b)) => {
+            let b = s.splat(b);
+            map1(s, a, to, |a| f(a, b));
+        }
+        (Tile::Slice(a), Tile::Slice(b)) => {
+            let mut first = a[..to.len()].chunks_exact(S::LANES);
+            let mut second = b[..to.len()].chunks_exact(S::LANES);
+            let mut into = to.chunks_exact_mut(S::LANES);
+            for ((a, b), y) in (&mut first).zip(&mut second).zip(&mut into) {
+                s.store(y, f(s.load(a), s.load(b)));
+            }
+            let y = f(s.load_partial(first.remainder()), s.load_partial(second.remainder()));
+            s.store_partial(into.into_remainder(), y);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Pooling and resizing of channels-last images.
+
+use super::conv::Placement;
+use super::simd::{Kernel, Simd, dispatch};
+use super::threads::Threads;
+
+/// What a pooling window gives.
+#[derive(Clone, Debug)]
+pub enum Pooling {
+    /// The largest.
+    Max,
+    /// The sum over the product of what row `y` and column `x` count.
+    Average(Vec<f32>, Vec<f32>),
+}
+
+/// A pooling window on images of `channels` channels.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// What it gives.
+    pub kind: Pooling,
+    /// Numbers in a pixel.
+    pub channels: usize,
+    /// Where it is put.
+    pub place: Placement,
+    /// Taps down and across.
+    pub taps: [usize; 2],
+    /// Step down and across.
+    pub stride: [usize; 2],
+    /// Distance of taps down and across.
+    pub dilation: [usize; 2],
+}
+
+impl Pool {
+    /// Pools the images of `data` into `out`.
+    pub fn run(&self, threads: &Threads, data: &[f32], out: &mut [f32]) {
+        let row_len = self.place.out[1] * self.channels;
+        if out.is_empty() {
+            return;
+        }
+        let rows = (8192 / row_len).max(1);
+        threads.chunks(out, rows * row_len, |i, piece| {
+            for (r, out) in piece.chunks_mut(row_len).enumerate() {
+                dispatch(PoolRow { pool: self, data, row: i * rows + r, out });
+            }
+        });
+    }
+}
+
+struct PoolRow<'a> {
+    pool: &'a Pool,
+    data: &'a [f32],
+    row: usize,
+    out: &'a mut [f32],
+}
+impl Kernel for PoolRow<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { pool, data, row, out } = self;
+        let Placement { size: [height, width], out: [out_height, _], pad } = pool.place;
+        let channels = pool.channels;
+        let (image, y) = (row / out_height, row % out_height);
+        let top = y * pool.stride[0];
+        for (x, pixel) in out.chunks_exact_mut(channels).enumerate() {
+            let left = x * pool.stride[1];
+            for (v, to) in pixel.chunks_mut(S::LANES).enumerate() {
+                let c = v * S::LANES;
+                let mut sum = match pool.kind {
+                    Pooling::Max => s.splat(f32::NEG_INFINITY),
+                    Pooling::Average(..) => s.splat(0.0),
+                };
+                for ky in 0..pool.taps[0] {
+                    let from_y = (top + ky * pool.dilation[0]).wrapping_sub(pad[0]);
+                    if from_y >= height {
+                        continue;
+                    }
+                    for kx in 0..pool.taps[1] {
+                        let from_x = (left + kx * pool.dilation[1]).wrapping_sub(pad[1]);
+                        if from_x >= width {
+                            continue;
+                        }
+                        let at = ((image * height + from_y) * width + from_x) * channels + c;
+                        let value = s.load_partial(&data[at..at + to.len()]);
+                        sum = match pool.kind {
+                            Pooling::Max => s.max(sum, value),
+                            Pooling::Average(..) => s.add(sum, value),
+                        };
+                    }
+                }
+                if let Pooling::Average(rows, columns) = &pool.kind {
+                    sum = s.div(sum, s.splat(rows[y] * columns[x]));
+                }
+                s.store_partial(to, sum);
+            }
+        }
+    }
+}
+
+/// Where the numbers of one dimension of a resized image come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Samples {
+    /// From one place each.
+    Nearest(Vec<usize>),
+    /// From two places each, the second with that weight.
+    Linear(Vec<(usize, usize, f32)>),
+}
+
+impl Samples {
+    /// Number of results.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Nearest(places) => places.len(),
+            Self::Linear(places) => places.len(),
+        }
+    }
+    /// True where there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    fn pair(&self, i: usize) -> (usize, usize, f32) {
+        match self {
+            Self::Nearest(places) => (places[i], places[i], 0.0),
+            Self::Linear(places) => places[i],
+        }
+    }
+}
+
+/// Resizes images of `size` and `pixel` numbers a pixel to `rows` x `columns`.
+pub fn resize(
+    threads: &Threads,
+    data: &[f32],
+    size: [usize; 2],
+    pixel: usize,
+    rows: &Samples,
+    columns: &Samples,
+    out: &mut [f32],
+) {
+    let row_len = columns.len() * pixel;
+    if out.is_empty() {
+        return;
+    }
+    let in_row = size[1] * pixel;
+    let piece = (16384 / row_len).max(1);
+    threads.chunks(out, piece * row_len, |i, out| {
+        let mut mixed = Vec::new();
+        let mut before: Option<usize> = None;
+        for r in 0..out.len() / row_len {
+            let (image, y) = ((i * piece + r) / rows.len(), (i * piece + r) % rows.len());
+            let (a, b, weight) = rows.pair(y);
+            let row = |y: usize| &data[(image * size[0] + y) * in_row..][..in_row];
+            if weight == 0.0 && before == Some(image * size[0] + a) {
+                // The same row again.
+                out.copy_within((r - 1) * row_len..r * row_len, r * row_len);
+                continue;
+            }
+            before = (weight == 0.0).then_some(image * size[0] + a);
+            let source = if weight == 0.0 {
+                row(a)
+            } else {
+                mixed.clear();
+                mixed.extend(row(a).iter().zip(row(b)).map(|(x, y)| x * (1.0 - weight) + y * weight));
+                &mixed
+            };
+            let to = &mut out[r * row_len..][..row_len];
+            match columns {
+                Samples::Nearest(places) => {
+                    for (to, &x) in to.chunks_exact_mut(pixel).zip(places) {
+                        to.copy_from_slice(&source[x * pixel..][..pixel]);
+                    }
+                }
+                Samples::Linear(places) => {
+                    for (to, &(a, b, weight)) in to.chunks_exact_mut(pixel).zip(places) {
+                        let (a, b) = (&source[a * pixel..][..pixel], &source[b * pixel..][..pixel]);
+                        for ((to, x), y) in to.iter_mut().zip(a).zip(b) {
+                            *to = x * (1.0 - weight) + y * weight;
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
