@@ -1,8 +1,8 @@
 //! `Resize`: a filter along each dimension that changes, one dimension after the other.
 
-use super::super::elements::{Float, by_float, element_count};
 use super::super::context::normalize_axis;
-use super::super::{Ctx, Datum, EvalCtx, Fact, IterSpace, rules, space};
+use super::super::elements::{Float, by_float, element_count};
+use super::super::{Ctx, Datum, EvalCtx, Fact, IterSpace, space};
 use crate::{Attrs, Dim};
 use orrery_numerics::{DType, Tensor};
 
@@ -294,7 +294,7 @@ fn resize<T: Float>(ctx: &EvalCtx<'_>, input: &Tensor, plan: &Plan) -> Result<Te
                 match taps {
                     None => out.resize(start + inner, outside),
                     Some(taps) if taps.len() == 1 => {
-                        out.extend_from_slice(&block[taps[0].0 * inner..][..inner])
+                        out.extend_from_slice(&block[taps[0].0 * inner..][..inner]);
                     }
                     Some(taps) => {
                         out.resize(start + inner, T::ZERO);
