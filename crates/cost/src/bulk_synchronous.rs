@@ -42,8 +42,12 @@ pub fn cost(
                     cycles(product_cycles(part, measure.dtype, machine, losses, precision.macs())),
                 ));
             }
-            // Where the grid cuts no axis that the work counts know, the work is spread evenly over what parts there are.
-            let share = 1.0 / measure.parts.max(1.0);
+            if measure.part.is_none() && measure.macs > 0.0 {
+                let rate = precision.macs() * losses.matrix_fraction * machine.tiles as f64;
+                parts.push((Resource::Matrix, cycles(measure.macs / rate)));
+            }
+            // How an approximate step is cut is not known: its work is spread evenly over the tiles.
+            let share = 1.0 / if step.approximate { machine.tiles as f64 } else { measure.parts.max(1.0) };
             let (vector, special) = vector_cycles(
                 measure.vector * share,
                 measure.special * share,

@@ -61,6 +61,11 @@ pub fn cost(
                     .push((Resource::DeviceMemory, Picoseconds::from_seconds(work.reread_bytes / bandwidth)));
                 idle_slots = 1.0 - product.macs() / (work.sm_macs * machine.sms as f64).max(1.0);
                 fill *= work.rounds;
+            } else if measure.macs > 0.0 {
+                // How the step is cut is not known: its products are spread evenly.
+                let rate =
+                    target.precision.macs() * losses.matrix_fraction * machine.clock_hz * machine.sms as f64;
+                resources.push((Resource::Matrix, Picoseconds::from_seconds(measure.macs / rate)));
             }
             let lanes = machine.sms as f64 * machine.clock_hz * losses.vector_fraction;
             // A vector operation is one lane of a fused multiply-add unit.

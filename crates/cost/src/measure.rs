@@ -32,7 +32,7 @@ impl Product {
 /// A step in numbers.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measure {
-    /// The whole step as a product, where its first op is one.
+    /// The whole step as a product, where its first op is one and it is known how it is cut.
     pub product: Option<Product>,
     /// The largest part as a product.
     pub part: Option<Product>,
@@ -123,7 +123,7 @@ impl Measure {
             }
         };
         let (mut product, mut part) = (None, None);
-        if matrix && macs > 0.0 {
+        if matrix && macs > 0.0 && !step.approximate {
             let mut whole = product_of(&|c| c.extent as f64);
             let mut piece = product_of(&|c| c.range(0).len() as f64);
             // What the axes do not account for is summed over within a part: kernel positions, a depth that is not cut.
@@ -135,6 +135,7 @@ impl Measure {
             (product, part) = (Some(whole), Some(piece));
         }
         let mut read_bytes: Vec<(BufferClass, f64)> = Vec::new();
+        let moves = step.body.nodes.values().next().is_some_and(|n| n.op.def().engine == Engine::Movement);
         let mut measure = Self {
             product,
             part,
@@ -171,6 +172,11 @@ impl Measure {
             measure.part_written_bytes += part_bytes(buffer, &write.access, &largest, bindings)?;
             measure.block_in_bytes += program.block_bytes(write.buffer, bindings)? as f64;
             widen(&mut measure.dtype, buffer.dtype);
+        }
+        // What a slice or a gather leaves out is not read.
+        let total: f64 = read_bytes.iter().map(|(_, bytes)| bytes).sum();
+        if moves && total > measure.written_bytes {
+            read_bytes.iter_mut().for_each(|(_, bytes)| *bytes *= measure.written_bytes / total);
         }
         measure.read_bytes = read_bytes;
         Ok(measure)
