@@ -101,6 +101,14 @@ pub fn node_facts(graph: &Graph, facts: &Facts, id: NodeId) -> Result<Vec<Fact>>
     Ok(found.into_iter().zip(declared).map(|(fact, declared)| merge(fact, declared)).collect())
 }
 
+/// All that can be known of a body that is given these inputs.
+///
+/// # Errors
+/// As [`infer`].
+pub fn body_facts(body: &Graph, inputs: &[Fact]) -> Result<Facts> {
+    facts_with(body, Some(inputs))
+}
+
 fn infer_body(body: &Graph, inputs: &[Fact]) -> Result<Vec<Fact>, String> {
     let facts = facts_with(body, Some(inputs)).map_err(|d| {
         let place = if d.place.is_empty() { String::new() } else { format!(" (at {})", d.place.join(" > ")) };
