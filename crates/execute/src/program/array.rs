@@ -76,9 +76,13 @@ impl Array {
     /// As a tensor of its type.
     pub fn to_tensor(&self) -> Tensor {
         match &self.elements {
-            Elements::Float(values) => {
-                Tensor::from_f32(self.dtype, self.shape.clone(), values.as_slice(), Rounding::NearestEven, false)
-            }
+            Elements::Float(values) => Tensor::from_f32(
+                self.dtype,
+                self.shape.clone(),
+                values.as_slice(),
+                Rounding::NearestEven,
+                false,
+            ),
             Elements::Other(tensor) => tensor.clone(),
         }
     }
@@ -97,7 +101,9 @@ impl Array {
     /// As [`Array::stored_as`] with a rounding; `first` numbers the first element for stochastic rounding.
     #[must_use]
     pub fn round_to(self, dtype: DType, rounding: Rounding, first: u64) -> Self {
-        let (Elements::Float(values), Some(format), true) = (&self.elements, Format::of(dtype), is_carried(dtype)) else {
+        let (Elements::Float(values), Some(format), true) =
+            (&self.elements, Format::of(dtype), is_carried(dtype))
+        else {
             return self;
         };
         if dtype == self.dtype || dtype == DType::F32 {
@@ -141,7 +147,8 @@ impl Array {
                 let mut out = vec![0_u8; shape.iter().product::<usize>() * size];
                 let bytes = tensor.bytes();
                 for_rows(ranges, &self.shape, &shape, |from, to, len| {
-                    out[to * size..(to + len) * size].copy_from_slice(&bytes[from * size..(from + len) * size]);
+                    out[to * size..(to + len) * size]
+                        .copy_from_slice(&bytes[from * size..(from + len) * size]);
                 });
                 let tensor = Tensor::from_raw(self.dtype, shape.clone(), out);
                 Self { dtype: self.dtype, shape, elements: Elements::Other(tensor) }
@@ -163,7 +170,8 @@ impl Array {
                 let mut bytes = to.bytes().to_vec();
                 let source_bytes = from_tensor.bytes();
                 for_rows(ranges, &extents, &from.shape, |at, source, len| {
-                    bytes[at * size..(at + len) * size].copy_from_slice(&source_bytes[source * size..(source + len) * size]);
+                    bytes[at * size..(at + len) * size]
+                        .copy_from_slice(&source_bytes[source * size..(source + len) * size]);
                 });
                 *to = Tensor::from_raw(self.dtype, extents, bytes);
             }

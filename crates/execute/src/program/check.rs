@@ -55,7 +55,14 @@ impl Machine<'_> {
             let allowed_rounding = stray(self.program.buffers[write.buffer].dtype, &expected, evaluator);
             if let Some(found) = compare(&got, &expected, &allowed_rounding) {
                 let (elements, difference, bound) = found;
-                self.disagreements.push(Disagreement { step: id, name: step.name.clone(), output: name, elements, difference, bound });
+                self.disagreements.push(Disagreement {
+                    step: id,
+                    name: step.name.clone(),
+                    output: name,
+                    elements,
+                    difference,
+                    bound,
+                });
             }
         }
         Ok(())
@@ -72,9 +79,13 @@ fn split_parts(step: &Step) -> u64 {
 
 /// The sum over the first dimension, in f64 and then f32: only for comparing.
 fn summed(partials: &Array) -> Array {
-    let (Some(values), Some((&parts, rest))) = (partials.as_f32(), partials.shape().split_first()) else { return partials.clone() };
+    let (Some(values), Some((&parts, rest))) = (partials.as_f32(), partials.shape().split_first()) else {
+        return partials.clone();
+    };
     let count: usize = rest.iter().product();
-    let sum = (0..count).map(|i| (0..parts).map(|p| f64::from(values[p * count + i])).sum::<f64>() as f32).collect();
+    let sum = (0..count)
+        .map(|i| (0..parts).map(|p| f64::from(values[p * count + i])).sum::<f64>() as f32)
+        .collect();
     Array::floats(DType::F32, rest.to_vec(), sum)
 }
 
@@ -88,8 +99,10 @@ fn expect(body: &Graph, operands: &[Array], evaluator: &Evaluator<'_>, splits: u
         }
     }
     for node in body.nodes.values() {
-        let inputs: Vec<Option<Tensor>> = node.inputs.iter().map(|v| v.map(|v| values[&v].0.clone())).collect();
-        let bounds: Vec<Option<&[f64]>> = node.inputs.iter().map(|v| v.map(|v| values[&v].1.as_slice())).collect();
+        let inputs: Vec<Option<Tensor>> =
+            node.inputs.iter().map(|v| v.map(|v| values[&v].0.clone())).collect();
+        let bounds: Vec<Option<&[f64]>> =
+            node.inputs.iter().map(|v| v.map(|v| values[&v].1.as_slice())).collect();
         let outputs = interpret(node, &inputs, evaluator.seed)?;
         let made = own_bound(node, &inputs, &outputs, evaluator, splits)?;
         let carried = carried_bound(node, &inputs, &bounds, &outputs, evaluator)?;
@@ -100,7 +113,11 @@ fn expect(body: &Graph, operands: &[Array], evaluator: &Evaluator<'_>, splits: u
             values.insert(output, (value, bound));
         }
     }
-    Ok(body.outputs.iter().map(|id| Expected { value: values[id].0.clone(), bound: values[id].1.clone() }).collect())
+    Ok(body
+        .outputs
+        .iter()
+        .map(|id| Expected { value: values[id].0.clone(), bound: values[id].1.clone() })
+        .collect())
 }
 
 fn add(to: &mut Vec<f64>, more: &[f64]) {
@@ -113,7 +130,13 @@ fn add(to: &mut Vec<f64>, more: &[f64]) {
 
 /// How far the machine's result may lie from the interpreter's when both start from equal operands: the bounds of both
 /// sums. Empty where they add alike.
-fn own_bound(node: &Node, inputs: &[Option<Tensor>], outputs: &[Tensor], evaluator: &Evaluator<'_>, splits: u64) -> Result<Vec<f64>> {
+fn own_bound(
+    node: &Node,
+    inputs: &[Option<Tensor>],
+    outputs: &[Tensor],
+    evaluator: &Evaluator<'_>,
+    splits: u64,
+) -> Result<Vec<f64>> {
     let sums = node.op.def().engine == Engine::Matrix || node.op == Op::ReduceSum;
     let [output, ..] = outputs else { return Ok(Vec::new()) };
     if !sums || node.op.def().class != Class::Rounding || !output.dtype().is_float() {
@@ -123,7 +146,10 @@ fn own_bound(node: &Node, inputs: &[Option<Tensor>], outputs: &[Tensor], evaluat
     let magnitudes: Vec<Option<Tensor>> = inputs
         .iter()
         .map(|t| match t {
-            Some(t) if t.dtype().is_float() => t.to_f32().ok().map(|v| Tensor::from_vec(t.shape().to_vec(), v.iter().map(|x| x.abs()).collect())),
+            Some(t) if t.dtype().is_float() => t
+                .to_f32()
+                .ok()
+                .map(|v| Tensor::from_vec(t.shape().to_vec(), v.iter().map(|x| x.abs()).collect())),
             other => other.clone(),
         })
         .collect();
@@ -138,9 +164,15 @@ fn own_bound(node: &Node, inputs: &[Option<Tensor>], outputs: &[Tensor], evaluat
     let machine = Accumulation::new(format).grouped(u64::from(evaluator.arithmetic.group.max(1)));
     let plain_sum = Accumulation::new(Format::FP32);
     // Inputs that the matrix unit narrows are off by one rounding each before they are multiplied.
-    let narrowed = evaluator.arithmetic.inputs.as_deref().and_then(Format::parse).map_or(0.0, |f| 2.0 * f.unit_roundoff() * 1.01);
+    let narrowed = evaluator
+        .arithmetic
+        .inputs
+        .as_deref()
+        .and_then(Format::parse)
+        .map_or(0.0, |f| 2.0 * f.unit_roundoff() * 1.01);
     let out_format = Format::of(output.dtype()).unwrap_or(Format::FP32);
-    let rounding = if evaluator.stochastic { Rounding::Stochastic { seed: 0 } } else { Rounding::NearestEven };
+    let rounding =
+        if evaluator.stochastic { Rounding::Stochastic { seed: 0 } } else { Rounding::NearestEven };
     Ok(magnitude
         .iter()
         .map(|&m| {
@@ -148,7 +180,8 @@ fn own_bound(node: &Node, inputs: &[Option<Tensor>], outputs: &[Tensor], evaluat
             if splits > 1 {
                 stray += rounded_bound(0.0, m, format, Rounding::NearestEven);
             }
-            rounded_bound(stray, m, out_format, rounding) + rounded_bound(0.0, m, out_format, Rounding::NearestEven)
+            rounded_bound(stray, m, out_format, rounding)
+                + rounded_bound(0.0, m, out_format, Rounding::NearestEven)
         })
         .collect())
 }
@@ -163,7 +196,8 @@ fn sum_length(node: &Node, inputs: &[Option<Tensor>], output: &Tensor) -> u64 {
         (Op::Conv, Some(w)) => (w.len() / w.shape().first().copied().unwrap_or(1).max(1)) as u64 + extra,
         (Op::MatMul | Op::Gemm, Some(b)) => {
             let flip = node.op == Op::Gemm && node.attrs.flag("transB");
-            let depth = if flip { b.shape().last() } else { b.shape().iter().rev().nth(1).or(b.shape().last()) };
+            let depth =
+                if flip { b.shape().last() } else { b.shape().iter().rev().nth(1).or(b.shape().last()) };
             depth.copied().unwrap_or(1) as u64 + extra
         }
         // For the others no sum is longer than all the operands together.
@@ -217,7 +251,10 @@ fn carried_bound(
 fn stray(dtype: DType, expected: &Expected, evaluator: &Evaluator<'_>) -> Vec<f64> {
     let (true, Some(format)) = (evaluator.stochastic, Format::of(dtype)) else { return Vec::new() };
     let values = expected.value.to_f64().map(std::borrow::Cow::into_owned).unwrap_or_default();
-    values.iter().map(|v| 2.0 * rounded_bound(0.0, v.abs(), format, Rounding::Stochastic { seed: 0 })).collect()
+    values
+        .iter()
+        .map(|v| 2.0 * rounded_bound(0.0, v.abs(), format, Rounding::Stochastic { seed: 0 }))
+        .collect()
 }
 
 /// The number of elements out of bounds and the worst of them, or none.
@@ -226,7 +263,11 @@ fn compare(got: &Array, expected: &Expected, stray: &[f64]) -> Option<(usize, f6
     if tensor.shape() != expected.value.shape() {
         return Some((tensor.len(), f64::INFINITY, 0.0));
     }
-    if expected.bound.is_empty() && stray.is_empty() && tensor.dtype() == expected.value.dtype() && !tensor.dtype().is_float() {
+    if expected.bound.is_empty()
+        && stray.is_empty()
+        && tensor.dtype() == expected.value.dtype()
+        && !tensor.dtype().is_float()
+    {
         return (tensor.bytes() != expected.value.bytes()).then_some((tensor.len(), f64::INFINITY, 0.0));
     }
     let (Ok(got), Ok(want)) = (tensor.to_f64(), expected.value.to_f64()) else { return None };

@@ -25,13 +25,23 @@ const PART_ELEMENTS: u64 = 1 << 40;
 
 impl Evaluator<'_> {
     /// Evaluates a body on operands in order. `part_attrs` are set on its first node where it runs on a part of the whole.
-    pub(super) fn body(&self, body: &Graph, operands: Vec<Array>, part_attrs: Option<&Attrs>, part: u64) -> Result<Vec<Array>> {
+    pub(super) fn body(
+        &self,
+        body: &Graph,
+        operands: Vec<Array>,
+        part_attrs: Option<&Attrs>,
+        part: u64,
+    ) -> Result<Vec<Array>> {
         let mut values: BTreeMap<ValueId, Array> = body.inputs.iter().copied().zip(operands).collect();
         for (id, value) in body.values.iter() {
             if let Some(tensor) = body.tensor_of(id) {
                 values.insert(id, Array::from_tensor(tensor)?);
             }
-            debug_assert!(value.ty != Type::Unknown || values.contains_key(&id), "bodies are typed: {}", value.name);
+            debug_assert!(
+                value.ty != Type::Unknown || values.contains_key(&id),
+                "bodies are typed: {}",
+                value.name
+            );
         }
         for (number, (_, node)) in body.nodes.iter().enumerate() {
             let mut inputs = Vec::with_capacity(node.inputs.len());
@@ -55,17 +65,26 @@ impl Evaluator<'_> {
             for (output, result) in node.outputs.iter().zip(results) {
                 let Some(output) = *output else { continue };
                 let declared = body.values[output].ty.as_tensor().map_or(result.dtype(), |t| t.dtype);
-                let rounding =
-                    if self.stochastic { Rounding::Stochastic { seed: self.seed } } else { Rounding::NearestEven };
+                let rounding = if self.stochastic {
+                    Rounding::Stochastic { seed: self.seed }
+                } else {
+                    Rounding::NearestEven
+                };
                 let first = part.wrapping_mul(PART_ELEMENTS);
-                let result = if is_carried(declared) { result.round_to(declared, rounding, first) } else { result };
+                let result =
+                    if is_carried(declared) { result.round_to(declared, rounding, first) } else { result };
                 values.insert(output, result);
             }
         }
         body.outputs
             .iter()
             .map(|id| {
-                let missing = || Box::new(Diagnostic::error("mapping", format!("`{}` was not made", body.values[*id].name)));
+                let missing = || {
+                    Box::new(Diagnostic::error(
+                        "mapping",
+                        format!("`{}` was not made", body.values[*id].name),
+                    ))
+                };
                 values.get(id).cloned().ok_or_else(missing)
             })
             .collect()
@@ -76,7 +95,8 @@ impl Evaluator<'_> {
         if let Some(result) = self.matrix(node, inputs) {
             return Ok(vec![result]);
         }
-        if let (Op::Cast, Some(Attr::DType(to)), Some(input)) = (node.op, node.attrs.get("to"), inputs.first().and_then(Option::as_ref))
+        if let (Op::Cast, Some(Attr::DType(to)), Some(input)) =
+            (node.op, node.attrs.get("to"), inputs.first().and_then(Option::as_ref))
             && is_carried(*to)
             && let Some(values) = input.as_f32()
         {
@@ -84,7 +104,8 @@ impl Evaluator<'_> {
         }
         let operands: Vec<Option<Datum>> =
             inputs.iter().map(|a| a.as_ref().map(|a| Datum::Tensor(a.to_operand()))).collect();
-        let results = eval_node(node, &operands, self.seed).map_err(|cause| Diagnostic::error("evaluation", cause))?;
+        let results =
+            eval_node(node, &operands, self.seed).map_err(|cause| Diagnostic::error("evaluation", cause))?;
         results
             .iter()
             .map(|datum| match datum {
@@ -169,7 +190,8 @@ impl Evaluator<'_> {
         }
         let (lead_a, lead_b) = (&a[..a.len() - 2], &b[..b.len() - 2]);
         let rank = lead_a.len().max(lead_b.len());
-        let at = |lead: &[usize], d: usize| if d + lead.len() < rank { 1 } else { lead[d + lead.len() - rank] };
+        let at =
+            |lead: &[usize], d: usize| if d + lead.len() < rank { 1 } else { lead[d + lead.len() - rank] };
         let mut shape: Vec<usize> = (0..rank).map(|d| at(lead_a, d).max(at(lead_b, d))).collect();
         let batches: usize = shape.iter().product();
         let mut out = vec![0.0; batches * m * n];
@@ -187,7 +209,12 @@ impl Evaluator<'_> {
                 index
             };
             let (x, y) = (offset(lead_a) * m * k, offset(lead_b) * k * n);
-            self.product(&left[x..x + m * k], &right[y..y + k * n], [m, k, n], &mut out[batch * m * n..(batch + 1) * m * n]);
+            self.product(
+                &left[x..x + m * k],
+                &right[y..y + k * n],
+                [m, k, n],
+                &mut out[batch * m * n..(batch + 1) * m * n],
+            );
         }
         shape.extend([m, n]);
         Some(Array::floats(DType::F32, shape, out))
@@ -196,7 +223,8 @@ impl Evaluator<'_> {
     /// `out = left x right`, each sum from left to right, kept in the accumulator's format and rounded to it after each
     /// group of products.
     fn product(&self, left: &[f32], right: &[f32], [m, k, n]: [usize; 3], out: &mut [f32]) {
-        let format = Format::parse(&self.arithmetic.accumulate).filter(|f| *f != Format::FP32 && *f != Format::FP64);
+        let format =
+            Format::parse(&self.arithmetic.accumulate).filter(|f| *f != Format::FP32 && *f != Format::FP64);
         let group = if format.is_some() { self.arithmetic.group.max(1) as usize } else { k.max(1) };
         for (row, sums) in left.chunks_exact(k.max(1)).zip(out.chunks_exact_mut(n.max(1))).take(m) {
             for (terms, rights) in row.chunks(group).zip(right.chunks(group * n.max(1))) {
@@ -213,7 +241,15 @@ impl Evaluator<'_> {
     }
 
     /// A convolution as a product: every output position is a row of what its window sees.
-    fn convolution(&self, node: &Node, x: &[f32], xs: &[usize], w: &[f32], ws: &[usize], bias: Option<&[f32]>) -> Option<Array> {
+    fn convolution(
+        &self,
+        node: &Node,
+        x: &[f32],
+        xs: &[usize],
+        w: &[f32],
+        ws: &[usize],
+        bias: Option<&[f32]>,
+    ) -> Option<Array> {
         let spatial = xs.len().checked_sub(2)?;
         let ints = |name: &str, default: i64, count: usize| -> Option<Vec<i64>> {
             match node.attrs.ints(name) {
@@ -225,7 +261,8 @@ impl Evaluator<'_> {
         if ws.len() != xs.len() || node.attrs.str_or("auto_pad", "NOTSET") != "NOTSET" {
             return None;
         }
-        let (strides, dilations, pads) = (ints("strides", 1, spatial)?, ints("dilations", 1, spatial)?, ints("pads", 0, 2 * spatial)?);
+        let (strides, dilations, pads) =
+            (ints("strides", 1, spatial)?, ints("dilations", 1, spatial)?, ints("pads", 0, 2 * spatial)?);
         let groups = usize::try_from(node.attrs.int_or("group", 1)).ok().filter(|g| *g > 0)?;
         let (kernel, input) = (&ws[2..], &xs[2..]);
         let mut output = Vec::with_capacity(spatial);
@@ -248,10 +285,25 @@ impl Evaluator<'_> {
                 for row in 0..depth {
                     let (channel, tap) = (row / window, row % window);
                     let source = &x[((image * groups + group) * channels + channel) * plane..][..plane];
-                    fill_row(&mut columns[row * positions..][..positions], source, tap, kernel, input, &output, &strides, &dilations, &pads);
+                    fill_row(
+                        &mut columns[row * positions..][..positions],
+                        source,
+                        tap,
+                        kernel,
+                        input,
+                        &output,
+                        &strides,
+                        &dilations,
+                        &pads,
+                    );
                 }
                 let to = &mut out[(image * ws[0] + group * outs) * positions..][..outs * positions];
-                self.product(&w[group * outs * depth..][..outs * depth], &columns, [outs, depth, positions], to);
+                self.product(
+                    &w[group * outs * depth..][..outs * depth],
+                    &columns,
+                    [outs, depth, positions],
+                    to,
+                );
             }
         }
         if let Some(bias) = bias {
@@ -298,7 +350,11 @@ fn fill_row(
         }
         for (i, value) in line.iter_mut().enumerate() {
             let at = i as i64 * strides[last] + offset[last];
-            *value = if inside && (0..input[last] as i64).contains(&at) { source[(index + at) as usize] } else { 0.0 };
+            *value = if inside && (0..input[last] as i64).contains(&at) {
+                source[(index + at) as usize]
+            } else {
+                0.0
+            };
         }
     }
 }

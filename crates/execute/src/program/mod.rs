@@ -17,7 +17,9 @@ use orrery_base::{Diagnostic, Progress, Result};
 use orrery_ir::{Bindings, Weight};
 use orrery_numerics::Tensor;
 use orrery_program::memory::unbound;
-use orrery_program::{BoundGrid, BufferClass, BufferId, Program, RoundingMode, Step, StepId, StepKind, WriteMode, access_range};
+use orrery_program::{
+    BoundGrid, BufferClass, BufferId, Program, RoundingMode, Step, StepId, StepKind, WriteMode, access_range,
+};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use store::Stored;
@@ -51,7 +53,14 @@ pub struct Outcome {
 /// than it needs; `evaluation` with the step; `cancelled`.
 pub fn run(program: &Program, inputs: &[Tensor], options: &Options) -> Result<Outcome> {
     let bindings = bind(program, inputs)?;
-    let mut machine = Machine { program, bindings, options, stored: BTreeMap::new(), disagreements: Vec::new(), checked: 0 };
+    let mut machine = Machine {
+        program,
+        bindings,
+        options,
+        stored: BTreeMap::new(),
+        disagreements: Vec::new(),
+        checked: 0,
+    };
     for (buffer, tensor) in program.inputs.iter().zip(inputs) {
         machine.put(*buffer, Array::from_tensor(tensor)?)?;
     }
@@ -97,7 +106,10 @@ fn bind(program: &Program, inputs: &[Tensor]) -> Result<Bindings> {
         if !fits {
             let shape: Vec<String> = buffer.shape.iter().map(ToString::to_string).collect();
             let wanted = format!("{}[{}]", buffer.dtype, shape.join(", "));
-            return mismatch(format!("input `{}` must be {wanted}, got {tensor:?}", buffer.name.trim_end_matches("@host")));
+            return mismatch(format!(
+                "input `{}` must be {wanted}, got {tensor:?}",
+                buffer.name.trim_end_matches("@host")
+            ));
         }
     }
     for (symbol, (lo, hi)) in &program.symbols {
@@ -126,7 +138,11 @@ impl Machine<'_> {
         let shape = &self.program.buffers[buffer].shape;
         shape
             .iter()
-            .map(|dim| dim.eval(&self.bindings).map(|n| usize::try_from(n).unwrap_or(0)).map_err(|s| Box::new(unbound(&s))))
+            .map(|dim| {
+                dim.eval(&self.bindings)
+                    .map(|n| usize::try_from(n).unwrap_or(0))
+                    .map_err(|s| Box::new(unbound(&s)))
+            })
             .collect()
     }
     fn is_shared(&self, buffer: BufferId) -> bool {
@@ -164,9 +180,12 @@ impl Machine<'_> {
                 Array::rounded(description.dtype, shape, values).to_tensor()
             }
             _ => {
-                return Diagnostic::error("weights-absent", format!("the elements of `{}` are not in the model", description.name))
-                    .help("the model can be compiled and timed as it is; to run it, give a file with its weights")
-                    .err();
+                return Diagnostic::error(
+                    "weights-absent",
+                    format!("the elements of `{}` are not in the model", description.name),
+                )
+                .help("the model can be compiled and timed as it is; to run it, give a file with its weights")
+                .err();
             }
         };
         self.put(storage, Array::from_tensor(&tensor)?)
@@ -178,7 +197,9 @@ impl Machine<'_> {
         let storage = self.program.storage(buffer);
         let array = match &self.stored[&storage] {
             Stored::Whole(array) => array.clone(),
-            blocks => blocks.gather(&self.program.buffers[storage], &self.extents(storage)?, &self.bindings)?,
+            blocks => {
+                blocks.gather(&self.program.buffers[storage], &self.extents(storage)?, &self.bindings)?
+            }
         };
         array.reshaped(extents).ok_or_else(|| {
             let name = &self.program.buffers[buffer].name;
@@ -188,7 +209,8 @@ impl Machine<'_> {
     fn step(&mut self, id: StepId, step: &Step) -> Result<()> {
         let evaluator = Evaluator {
             arithmetic: &step.arithmetic,
-            stochastic: step.arithmetic.rounding == RoundingMode::Stochastic && step.kind == StepKind::Compute,
+            stochastic: step.arithmetic.rounding == RoundingMode::Stochastic
+                && step.kind == StepKind::Compute,
             seed: orrery_ir::weights::hash64(self.options.seed, u64::from(id.0)),
         };
         if step.kind == StepKind::Compute && !step.approximate && !step.grid.is_empty() {
@@ -272,12 +294,16 @@ impl Machine<'_> {
             return Ok(Vec::new());
         }
         let core = grid.core(&position);
-        let ranges = |buffer: BufferId, access: &[orrery_ir::op::Access]| -> Result<Vec<orrery_program::Range>> {
+        let ranges = |buffer: BufferId,
+                      access: &[orrery_ir::op::Access]|
+         -> Result<Vec<orrery_program::Range>> {
             let extents = self.extents(buffer)?;
             access
                 .iter()
                 .zip(extents)
-                .map(|(a, extent)| access_range(a, &bounds, extent as i64, &self.bindings).map_err(|s| Box::new(unbound(&s))))
+                .map(|(a, extent)| {
+                    access_range(a, &bounds, extent as i64, &self.bindings).map_err(|s| Box::new(unbound(&s)))
+                })
                 .collect()
         };
         let mut operands = Vec::with_capacity(step.reads.len());
@@ -287,12 +313,20 @@ impl Machine<'_> {
                 Some(whole) => whole.slice(&needed, step.padding),
                 None => {
                     let buffer = &self.program.buffers[read.buffer];
-                    let block = self.stored[&self.program.storage(read.buffer)].on_core(buffer, core, &self.bindings)?;
-                    let shape: Vec<usize> = needed.iter().map(|r| usize::try_from(r.len()).unwrap_or(0)).collect();
+                    let block = self.stored[&self.program.storage(read.buffer)].on_core(
+                        buffer,
+                        core,
+                        &self.bindings,
+                    )?;
+                    let shape: Vec<usize> =
+                        needed.iter().map(|r| usize::try_from(r.len()).unwrap_or(0)).collect();
                     match block.filter(|b| b.shape() == shape) {
                         Some(block) => block.clone(),
                         None => {
-                            let cause = format!("core {core} does not hold the {shape:?} of `{}` that its part needs", buffer.name);
+                            let cause = format!(
+                                "core {core} does not hold the {shape:?} of `{}` that its part needs",
+                                buffer.name
+                            );
                             return Diagnostic::error("mapping", cause).err();
                         }
                     }
@@ -305,7 +339,10 @@ impl Machine<'_> {
             let target = ranges(write.buffer, &write.access)?;
             let shape: Vec<usize> = target.iter().map(|r| usize::try_from(r.len()).unwrap_or(0)).collect();
             let got = result.shape().to_vec();
-            let result = result.stored_as(self.program.buffers[write.buffer].dtype).reshaped(shape.clone()).ok_or_else(|| {
+            let result = result
+                .stored_as(self.program.buffers[write.buffer].dtype)
+                .reshaped(shape.clone())
+                .ok_or_else(|| {
                 let name = &self.program.buffers[write.buffer].name;
                 Diagnostic::error("mapping", format!("a part makes {got:?} where `{name}` takes {shape:?}"))
             })?;

@@ -24,7 +24,8 @@ struct Bound {
 
 impl Bound {
     fn of(buffer: &Buffer, bindings: &Bindings) -> Result<Self> {
-        let grid = BoundGrid::new(buffer.layout.base, &buffer.layout.cuts, bindings).map_err(|s| unbound(&s))?;
+        let grid =
+            BoundGrid::new(buffer.layout.base, &buffer.layout.cuts, bindings).map_err(|s| unbound(&s))?;
         let followed =
             (0..grid.cuts.len()).map(|i| buffer.layout.access.iter().any(|a| a.axis() == Some(i))).collect();
         Ok(Self { grid, followed })
@@ -49,7 +50,8 @@ impl Bound {
     fn block_on(&self, core: u64) -> Option<usize> {
         let mut rest = core.checked_sub(self.grid.base)?;
         let mut position = vec![0_i64; self.grid.cuts.len()];
-        let mut order: Vec<usize> = (0..self.grid.cuts.len()).filter(|i| self.grid.cuts[*i].parts > 1).collect();
+        let mut order: Vec<usize> =
+            (0..self.grid.cuts.len()).filter(|i| self.grid.cuts[*i].parts > 1).collect();
         order.sort_by_key(|i| std::cmp::Reverse(self.grid.cuts[*i].stride));
         for i in order {
             let cut = self.grid.cuts[i];
@@ -99,12 +101,20 @@ impl Stored {
         Ok(Self::Blocks(blocks))
     }
     /// Puts what cores made where they are.
-    pub(super) fn from_cores(buffer: &Buffer, made: impl Iterator<Item = (u64, Array)>, bindings: &Bindings) -> Result<Self> {
+    pub(super) fn from_cores(
+        buffer: &Buffer,
+        made: impl Iterator<Item = (u64, Array)>,
+        bindings: &Bindings,
+    ) -> Result<Self> {
         let bound = Bound::of(buffer, bindings)?;
         let mut blocks = vec![None; bound.count()];
         for (core, array) in made {
             let Some(index) = bound.block_on(core) else {
-                return Diagnostic::error("mapping", format!("the layout of `{}` has nothing on core {core}", buffer.name)).err();
+                return Diagnostic::error(
+                    "mapping",
+                    format!("the layout of `{}` has nothing on core {core}", buffer.name),
+                )
+                .err();
             };
             blocks[index] = Some(array);
         }
@@ -114,9 +124,10 @@ impl Stored {
     pub(super) fn on_core(&self, buffer: &Buffer, core: u64, bindings: &Bindings) -> Result<Option<&Array>> {
         match self {
             Self::Whole(array) => Ok(Some(array)),
-            Self::Blocks(blocks) => {
-                Ok(Bound::of(buffer, bindings)?.block_on(core).and_then(|i| blocks.get(i)).and_then(Option::as_ref))
-            }
+            Self::Blocks(blocks) => Ok(Bound::of(buffer, bindings)?
+                .block_on(core)
+                .and_then(|i| blocks.get(i))
+                .and_then(Option::as_ref)),
         }
     }
     /// All elements as one array. Blocks must not contradict each other in size.
@@ -132,8 +143,11 @@ impl Stored {
             let ranges = bound.ranges(buffer, i, bindings)?;
             let fits = ranges.iter().zip(block.shape()).all(|(r, &e)| r.len() == e as i64);
             if !fits {
-                return Diagnostic::error("mapping", format!("a block of `{}` has another size than its layout says", buffer.name))
-                    .err();
+                return Diagnostic::error(
+                    "mapping",
+                    format!("a block of `{}` has another size than its layout says", buffer.name),
+                )
+                .err();
             }
             whole.put(&ranges, block);
         }
