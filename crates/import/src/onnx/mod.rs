@@ -9,6 +9,7 @@ mod call;
 mod control;
 mod data;
 mod dtype;
+mod export;
 mod external;
 mod import;
 mod operators;
@@ -18,12 +19,15 @@ mod parse;
 #[rustfmt::skip]
 pub mod proto;
 mod report;
+mod save;
 mod tensor;
 mod types;
 mod upgrade;
 
 pub use data::read_datum;
+pub use export::{NEWEST_OPSET, OLDEST_OPSET, to_model_proto};
 pub use report::{Fidelity, Imported, NodeReport, Report};
+pub use save::{DEFAULT_OPSET, SaveOptions, save, to_bytes};
 
 use crate::map_file;
 use bytes::Bytes;

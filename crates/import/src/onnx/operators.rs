@@ -34,11 +34,12 @@ use Form::{Same, Unknown, Upgrade as By};
 
 type Row = (&'static str, &'static [(i64, Form)]);
 
+const LINEAR: &str = "recurrences over a state are written as Scan or Loop";
 const TREES: &str = "tree ensembles and other classical models have no place on an accelerator";
 const MAPS: &str = "maps and classical models have no place on an accelerator";
 
 /// Newest version that is known of each domain.
-const NEWEST: &[(&str, i64)] = &[("", 25), ("ai.onnx.ml", 5), ("ai.onnx.preview.training", 1)];
+const NEWEST: &[(&str, i64)] = &[("", 28), ("ai.onnx.ml", 5), ("ai.onnx.preview.training", 1)];
 
 /// `ai.onnx`.
 const STANDARD: &[Row] = &[
@@ -58,6 +59,7 @@ const STANDARD: &[Row] = &[
     ("AveragePool", &[(1, Same)]),
     ("BatchNormalization", &[(1, By(upgrade::normalization::batch_normalization)), (14, Same)]),
     ("Bernoulli", &[(15, Same)]),
+    ("BitCast", &[(26, Unknown("the bits of one type cannot be taken for another's"))]),
     ("BitShift", &[(11, Same)]),
     ("BitwiseAnd", &[(18, Same)]),
     ("BitwiseNot", &[(18, Same)]),
@@ -67,6 +69,7 @@ const STANDARD: &[Row] = &[
     ("Cast", &[(1, Same)]),
     ("CastLike", &[(15, Same)]),
     ("Ceil", &[(1, Same)]),
+    ("CausalConvWithState", &[(27, Unknown(LINEAR))]),
     ("Celu", &[(12, Same)]),
     ("CenterCropPad", &[(18, Same)]),
     ("Clip", &[(1, By(upgrade::math::clip)), (11, Same)]),
@@ -81,6 +84,7 @@ const STANDARD: &[Row] = &[
     ("ConvTranspose", &[(1, Same)]),
     ("Cos", &[(7, Same)]),
     ("Cosh", &[(9, Same)]),
+    ("CumProd", &[(26, Same)]),
     ("CumSum", &[(11, Same)]),
     ("DFT", &[(17, By(upgrade::shape::dft)), (20, Same)]),
     ("DeformConv", &[(19, Same)]),
@@ -129,6 +133,7 @@ const STANDARD: &[Row] = &[
     ("LeakyRelu", &[(1, Same)]),
     ("Less", &[(1, By(upgrade::math::old_broadcast)), (7, Same)]),
     ("LessOrEqual", &[(12, Same)]),
+    ("LinearAttention", &[(27, Unknown(LINEAR))]),
     ("Log", &[(1, Same)]),
     ("LogSoftmax", &[(1, By(upgrade::math::flattened_softmax)), (13, Same)]),
     ("Loop", &[(1, By(control::loop_while))]),
@@ -170,7 +175,7 @@ const STANDARD: &[Row] = &[
     ("RandomNormalLike", &[(1, Same)]),
     ("RandomUniform", &[(1, Same)]),
     ("RandomUniformLike", &[(1, Same)]),
-    ("Range", &[(11, Same)]),
+    ("Range", &[(11, Same), (27, By(upgrade::math::range))]),
     ("Reciprocal", &[(1, Same)]),
     ("ReduceL1", &[(1, By(upgrade::shape::axes_input)), (18, Same)]),
     ("ReduceL2", &[(1, By(upgrade::shape::axes_input)), (18, Same)]),
@@ -215,7 +220,7 @@ const STANDARD: &[Row] = &[
     ("SoftmaxCrossEntropyLoss", &[(12, Same)]),
     ("Softplus", &[(1, Same)]),
     ("Softsign", &[(1, Same)]),
-    ("SpaceToDepth", &[(1, Same)]),
+    ("SpaceToDepth", &[(1, Same), (28, By(upgrade::shape::space_to_depth))]),
     ("Split", &[(1, By(upgrade::shape::split)), (18, Same)]),
     ("SplitToSequence", &[(11, Same)]),
     ("Sqrt", &[(1, Same)]),
@@ -225,6 +230,7 @@ const STANDARD: &[Row] = &[
     ("StringSplit", &[(20, Same)]),
     ("Sub", &[(1, By(upgrade::math::old_broadcast)), (7, Same)]),
     ("Sum", &[(1, Same)]),
+    ("SwiGLU", &[(28, By(upgrade::math::swiglu))]),
     ("Swish", &[(24, Same)]),
     ("Tan", &[(7, Same)]),
     ("Tanh", &[(1, Same)]),
@@ -303,6 +309,15 @@ fn table(domain: &str) -> Option<&'static [Row]> {
 /// The newest version of a domain's operator set that is known.
 pub(super) fn newest(domain: &str) -> Option<i64> {
     NEWEST.iter().find(|(name, _)| *name == domain).map(|(_, version)| *version)
+}
+
+/// Domain of an op's operator and the version at which it appears; none for ops that ONNX has not.
+pub(super) fn home(op: Op) -> Option<(&'static str, i64)> {
+    ["", "ai.onnx.ml", "ai.onnx.preview.training"].into_iter().find_map(|domain| {
+        let table = table(domain)?;
+        let at = table.binary_search_by_key(&op.name(), |row| row.0).ok()?;
+        Some((domain, table[at].1[0].0))
+    })
 }
 
 /// How an operator of a version is imported, or why it is not.

@@ -102,3 +102,22 @@ pub(in super::super) fn flattened_softmax<'m>(import: &mut Import<'m>, call: &mu
     let done = import.build.step(call, op, "rows", &[Some(flat)], Attrs::new().with("axis", -1))?;
     finish_in_shape_of(import, call, done, data)
 }
+
+/// Range since 27 says in which type numbers of 16 bits are made.
+pub(in super::super) fn range<'m>(import: &mut Import<'m>, call: &mut Call<'m>) -> Result<Done> {
+    let stash = call.take_int("stash_type")?.unwrap_or(1);
+    let start = call.needed(0)?;
+    if import.build.dtype(start).is_some_and(|dtype| dtype.bits() == 16 && dtype.is_float()) && stash != 1 {
+        call.approximation = Some("numbers are made in binary32 rather than in 16 bits".into());
+    }
+    Ok(Done::Becomes(Op::Range))
+}
+
+/// SwiGLU: Swish of the first times the second.
+pub(in super::super) fn swiglu<'m>(import: &mut Import<'m>, call: &mut Call<'m>) -> Result<Done> {
+    let alpha = call.take_float("alpha")?.unwrap_or(1.0);
+    let gate = [Some(call.needed(0)?)];
+    let gate = import.build.step(call, Op::Swish, "gate", &gate, Attrs::new().with("alpha", alpha))?;
+    call.inputs[0] = Some(gate);
+    Ok(Done::Becomes(Op::Mul))
+}

@@ -176,6 +176,14 @@ pub(in super::super) fn upsample<'m>(import: &mut Import<'m>, call: &mut Call<'m
     Ok(Done::Becomes(Op::Resize))
 }
 
+/// SpaceToDepth 28 can order the depth otherwise.
+pub(in super::super) fn space_to_depth<'m>(_: &mut Import<'m>, call: &mut Call<'m>) -> Result<Done> {
+    match call.take_str("mode")?.as_deref() {
+        None | Some("DCR") => Ok(Done::Becomes(Op::SpaceToDepth)),
+        Some(mode) => Ok(Done::Cannot(format!("SpaceToDepth in mode {mode} is not handled"))),
+    }
+}
+
 /// The tensor of an attribute.
 ///
 /// # Errors
