@@ -159,7 +159,7 @@ pub const TABLE: &[OpDef] = &[
         eval: lp,
         ..OpDef::new(
             Op::LpNormalization,
-            "Divides by the L1 or L2 norm along a dimension; where the norm is zero, the result is zero.",
+            "Divides by the L1 or L2 norm along a dimension.",
         )
     },
     OpDef {
@@ -432,10 +432,7 @@ fn lp(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
                 norm.iter_mut().for_each(|n| *n = n.sqrt());
             }
             let mut out = vec![T::ZERO; x.len()];
-            loops.each(|[at, k]| {
-                let norm = norm[k as usize];
-                out[at as usize] = if norm == T::ZERO { T::ZERO } else { x[at as usize] / norm };
-            });
+            loops.each(|[at, k]| out[at as usize] = x[at as usize] / norm[k as usize]);
             T::tensor(dtype, shape, out)
         })
         .into(),
