@@ -213,8 +213,11 @@ impl Lowering<'_> {
         if chain.is_empty() && there.home == self.tile && there.layout.same_place(layout) {
             return Ok(buffer);
         }
-        let body =
-            if chain.is_empty() { self.emitter.identity(value) } else { self.emitter.body(&chain).graph };
+        let body = if chain.is_empty() {
+            self.emitter.identity(value)
+        } else {
+            self.emitter.body(&chain, None).graph
+        };
         let number = self.emitter.program.buffers.len();
         let to = self.emitter.buffer(
             value,
@@ -240,8 +243,11 @@ impl Lowering<'_> {
         let whole = Layout::whole(self.whole(value).len(), 0);
         let suffix = format!("@host.{}", self.emitter.program.outputs.len());
         let to = self.emitter.buffer(value, &suffix, BufferClass::Scratch, self.host, whole);
-        let body =
-            if chain.is_empty() { self.emitter.identity(value) } else { self.emitter.body(&chain).graph };
+        let body = if chain.is_empty() {
+            self.emitter.identity(value)
+        } else {
+            self.emitter.body(&chain, None).graph
+        };
         let mut step = self.emitter.step(format!("{name} to host"), StepKind::Host, body);
         step.reads = reads(&[from], vec![self.whole(source)]);
         step.writes = vec![fill(to, self.whole(value))];
@@ -251,7 +257,7 @@ impl Lowering<'_> {
     }
     /// Integers that follow from extents stay on the host.
     fn extents(&mut self, group: &Group) -> Result<()> {
-        let body = self.emitter.body(&group.nodes);
+        let body = self.emitter.body(&group.nodes, None);
         let mut sources = Vec::new();
         for &value in &body.operands {
             let (source, chain) = self.origin(value);
@@ -286,7 +292,7 @@ impl Lowering<'_> {
             self.moved.insert(*output, (source, chain));
             return Ok(());
         }
-        let body = self.emitter.body(&group.nodes);
+        let body = self.emitter.body(&group.nodes, None);
         let mut sources = Vec::new();
         for &value in &body.operands {
             let (source, chain) = self.origin(value);
@@ -310,17 +316,16 @@ impl Lowering<'_> {
         Ok(())
     }
     fn compute(&mut self, group: &Group) -> Result<()> {
-        let body = self.emitter.body(&group.nodes);
+        let body = self.emitter.body(&group.nodes, group.space.as_ref());
         let name = group.name(self.emitter.graph);
         let Some(space) = &group.space else { return self.whole_group(group, body, name) };
-        let (read_access, write_access) = self.emitter.accesses(group, &body);
         let engine = self.emitter.graph.nodes[group.nodes[0]].op.def().engine;
-        let problem = self.problem(group, &body, &read_access, &write_access, engine)?;
+        let problem = self.problem(group, &body, engine)?;
         let mut choice = self.choose(&problem);
         let mut cuts = grid(space, |i| Cutting::Parts(choice.parts[i]));
         set_strides(&mut cuts);
         let mut base = 0;
-        if let Some((kept, at)) = self.kept_grid(group, &body, &read_access)
+        if let Some((kept, at)) = self.kept_grid(group, &body)
             && let Some(parts) = kept
                 .iter()
                 .map(|c| if let Cutting::Parts(p) = c.cutting { Some(p) } else { None })
@@ -346,11 +351,11 @@ impl Lowering<'_> {
         step.padding = space.padding;
         (step.base, step.grid) = (base, cuts);
         if splits > 1 {
-            return self.split(group, step, &write_access, splits);
+            return self.split(group, step, &body.writes, splits);
         }
-        step.reads = reads(&vec![BufferId(0); read_access.len()], read_access);
+        step.reads = reads(&vec![BufferId(0); body.reads.len()], body.reads);
         self.bring_all(&mut step, &body.operands)?;
-        for (&value, access) in body.results.iter().zip(write_access) {
+        for (&value, access) in body.results.iter().zip(body.writes) {
             let layout = Layout { base: step.base, cuts: step.grid.clone(), access: access.clone() };
             let buffer = self.emitter.buffer(value, "", BufferClass::Scratch, self.tile, layout);
             self.emitter.buffer_of.insert(value, buffer);
@@ -409,12 +414,10 @@ impl Lowering<'_> {
         let (Some(depth), Some(output)) = (depth, output) else {
             return Diagnostic::error("partition", "a sum is cut along two axes at once").err();
         };
-        let only_anchor = Group { nodes: vec![group.nodes[0]], ..group.clone() };
-        let anchor = self.emitter.body(&only_anchor.nodes);
-        let (anchor_reads, _) = self.emitter.accesses(&only_anchor, &anchor);
+        let anchor = self.emitter.body(&group.nodes[..1], group.space.as_ref());
         step.body = anchor.graph;
-        step.work = self.emitter.work(&only_anchor.nodes);
-        step.reads = reads(&vec![BufferId(0); anchor_reads.len()], anchor_reads);
+        step.work = self.emitter.work(&group.nodes[..1]);
+        step.reads = reads(&vec![BufferId(0); anchor.reads.len()], anchor.reads);
         let axis = split_axis(&mut step, depth, splits);
         set_strides(&mut step.grid);
         self.bring_all(&mut step, &anchor.operands)?;
@@ -451,7 +454,9 @@ impl Lowering<'_> {
         partial_type: DType,
         name: &str,
     ) -> Result<()> {
-        let body = reduction_body(&self.emitter, group, splits, partial_type);
+        let Some(body) = reduction_body(&self.emitter, group, splits, partial_type) else {
+            return Diagnostic::error("partition", "a sum without a result is cut").err();
+        };
         let (_, shape) = self.emitter.type_of(output);
         // Every tile takes an even share of the output and all partial results of it.
         let mut layout = self.spread(output)?;
@@ -461,8 +466,7 @@ impl Lowering<'_> {
         let elements: Dim = shape.iter().cloned().product();
         let followers = self.emitter.work(&group.nodes[1..]);
         step.work = Work { vector: followers.vector + elements * Dim::from(splits as i64), ..followers };
-        let gathered_access: Vec<Access> =
-            std::iter::once(Access::Whole).chain((0..shape.len()).map(Access::along)).collect();
+        let gathered_access = body.reads[0].clone();
         let number = self.emitter.program.buffers.len();
         let gathered = self.emitter.program.buffers.push(Buffer {
             name: format!("{}.partials@{number}", self.emitter.name_of(output)),
@@ -478,23 +482,10 @@ impl Lowering<'_> {
         exchange.writes = vec![fill(gathered, vec![Access::Whole; shape.len() + 1])];
         self.emitter.push(exchange);
         step.reads.push(orrery_program::Read { buffer: gathered, access: gathered_access });
-        for &value in &body.operands[1..] {
-            let operand = self.emitter.type_of(value).1;
-            let lead = shape.len() - operand.len().min(shape.len());
-            let access: Vec<Access> = operand
-                .iter()
-                .enumerate()
-                .map(|(d, extent)| {
-                    if extent.is(1) && !shape[lead + d].is(1) {
-                        Access::Whole
-                    } else {
-                        Access::along(lead + d)
-                    }
-                })
-                .collect();
+        for (&value, access) in body.operands[1..].iter().zip(&body.reads[1..]) {
             let at = Layout { access: access.clone(), ..layout.clone() };
             let buffer = self.bring(value, &at, 0.0, &step.name)?;
-            step.reads.push(orrery_program::Read { buffer, access });
+            step.reads.push(orrery_program::Read { buffer, access: access.clone() });
         }
         for &value in &body.results {
             let buffer = self.emitter.buffer(value, "", BufferClass::Scratch, self.tile, layout.clone());
@@ -504,14 +495,7 @@ impl Lowering<'_> {
         self.emitter.push(step);
         Ok(())
     }
-    fn problem(
-        &self,
-        group: &Group,
-        body: &Body,
-        read_access: &[Vec<Access>],
-        write_access: &[Vec<Access>],
-        engine: Engine,
-    ) -> Result<Problem> {
+    fn problem(&self, group: &Group, body: &Body, engine: Engine) -> Result<Problem> {
         let space =
             group.space.as_ref().ok_or_else(|| Diagnostic::error("partition", "a group without axes"))?;
         let convolution = space.axes.iter().any(|a| a.name == "out_channel" || a.name == "group");
@@ -550,13 +534,13 @@ impl Lowering<'_> {
             operands: body
                 .operands
                 .iter()
-                .zip(read_access)
+                .zip(&body.reads)
                 .map(|(v, a)| operand(v, a))
                 .collect::<Result<_>>()?,
             results: body
                 .results
                 .iter()
-                .zip(write_access)
+                .zip(&body.writes)
                 .map(|(v, a)| operand(v, a))
                 .collect::<Result<_>>()?,
             matrix: engine == Engine::Matrix && macs > 0.0,
@@ -576,7 +560,7 @@ impl Lowering<'_> {
         choice
     }
     /// The grid under which the group's first operand stays where it is, where there is one.
-    fn kept_grid(&self, group: &Group, body: &Body, read_access: &[Vec<Access>]) -> Option<(Vec<Cut>, u64)> {
+    fn kept_grid(&self, group: &Group, body: &Body) -> Option<(Vec<Cut>, u64)> {
         let space = group.space.as_ref()?;
         let first = *body.operands.first()?;
         if self.moved.contains_key(&first) {
@@ -588,7 +572,7 @@ impl Lowering<'_> {
         }
         let mut cuts = grid(space, |_| Cutting::Parts(1));
         let mut used = BTreeSet::new();
-        for (have, want) in buffer.layout.access.iter().zip(&read_access[0]) {
+        for (have, want) in buffer.layout.access.iter().zip(&body.reads[0]) {
             match (have, want) {
                 (Access::Along { axis, scale }, Access::Along { axis: to, scale: wanted })
                     if scale == wanted && scale.is(1) =>

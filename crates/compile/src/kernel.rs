@@ -34,7 +34,7 @@ pub fn compile(
     }
     for group in groups {
         match group.kind {
-            GroupKind::View => lowering.view(group)?,
+            GroupKind::View => lowering.simple(group, StepKind::View, device)?,
             GroupKind::Extents => lowering.simple(group, StepKind::View, host)?,
             GroupKind::Movement => lowering.simple(group, StepKind::Exchange, device)?,
             GroupKind::Compute => lowering.compute(group)?,
@@ -103,33 +103,24 @@ impl Lowering<'_> {
     }
     /// A group as one step without a grid.
     fn simple(&mut self, group: &Group, kind: StepKind, home: MemoryId) -> Result<()> {
-        let body = self.emitter.body(&group.nodes);
+        let body = self.emitter.body(&group.nodes, None);
         let mut sources = Vec::new();
         for &value in &body.operands {
             sources.push(self.operand(value)?);
         }
         let results = self.results(&body.results, home);
+        if let (GroupKind::View, [from, ..], [to, ..]) = (group.kind, &sources[..], &results[..]) {
+            self.emitter.program.buffers[*to].view_of = Some(*from);
+        }
         let mut step = self.emitter.step(group.name(self.emitter.graph), kind, body.graph);
-        step.reads = reads(&sources, body.operands.iter().map(|v| self.whole(*v)).collect());
-        step.writes = results.iter().zip(&body.results).map(|(b, v)| fill(*b, self.whole(*v))).collect();
+        step.reads = reads(&sources, body.reads);
+        step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
         self.emitter.push(step);
         self.emitter.mapped(group, Fidelity::Exact);
         Ok(())
     }
-    fn view(&mut self, group: &Group) -> Result<()> {
-        self.simple(group, StepKind::View, self.device)?;
-        let step =
-            &self.emitter.program.steps[orrery_base::index::Id::new(self.emitter.program.steps.len() - 1)];
-        let renames = (step.reads.first().map(|r| r.buffer), step.writes.first().map(|w| w.buffer));
-        if let (Some(from), Some(to)) = renames {
-            let buffers = &mut self.emitter.program.buffers;
-            buffers[to].view_of = Some(from);
-        }
-        Ok(())
-    }
     fn compute(&mut self, group: &Group) -> Result<()> {
-        let body = self.emitter.body(&group.nodes);
-        let (read_access, write_access) = self.emitter.accesses(group, &body);
+        let body = self.emitter.body(&group.nodes, group.space.as_ref());
         let mut sources = Vec::new();
         for &value in &body.operands {
             sources.push(self.operand(value)?);
@@ -139,7 +130,7 @@ impl Lowering<'_> {
         step.work = self.emitter.work(&group.nodes);
         step.approximate = engine == Engine::Control || (engine == Engine::Matrix && group.space.is_none());
         let fidelity = if step.approximate { Fidelity::Approximated } else { Fidelity::Exact };
-        step.reads = reads(&sources, read_access);
+        step.reads = reads(&sources, body.reads);
         if let Some(space) = &group.space {
             step.grid = grid(space, |_| Cutting::Parts(1));
             step.part_attrs = space.part_attrs.clone();
@@ -172,14 +163,14 @@ impl Lowering<'_> {
                         _ => {}
                     }
                 }
-                if splits > 1 && self.split(group, &mut step, &write_access, splits) {
+                if splits > 1 && self.split(group, &mut step, &body.writes, splits) {
                     self.emitter.mapped(group, fidelity);
                     return Ok(());
                 }
             }
         }
         let results = self.results(&body.results, self.device);
-        step.writes = results.iter().zip(write_access).map(|(b, access)| fill(*b, access)).collect();
+        step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
         self.emitter.push(step);
         self.emitter.mapped(group, fidelity);
         Ok(())
@@ -205,21 +196,19 @@ impl Lowering<'_> {
             weight: None,
             view_of: None,
         });
-        let anchor = self.emitter.body(&group.nodes[..1]);
-        let (anchor_reads, _) =
-            self.emitter.accesses(&Group { nodes: vec![group.nodes[0]], ..group.clone() }, &anchor);
+        let anchor = self.emitter.body(&group.nodes[..1], group.space.as_ref());
         let sources: Vec<BufferId> = anchor.operands.iter().map(|v| self.emitter.buffer_of[v]).collect();
         let mut first = step.clone();
         first.body = anchor.graph;
         first.work = self.emitter.work(&group.nodes[..1]);
-        first.reads = reads(&sources, anchor_reads);
+        first.reads = reads(&sources, anchor.reads);
         let axis = split_axis(&mut first, depth, splits);
         first.writes = vec![fill(
             partials,
             std::iter::once(Access::along(axis)).chain(write_access[0].iter().cloned()).collect(),
         )];
         self.emitter.push(first);
-        let sum = reduction_body(&self.emitter, group, splits, DType::F32);
+        let Some(sum) = reduction_body(&self.emitter, group, splits, DType::F32) else { return false };
         let mut sources = vec![partials];
         for &value in &sum.operands[1..] {
             match self.operand(value) {
@@ -232,13 +221,10 @@ impl Lowering<'_> {
         second.work = self.emitter.work(&group.nodes[1..]);
         second.work.vector =
             second.work.vector.clone() + first_elements(&self.emitter, output) * Dim::from(splits as i64);
-        second.reads = sources
-            .iter()
-            .map(|&buffer| orrery_program::Read {
-                buffer,
-                access: vec![Access::Whole; self.emitter.program.buffers[buffer].shape.len()],
-            })
-            .collect();
+        let whole = |value: &ValueId| self.whole(*value);
+        let rank = self.emitter.program.buffers[partials].shape.len();
+        let accesses = std::iter::once(vec![Access::Whole; rank]).chain(sum.operands[1..].iter().map(whole));
+        second.reads = reads(&sources, accesses.collect());
         let results = self.results(&sum.results, self.device);
         second.writes = results.iter().zip(&sum.results).map(|(b, v)| fill(*b, self.whole(*v))).collect();
         self.emitter.push(second);

@@ -5,14 +5,15 @@ use crate::{Fidelity, Options};
 use orrery_base::{IndexVec, Result};
 use orrery_cost::Target;
 use orrery_ir::infer::{Facts, node_place, with_ctx};
-use orrery_ir::op::{Access, Work};
-use orrery_ir::{Attrs, Def, Dim, Graph, Node, NodeId, Op, Type, ValueId};
-use orrery_numerics::DType;
+use orrery_ir::op::space::broadcast_access;
+use orrery_ir::op::{Access, IterSpace, Work};
+use orrery_ir::{Attrs, Def, Dim, Graph, NodeId, Op, Type, ValueId};
+use orrery_numerics::{DType, Tensor};
 use orrery_program::{
     Arithmetic, Buffer, BufferClass, BufferId, Cut, Layout, Memory, MemoryId, Program, Read, RoundingMode,
     Step, StepId, StepKind, Unit, Write, WriteMode,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Products that the matrix unit adds exactly before it rounds to its partial format: one block of inputs.
 const HALF_GROUP: u32 = 16;
@@ -37,16 +38,18 @@ pub struct Emitter<'a> {
     pub rounding: RoundingMode,
 }
 
-/// The body of a step and which values its inputs and outputs are.
+/// The body of a step, which values its inputs and outputs are, and what a part needs and makes of them.
 pub struct Body {
     /// The nodes as a graph of their own.
     pub graph: Graph,
-    /// Values of the model's graph that come in, in order.
+    /// Values of the model's graph that come in, in order. A value that is read in two ways comes in twice.
     pub operands: Vec<ValueId>,
-    /// For each operand: the node of the group and the position at which it is first used.
-    pub first_use: Vec<(usize, usize)>,
+    /// For each operand, for each of its dimensions.
+    pub reads: Vec<Vec<Access>>,
     /// Values that go out, in order.
     pub results: Vec<ValueId>,
+    /// For each result, for each of its dimensions.
+    pub writes: Vec<Vec<Access>>,
 }
 
 impl<'a> Emitter<'a> {
@@ -109,16 +112,28 @@ impl<'a> Emitter<'a> {
         let name = format!("{}{suffix}", self.name_of(value));
         self.program.buffers.push(Buffer { name, class, dtype, shape, home, layout, weight, view_of: None })
     }
-    /// The nodes of a group, or of any list of nodes, as a graph of their own.
-    pub fn body(&self, nodes: &[NodeId]) -> Body {
-        self.body_with(nodes, &BTreeMap::new())
+    /// Nodes as a graph of their own: an anchor cut by `space`, where there is one, and the element-wise nodes that follow
+    /// it. An operand of the anchor is read as the space says; an operand of a follower has the dimensions of the
+    /// anchor's output where it is not broadcast.
+    pub fn body(&self, nodes: &[NodeId], space: Option<&IterSpace>) -> Body {
+        let anchor = nodes.first().and_then(|n| self.graph.nodes[*n].outputs.iter().flatten().next());
+        let shape = anchor.map(|v| self.type_of(*v).1).unwrap_or_default();
+        self.body_of(nodes, space, &shape, 0)
     }
-    /// As [`Emitter::body`]; values in `renamed` are taken from outside under the other value.
-    pub fn body_with(&self, nodes: &[NodeId], renamed: &BTreeMap<ValueId, ValueId>) -> Body {
-        let mut body =
-            Body { graph: Graph::new(""), operands: Vec::new(), first_use: Vec::new(), results: Vec::new() };
+    /// As [`Emitter::body`] where the first node is number `first` of its group, whose anchor makes `anchor_shape`.
+    fn body_of(
+        &self,
+        nodes: &[NodeId],
+        space: Option<&IterSpace>,
+        anchor_shape: &[Dim],
+        first: usize,
+    ) -> Body {
+        let mut graph = Graph::new("");
+        let mut names = Names::default();
+        let (mut operands, mut reads) = (Vec::new(), Vec::new());
         let mut inside: BTreeMap<ValueId, ValueId> = BTreeMap::new();
-        for (number, &id) in nodes.iter().enumerate() {
+        let mut outside: Vec<(ValueId, Vec<Access>, ValueId)> = Vec::new();
+        for (number, &id) in (first..).zip(nodes) {
             let node = &self.graph.nodes[id];
             let mut inputs = Vec::with_capacity(node.inputs.len());
             for (position, input) in node.inputs.iter().enumerate() {
@@ -126,43 +141,79 @@ impl<'a> Emitter<'a> {
                     inputs.push(None);
                     continue;
                 };
-                let outer = renamed.get(&value).copied().unwrap_or(value);
-                let inner = *inside.entry(value).or_insert_with(|| {
-                    let name = self.name_of(outer);
-                    if let (true, Some(tensor)) = (is_inline(self.graph, value), self.graph.tensor_of(value))
-                    {
-                        return body.graph.add_tensor(name, tensor.clone());
+                if let Some(inner) = inside.get(&value) {
+                    inputs.push(Some(*inner));
+                    continue;
+                }
+                let access = self.access(value, space, number, position, anchor_shape);
+                let known = outside.iter().find(|(v, a, _)| *v == value && *a == access);
+                if let Some((_, _, inner)) = known {
+                    inputs.push(Some(*inner));
+                    continue;
+                }
+                let name = names.unique(&self.graph.values[value].name);
+                let inner = match self.graph.tensor_of(value) {
+                    Some(tensor) if is_inline(self.graph, value) && is_uncut(tensor, &access) => {
+                        graph.add_tensor(name, tensor.clone())
                     }
-                    body.operands.push(outer);
-                    body.first_use.push((number, position));
-                    body.graph.add_input(name, self.facts[outer].ty.clone())
-                });
+                    _ => {
+                        operands.push(value);
+                        reads.push(access.clone());
+                        graph.add_input(name, self.facts[value].ty.clone())
+                    }
+                };
+                outside.push((value, access, inner));
                 inputs.push(Some(inner));
             }
-            let names = node.outputs.iter().map(|v| v.map(|v| self.name_of(v))).collect();
-            let made = body.graph.add_node(
+            let made = node.outputs.iter().map(|v| v.map(|v| names.unique(&self.graph.values[v].name)));
+            let made = graph.add_node(
                 node.op,
                 node.name.clone(),
                 inputs,
-                names,
+                made.collect(),
                 node.attrs.clone(),
                 node.bodies.clone(),
             );
-            let made = body.graph.nodes[made].outputs.clone();
+            let made = graph.nodes[made].outputs.clone();
             for (outer, inner) in node.outputs.iter().zip(made) {
                 if let (Some(outer), Some(inner)) = (*outer, inner) {
-                    body.graph.values[inner].ty = self.facts[outer].ty.clone();
+                    graph.values[inner].ty = self.facts[outer].ty.clone();
                     inside.insert(outer, inner);
                 }
             }
         }
-        if let Some(last) = nodes.last() {
-            for value in self.graph.nodes[*last].outputs.iter().flatten() {
-                body.results.push(*value);
-                body.graph.outputs.push(inside[value]);
-            }
+        let last = nodes.last().map(|n| &self.graph.nodes[*n]);
+        let (mut results, mut writes) = (Vec::new(), Vec::new());
+        for (number, value) in last.into_iter().flat_map(|n| &n.outputs).enumerate() {
+            let Some(value) = *value else { continue };
+            let access = space.and_then(|s| s.outputs.get(if first + nodes.len() > 1 { 0 } else { number }));
+            writes.push(access.cloned().unwrap_or_else(|| vec![Access::Whole; self.type_of(value).1.len()]));
+            results.push(value);
+            graph.outputs.push(inside[&value]);
         }
-        body
+        Body { graph, operands, reads, results, writes }
+    }
+    /// What a part needs of an operand: of the anchor, number 0, or of a follower.
+    fn access(
+        &self,
+        value: ValueId,
+        space: Option<&IterSpace>,
+        number: usize,
+        position: usize,
+        anchor_shape: &[Dim],
+    ) -> Vec<Access> {
+        let shape = self.type_of(value).1;
+        let whole = vec![Access::Whole; shape.len()];
+        let Some(space) = space else { return whole };
+        if number == 0 {
+            let access = space.inputs.get(position).filter(|a| a.len() == shape.len());
+            return access.cloned().unwrap_or(whole);
+        }
+        let follow = |access: Access| match access {
+            Access::Along { axis, .. } => space.outputs[0][axis].clone(),
+            other => other,
+        };
+        broadcast_access(&shape, anchor_shape).into_iter().map(follow).collect()
     }
     /// A body that passes its one operand through.
     pub fn identity(&self, value: ValueId) -> Graph {
@@ -254,54 +305,6 @@ impl<'a> Emitter<'a> {
             self.nodes.push((node_place(self.graph, id), fidelity));
         }
     }
-    /// Accesses of a group's operands and results in terms of the anchor's axes.
-    ///
-    /// An operand of the anchor is read as the anchor's space says; an operand of a follower has the anchor's output
-    /// dimensions where it is not broadcast.
-    pub fn accesses(&self, group: &Group, body: &Body) -> (Vec<Vec<Access>>, Vec<Vec<Access>>) {
-        let whole = |value: ValueId| vec![Access::Whole; self.type_of(value).1.len()];
-        let Some(space) = &group.space else {
-            return (
-                body.operands.iter().map(|v| whole(*v)).collect(),
-                body.results.iter().map(|v| whole(*v)).collect(),
-            );
-        };
-        let out = &space.outputs[0];
-        let anchor_output = self.graph.nodes[group.nodes[0]].outputs.iter().flatten().next().copied();
-        let out_shape = anchor_output.map(|v| self.type_of(v).1).unwrap_or_default();
-        let reads = body
-            .operands
-            .iter()
-            .zip(&body.first_use)
-            .map(|(value, (node, position))| {
-                let shape = self.type_of(*value).1;
-                if *node == 0 {
-                    let access = space.inputs.get(*position).cloned().unwrap_or_default();
-                    return if access.len() == shape.len() { access } else { whole(*value) };
-                }
-                let lead = out.len() - shape.len().min(out.len());
-                let follow = |(d, extent): (usize, &Dim)| {
-                    if extent.is(1) && !out_shape[lead + d].is(1) {
-                        Access::Whole
-                    } else {
-                        out[lead + d].clone()
-                    }
-                };
-                shape.iter().enumerate().map(follow).collect()
-            })
-            .collect();
-        let writes = if group.nodes.len() > 1 {
-            vec![out.clone()]
-        } else {
-            let node: &Node = &self.graph.nodes[group.nodes[0]];
-            node.outputs
-                .iter()
-                .enumerate()
-                .filter_map(|(i, v)| v.map(|v| space.outputs.get(i).cloned().unwrap_or_else(|| whole(v))))
-                .collect()
-        };
-        (reads, writes)
-    }
     /// Parameters get their buffers from `place`; everything else must have one already.
     ///
     /// # Errors
@@ -330,97 +333,108 @@ pub fn fill(buffer: BufferId, access: Vec<Access>) -> Write {
     Write { buffer, access, mode: WriteMode::Fill }
 }
 
+/// True where an element of a part's body is the same for all parts.
+fn is_uncut(tensor: &Tensor, access: &[Access]) -> bool {
+    tensor.len() <= 1 || access.iter().all(|a| *a == Access::Whole)
+}
+
+/// Names that are given once.
+#[derive(Default)]
+struct Names(BTreeSet<String>);
+
+impl Names {
+    fn unique(&mut self, name: &str) -> String {
+        let mut made = name.to_owned();
+        let mut number = 2;
+        while !self.0.insert(made.clone()) {
+            made = format!("{name}.{number}");
+            number += 1;
+        }
+        made
+    }
+}
+
 /// The sum over the first dimension, in front of a group's followers: how partial results become one.
 ///
-/// Returns the body whose first input is the partial results, of shape `[parts, …]`.
-pub fn reduction_body(emitter: &Emitter<'_>, group: &Group, parts: u64, dtype: DType) -> Body {
+/// Returns the body whose first input is the partial results, of shape `[parts, …]`; the axes of its accesses are the
+/// dimensions of the anchor's output. None where the anchor makes nothing.
+pub fn reduction_body(emitter: &Emitter<'_>, group: &Group, parts: u64, dtype: DType) -> Option<Body> {
     let anchor = &emitter.graph.nodes[group.nodes[0]];
-    let output = anchor.outputs.iter().flatten().next().copied();
-    let rest = emitter.body(&group.nodes[1..]);
-    let mut graph = Graph::new("");
-    let mut body =
-        Body { graph: Graph::new(""), operands: Vec::new(), first_use: Vec::new(), results: Vec::new() };
-    let Some(output) = output else { return body };
+    let output = anchor.outputs.iter().flatten().next().copied()?;
     let (out_dtype, shape) = emitter.type_of(output);
+    // The followers with the anchor's output as an operand; it becomes the sum.
+    let space = IterSpace::over_output(&shape);
+    let followers = emitter.body_of(&group.nodes[1..], Some(&space), &shape, 1);
+    let mut graph = Graph::new("");
+    let mut names = Names::default();
     let partial = std::iter::once(Dim::from(parts as i64)).chain(shape.iter().cloned()).collect::<Vec<_>>();
-    let input = graph.add_input("partials", Type::tensor(dtype, partial));
-    let axes = graph.add_tensor("axes", orrery_numerics::Tensor::from_vec(vec![1], vec![0_i64]));
-    let attrs = Attrs::new().with("keepdims", 0_i64);
-    let node = graph.add_node(
-        Op::ReduceSum,
-        anchor.name.clone(),
-        vec![Some(input), Some(axes)],
-        vec![Some("sum".into())],
-        attrs,
-        Vec::new(),
-    );
-    let sum = graph.nodes[node].outputs[0];
-    body.operands.push(output);
-    body.first_use.push((0, 0));
-    let mut inside: BTreeMap<ValueId, Option<ValueId>> = BTreeMap::new();
-    if let Some(sum) = sum {
-        graph.values[sum].ty = Type::tensor(out_dtype, shape);
-        if group.nodes.len() == 1 {
-            graph.outputs.push(sum);
-            body.results.push(output);
+    let input = graph.add_input(names.unique("partials"), Type::tensor(dtype, partial));
+    let axes = graph.add_tensor(names.unique("axes"), Tensor::from_vec(vec![1], vec![0_i64]));
+    let mut apply = |op: Op, inputs: Vec<ValueId>, attrs: Attrs, dtype: DType, name: &str| {
+        let inputs = inputs.into_iter().map(Some).collect();
+        let made = Some(names.unique(name));
+        let node = graph.add_node(op, anchor.name.clone(), inputs, vec![made], attrs, Vec::new());
+        let made = graph.nodes[node].outputs[0].expect("asked for");
+        graph.values[made].ty = Type::tensor(dtype, shape.iter().cloned());
+        made
+    };
+    let keep = Attrs::new().with("keepdims", 0_i64);
+    let mut sum = apply(Op::ReduceSum, vec![input, axes], keep, dtype, "sum");
+    if dtype != out_dtype {
+        sum = apply(Op::Cast, vec![sum], Attrs::new().with("to", out_dtype), out_dtype, "rounded");
+    }
+    let along = || (0..shape.len()).map(Access::along);
+    let mut operands = vec![output];
+    let mut reads = vec![std::iter::once(Access::Whole).chain(along()).collect()];
+    let mut inside: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+    let uses = followers.operands.iter().zip(followers.reads).zip(&followers.graph.inputs);
+    for ((outer, access), inner) in uses {
+        if *outer == output {
+            inside.insert(*inner, sum);
+            continue;
+        }
+        let value = &followers.graph.values[*inner];
+        operands.push(*outer);
+        reads.push(access);
+        inside.insert(*inner, graph.add_input(names.unique(&value.name), value.ty.clone()));
+    }
+    for (id, value) in followers.graph.values.iter() {
+        if let Def::Constant(weight) = &value.def {
+            let made = graph.add_constant(names.unique(&value.name), value.ty.clone(), weight.clone());
+            inside.insert(id, made);
         }
     }
-    // The followers, with their uses of the anchor's output led to the sum.
-    for (id, value) in rest.graph.values.iter() {
-        let name = &value.name;
-        let is_anchor = rest
-            .operands
-            .iter()
-            .zip(&rest.graph.inputs)
-            .any(|(outer, inner)| *outer == output && *inner == id);
-        let copied = match &value.def {
-            _ if is_anchor => sum,
-            Def::Input => Some(graph.add_input(name.clone(), value.ty.clone())),
-            Def::Constant(weight) => {
-                Some(graph.add_constant(format!("{name}."), value.ty.clone(), weight.clone()))
-            }
-            Def::Node(..) => None,
-        };
-        inside.insert(id, copied);
-    }
-    for ((outer, inner), use_at) in rest.operands.iter().zip(&rest.graph.inputs).zip(&rest.first_use) {
-        if *outer != output {
-            body.operands.push(*outer);
-            body.first_use.push((use_at.0 + 1, use_at.1));
-            debug_assert!(inside.contains_key(inner));
-        }
-    }
-    for node in rest.graph.nodes.values() {
-        let inputs = node.inputs.iter().map(|v| v.and_then(|v| inside[&v])).collect();
-        let names = node.outputs.iter().map(|v| v.map(|v| rest.graph.values[v].name.clone())).collect();
+    for node in followers.graph.nodes.values() {
+        let inputs = node.inputs.iter().map(|v| v.map(|v| inside[&v])).collect();
+        let made = node.outputs.iter().map(|v| v.map(|v| names.unique(&followers.graph.values[v].name)));
         let made = graph.add_node(
             node.op,
             node.name.clone(),
             inputs,
-            names,
+            made.collect(),
             node.attrs.clone(),
             node.bodies.clone(),
         );
         let made = graph.nodes[made].outputs.clone();
         for (old, new) in node.outputs.iter().zip(made) {
             if let (Some(old), Some(new)) = (*old, new) {
-                graph.values[new].ty = rest.graph.values[old].ty.clone();
-                inside.insert(old, Some(new));
+                graph.values[new].ty = followers.graph.values[old].ty.clone();
+                inside.insert(old, new);
             }
         }
     }
-    for (value, inner) in rest.results.iter().zip(&rest.graph.outputs) {
-        if let Some(inner) = inside[inner] {
-            graph.outputs.push(inner);
-            body.results.push(*value);
-        }
+    let mut results = followers.results;
+    graph.outputs = followers.graph.outputs.iter().map(|v| inside[v]).collect();
+    if group.nodes.len() == 1 {
+        results = vec![output];
+        graph.outputs = vec![sum];
     }
-    body.graph = graph;
-    body
+    let writes = vec![space.outputs[0].clone(); results.len()];
+    Some(Body { graph, operands, reads, results, writes })
 }
 
 /// The grid of an anchor's space: one cut for each axis.
-pub fn grid(space: &orrery_ir::op::IterSpace, cut: impl Fn(usize) -> orrery_program::Cutting) -> Vec<Cut> {
+pub fn grid(space: &IterSpace, cut: impl Fn(usize) -> orrery_program::Cutting) -> Vec<Cut> {
     space
         .axes
         .iter()
