@@ -1,1 +1,69 @@
 //! Graph to Graph: folding, fusion, legalisation to a machine's precision.
+
+pub mod clean;
+pub mod legalise;
+pub mod report;
+mod rewrite;
+
+pub use clean::clean;
+pub use legalise::{Legalised, NarrowedWeight, Narrowing, PrecisionSpec, legalise};
+pub use report::{Exactness, Kind, Replacement, Report};
+
+use orrery_base::Result;
+use orrery_ir::{Graph, infer, verify};
+
+/// Whether new weights are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Weights {
+    /// Weights that a pass changes are computed: the graph can be run.
+    #[default]
+    Compute,
+    /// Weights that a pass changes keep their type alone: the graph can be compiled and timed, at once.
+    ShapeOnly,
+}
+
+/// Which passes [`prepare`] runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Whether new weights are computed.
+    pub weights: Weights,
+    /// Whether ops that frameworks spell out are recognised.
+    pub fuse: bool,
+    /// Whether batch normalizations are folded into the weights before them.
+    pub fold_batch_norm: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { weights: Weights::Compute, fuse: true, fold_batch_norm: true }
+    }
+}
+
+/// A graph that is ready to be legalised and compiled.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// The graph, with all types inferred.
+    pub graph: Graph,
+    /// What was done.
+    pub report: Report,
+}
+
+/// Cleans, folds and fuses a graph, in this order: cleaning; fusing; folding into weights; cleaning of what that left;
+/// equal computations become one.
+///
+/// # Errors
+/// `type-rule` where the graph breaks one.
+pub fn prepare(graph: &Graph, options: &Options) -> Result<Prepared> {
+    let mut report = Report { nodes_before: graph.nodes.len(), ..Report::default() };
+    let graph = clean::clean_graph(graph.clone(), options.weights)?;
+    let mut graph = clean::share_nodes(graph);
+    infer::infer(&mut graph)?;
+    check(&graph)?;
+    report.nodes_after = graph.nodes.len();
+    Ok(Prepared { graph, report })
+}
+
+/// Holds a pass's result to the verifier in tests and debug builds.
+fn check(graph: &Graph) -> Result<()> {
+    if cfg!(debug_assertions) { verify::verify(graph) } else { Ok(()) }
+}
