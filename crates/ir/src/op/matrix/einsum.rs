@@ -80,7 +80,7 @@ impl Equation {
         let output = match right {
             Some(right) => {
                 let dots = extents.keys().filter(|l| matches!(l, Label::Dots(_))).count();
-                let letters = right.chars().filter(|c| c.is_ascii_alphabetic()).count();
+                let letters = right.chars().filter(char::is_ascii_alphabetic).count();
                 let rank = if right.contains("...") { dots + letters } else { letters };
                 let output = labels(&right, rank)?;
                 for (i, label) in output.iter().enumerate() {
