@@ -162,7 +162,11 @@ fn own_bound(
     let terms = sum_length(node, inputs, output);
     let format = Format::parse(&evaluator.arithmetic.accumulate).unwrap_or(Format::FP32);
     let machine = Accumulation::new(format).grouped(u64::from(evaluator.arithmetic.group.max(1)));
-    let plain_sum = Accumulation::new(Format::FP32);
+    // Within a group the products are added in f32.
+    let within = Accumulation::new(Format::FP32);
+    // The interpreter adds one product after the other, in the format that the node asks for.
+    let asked = node.attrs.str("accumulate").and_then(Format::parse).unwrap_or(Format::FP32);
+    let plain = Accumulation::new(asked);
     // Inputs that the matrix unit narrows are off by one rounding each before they are multiplied.
     let narrowed = evaluator
         .arithmetic
@@ -176,7 +180,7 @@ fn own_bound(
     Ok(magnitude
         .iter()
         .map(|&m| {
-            let mut stray = machine.bound(terms, m) + plain_sum.bound(terms, m) + narrowed * m;
+            let mut stray = machine.bound(terms, m) + within.bound(terms, m) + plain.bound(terms, m) + narrowed * m;
             if splits > 1 {
                 stray += rounded_bound(0.0, m, format, Rounding::NearestEven);
             }
