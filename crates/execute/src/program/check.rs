@@ -180,7 +180,8 @@ fn own_bound(
     Ok(magnitude
         .iter()
         .map(|&m| {
-            let mut stray = machine.bound(terms, m) + within.bound(terms, m) + plain.bound(terms, m) + narrowed * m;
+            let mut stray =
+                machine.bound(terms, m) + within.bound(terms, m) + plain.bound(terms, m) + narrowed * m;
             if splits > 1 {
                 stray += rounded_bound(0.0, m, format, Rounding::NearestEven);
             }
