@@ -1,0 +1,122 @@
+//! Models run in the interpreter: to finite numbers of a size that 16-bit floats hold, and to the same numbers with a
+//! KV cache as without.
+
+use orrery_ir::op::Datum;
+use orrery_ir::weights::{hash64, normal};
+use orrery_ir::{Graph, infer, interpret};
+use orrery_numerics::{DType, Tensor};
+use orrery_zoo::{Options, find};
+
+fn build(name: &str, options: &str) -> Graph {
+    let options = Options::parse(options.split_whitespace()).unwrap();
+    find(name).unwrap().build(&options).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// An input of that name with numbers of the kind it takes.
+fn input(name: &str, dtype: DType, shape: Vec<usize>) -> Tensor {
+    let count: usize = shape.iter().product();
+    let below =
+        |limit: u64| -> Vec<i64> { (0..count as u64).map(|i| (hash64(7, i) % limit) as i64).collect() };
+    match name {
+        "input_ids" => Tensor::from_vec(shape, below(30_000)),
+        "token_type_ids" => Tensor::from_vec(shape, below(2)),
+        "masked_positions" => Tensor::from_vec(shape, below(4)),
+        // The last token of each sequence is padding.
+        "attention_mask" => {
+            let length = shape[1];
+            Tensor::from_vec(shape, (0..count).map(|i| i64::from(i % length != length - 1)).collect())
+        }
+        _ => Tensor::from_f32(
+            dtype,
+            shape,
+            normal(7, count, 0.0, 1.0),
+            orrery_numerics::Rounding::NearestEven,
+            false,
+        ),
+    }
+}
+
+/// Numbers of a float tensor.
+fn numbers(datum: &Datum) -> Vec<f32> {
+    datum.as_tensor().unwrap().to_f32().unwrap().into_owned()
+}
+
+#[test]
+fn activations_stay_in_the_range_of_half_precision() {
+    for (name, options, bindings, outputs) in [
+        ("braggnn", "", vec![("batch", 2)], vec![vec![2, 2]]),
+        ("bert_tiny", "", vec![("batch", 2), ("seq", 6)], vec![vec![2, 6, 128], vec![2, 128]]),
+        (
+            "bert_tiny",
+            "head=pretraining",
+            vec![("batch", 1), ("seq", 6), ("predictions", 2)],
+            vec![vec![1, 2, 30522], vec![1, 2]],
+        ),
+        ("bert_tiny", "head=questions", vec![("batch", 1), ("seq", 6)], vec![vec![1, 6], vec![1, 6]]),
+        ("bert_tiny", "head=classes", vec![("batch", 1), ("seq", 6)], vec![vec![1, 2]]),
+        ("minilm", "head=none layers=2", vec![("batch", 1), ("seq", 5)], vec![vec![1, 5, 384]]),
+        ("gpt2_small", "layers=2 logits=last", vec![("batch", 1), ("seq", 4)], vec![vec![1, 1, 50257]]),
+        ("gemm", "m=3 k=5 n=4", vec![("batch", 2)], vec![vec![2, 3, 4]]),
+        ("gemm", "m=3 k=5 n=4 right=weight dtype=bf16", vec![("batch", 2)], vec![vec![2, 3, 4]]),
+        ("conv2d", "dtype=f16 channels=4", vec![("batch", 2)], vec![vec![2, 32, 5, 5]]),
+        ("relu", "", vec![("batch", 1)], vec![vec![1, 32, 7, 7]]),
+        (
+            "lstm",
+            "steps=3 inputs=8 hidden=6",
+            vec![("batch", 2)],
+            vec![vec![3, 1, 2, 6], vec![1, 2, 6], vec![1, 2, 6]],
+        ),
+    ] {
+        let mut graph = build(name, options);
+        let bindings = bindings.into_iter().map(|(symbol, value)| (symbol.to_owned(), value)).collect();
+        infer::bind(&mut graph, &bindings).unwrap();
+        let inputs = graph.inputs.iter().map(|id| {
+            let value = &graph.values[*id];
+            let ty = value.ty.as_tensor().unwrap();
+            input(&value.name, ty.dtype, ty.extents().unwrap()).into()
+        });
+        let mut largest = 0.0_f32;
+        let mut observe = |id, datum: &Datum| {
+            if datum.as_tensor().is_some_and(|tensor| tensor.dtype().is_float()) {
+                for number in numbers(datum) {
+                    assert!(number.is_finite(), "{name} {options}: {}", graph.values[id].name);
+                    largest = largest.max(number.abs());
+                }
+            }
+        };
+        let made = interpret::run_observed(&graph, inputs.collect(), 1, &mut observe).unwrap();
+        let shapes: Vec<_> = made.iter().map(|datum| datum.as_tensor().unwrap().shape().to_vec()).collect();
+        assert_eq!(shapes, outputs, "{name} {options}");
+        assert!((0.01..1000.0).contains(&largest), "{name} {options}: largest is {largest}");
+        // The outputs tell inputs and places apart.
+        let first = numbers(&made[0]);
+        assert!(first.iter().any(|number| *number != first[0]), "{name} {options}");
+    }
+}
+
+#[test]
+fn a_cache_changes_no_number() {
+    let ids: Vec<i64> = vec![464, 3290, 318, 845, 3772];
+    let tokens = |ids: &[i64]| Datum::from(Tensor::from_vec(vec![1, ids.len()], ids.to_vec()));
+    let of = |form: &str, inputs: Vec<Datum>| {
+        interpret::run(&build("gpt2_small", &format!("layers=2 form={form}")), inputs, 1).unwrap()
+    };
+    let whole = numbers(&of("forward", vec![tokens(&ids)])[0]);
+    let vocabulary = whole.len() / ids.len();
+    let prefilled = of("prefill", vec![tokens(&ids[..2])]);
+    assert_eq!(numbers(&prefilled[0]), whole[..2 * vocabulary]);
+
+    // Two tokens at once, then one.
+    let mut past = prefilled[1..].to_vec();
+    for new in [2..4, 4..5] {
+        let mut inputs = vec![tokens(&ids[new.clone()])];
+        inputs.extend(past);
+        let decoded = of("decode", inputs);
+        let expected = &whole[new.start * vocabulary..new.end * vocabulary];
+        for (found, expected) in numbers(&decoded[0]).iter().zip(expected) {
+            assert!((found - expected).abs() < 1e-4, "{found} {expected}");
+        }
+        past = decoded[1..].to_vec();
+        assert_eq!(past[0].as_tensor().unwrap().shape(), [1, 12, new.end, 64]);
+    }
+}
