@@ -15,6 +15,9 @@ use orrery_numerics::{DType, Tensor};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 
+/// Bodies and functions may stand this deep in one another.
+pub(super) const MOST_NESTING: usize = 64;
+
 /// A graph or body that is being built.
 #[derive(Default)]
 pub(super) struct Level {
@@ -71,6 +74,20 @@ impl<'m> Build<'m> {
     }
     pub(super) fn env_mut(&mut self) -> &mut Env<'m> {
         self.envs.last_mut().expect("the model's own env is never popped")
+    }
+    /// Checks that another body or function may be opened.
+    ///
+    /// # Errors
+    /// `onnx-nesting`.
+    pub(super) fn check_nesting(&self) -> Result<()> {
+        if self.envs.len() < MOST_NESTING {
+            return Ok(());
+        }
+        Diagnostic::error(
+            "onnx-nesting",
+            format!("bodies and functions are nested more than {MOST_NESTING} deep"),
+        )
+        .err()
     }
     /// Opens the env of a model or body, on a new level.
     pub(super) fn enter_graph(&mut self, name: &str) {
@@ -150,6 +167,13 @@ impl<'m> Build<'m> {
         level.facts.push(fact);
         self.bind(name, Some(id))?;
         Ok(id)
+    }
+    /// Adds an input to the innermost graph that the file has no name for.
+    pub(super) fn unnamed_input(&mut self, hint: &str, fact: Fact) -> ValueId {
+        let unique = self.value_name(hint);
+        let level = self.level();
+        level.facts.push(fact);
+        level.graph.add_input(unique, Type::Unknown)
     }
     /// Adds a constant of the file.
     pub(super) fn weight(&mut self, name: &'m str, ty: Type, weight: Weight) -> Result<ValueId> {

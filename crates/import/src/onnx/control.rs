@@ -137,7 +137,7 @@ pub(super) fn batched_scan<'m>(import: &mut Import<'m>, call: &mut Call<'m>) -> 
     import.build.enter_graph("sequence");
     let mut operands = Vec::with_capacity(given);
     for (input, fact) in body.input.iter().zip(&single) {
-        operands.push(Some(import.build.input(input.name(), Type::Unknown, fact.clone())?));
+        operands.push(Some(import.build.unnamed_input(&format!("{}.one", input.name()), fact.clone())));
     }
     let formal: Vec<Fact> = single
         .iter()
@@ -154,7 +154,7 @@ pub(super) fn batched_scan<'m>(import: &mut Import<'m>, call: &mut Call<'m>) -> 
     }
     let mut outputs = Vec::with_capacity(body.output.len());
     for output in &body.output {
-        outputs.push(Some((import.build.value_name(output.name()), Type::Unknown)));
+        outputs.push(Some((import.build.value_name(&format!("{}.one", output.name())), Type::Unknown)));
     }
     let made = import.build.node(Op::Scan, "", operands, outputs, attrs, vec![inner.graph])?;
     import.build.level().graph.outputs = made.into_iter().flatten().collect();
@@ -176,6 +176,9 @@ pub(super) fn sequence_map<'m>(import: &mut Import<'m>, call: &mut Call<'m>) -> 
         })
         .collect();
     let body = import.body(body, &formal)?;
+    if body.captures.iter().any(|(outer, _)| matches!(import.build.fact(*outer).ty, Type::Sequence(_))) {
+        return Ok(Done::Cannot("the body takes a whole sequence from outside".into()));
+    }
     close(import, call, Op::SequenceMap, given, vec![body])
 }
 

@@ -6,8 +6,8 @@ use super::dtype::number_of;
 use super::operators::home;
 use super::proto::attribute_proto::AttributeType;
 use super::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
-    ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, ValueInfoProto,
 };
 use super::tensor::write_tensor;
 use super::types::write_type;
@@ -72,7 +72,10 @@ pub fn to_model_proto(graph: &Graph, opset: i64) -> Result<(ModelProto, Vec<Diag
         opset_import: export
             .domains
             .iter()
-            .map(|(domain, version)| OperatorSetIdProto { domain: Some((*domain).into()), version: Some(*version) })
+            .map(|(domain, version)| OperatorSetIdProto {
+                domain: Some((*domain).into()),
+                version: Some(*version),
+            })
             .collect(),
         metadata_props: metadata.collect(),
         graph: Some(proto),
@@ -175,8 +178,11 @@ impl Export {
         for (name, value) in node.attrs.iter() {
             if let Some((_, what)) = OWN_ATTRIBUTES.iter().find(|(own, _)| *own == name) {
                 self.notes.push(
-                    Diagnostic::note("onnx-export-dropped", format!("`{name}` is not written: ONNX cannot say {what}"))
-                        .at(format!("{} node `{}`", node.op, node.name)),
+                    Diagnostic::note(
+                        "onnx-export-dropped",
+                        format!("`{name}` is not written: ONNX cannot say {what}"),
+                    )
+                    .at(format!("{} node `{}`", node.op, node.name)),
                 );
                 continue;
             }
@@ -184,7 +190,11 @@ impl Export {
                 .iter()
                 .find(|(op, newer, since)| *op == node.op && *newer == name && *since > self.opset)
             {
-                return refused(format!("attribute `{name}` appears in operator set {since}, not in {}", self.opset)).err();
+                return refused(format!(
+                    "attribute `{name}` appears in operator set {since}, not in {}",
+                    self.opset
+                ))
+                .err();
             }
             proto.attribute.push(attribute(name, value)?);
         }
@@ -257,7 +267,10 @@ fn extent(node: &Node, name: &str) -> usize {
 
 /// Names for all values of a graph, and for each output the name of a copy where one is needed: a value has one name
 /// only, so a second output of it, or an input or captured value under another name, is copied.
-fn name_values(graph: &Graph, around: Option<&Around<'_>>) -> (IndexVec<ValueId, String>, Vec<Option<String>>) {
+fn name_values(
+    graph: &Graph,
+    around: Option<&Around<'_>>,
+) -> (IndexVec<ValueId, String>, Vec<Option<String>>) {
     let none = BTreeSet::new();
     let visible = around.map_or(&none, |a| a.visible);
     let captured: &[String] = around.map_or(&[], |a| &a.captured);
@@ -270,7 +283,10 @@ fn name_values(graph: &Graph, around: Option<&Around<'_>>) -> (IndexVec<ValueId,
         if fixed.insert(*id) {
             names[*id] = output;
             wanted.push(None);
-        } else if graph.outputs[..number].contains(id) || names[*id] != output || graph.inputs[formal..].contains(id) {
+        } else if graph.outputs[..number].contains(id)
+            || names[*id] != output
+            || graph.inputs[formal..].contains(id)
+        {
             wanted.push(Some(output));
         } else {
             wanted.push(None);
@@ -312,7 +328,11 @@ fn folded_constants(graph: &Graph) -> Vec<ValueId> {
         return values;
     }
     let uses = graph.uses();
-    values.iter().copied().filter(|id| uses[*id] as usize == values.iter().filter(|v| *v == id).count()).collect()
+    values
+        .iter()
+        .copied()
+        .filter(|id| uses[*id] as usize == values.iter().filter(|v| *v == id).count())
+        .collect()
 }
 
 fn initializer(graph: &Graph, id: ValueId, weight: &Weight, name: &str) -> Result<TensorProto> {

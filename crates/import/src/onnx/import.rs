@@ -3,9 +3,10 @@
 use super::build::{Build, Level};
 use super::call::{Call, place_of};
 use super::external::External;
+use super::functions::Functions;
 use super::operators::{Done, Form, lookup, newest};
 use super::order::order;
-use super::proto::{FunctionProto, GraphProto, ModelProto, NodeProto, TypeProto};
+use super::proto::{GraphProto, ModelProto, NodeProto, TypeProto};
 use super::report::{Fidelity, Imported, NodeReport, Report};
 use super::tensor::{read_sparse, read_tensor};
 use super::types::read_type;
@@ -15,19 +16,12 @@ use orrery_ir::op::Fact;
 use orrery_ir::{Op, Type, ValueId, Weight, verify};
 use std::collections::BTreeMap;
 
-/// A model whose functions expand to more nodes than this is refused.
-const MOST_NODES: usize = 1 << 22;
-
-type FunctionKey<'m> = (&'m str, &'m str, &'m str);
-
 /// The state of an import.
 pub(super) struct Import<'m> {
     pub(super) build: Build<'m>,
     pub(super) external: External,
     pub(super) report: Report,
-    functions: BTreeMap<FunctionKey<'m>, &'m FunctionProto>,
-    /// Functions that are being expanded, outermost first.
-    inside: Vec<FunctionKey<'m>>,
+    pub(super) functions: Functions<'m>,
 }
 
 /// The domain of the standard operators has two names.
@@ -47,19 +41,8 @@ pub(super) fn import(model: &ModelProto, external: External) -> Result<Imported>
         build: Build { typed: true, ..Build::default() },
         external,
         report: Report::default(),
-        functions: BTreeMap::new(),
-        inside: Vec::new(),
+        functions: Functions::new(&model.functions)?,
     };
-    for function in &model.functions {
-        let key = (domain_of(function.domain()), function.name(), function.overload());
-        if import.functions.insert(key, function).is_some() {
-            return Diagnostic::error(
-                "onnx-duplicate-name",
-                format!("function `{}` is defined twice", function.name()),
-            )
-            .err();
-        }
-    }
     let build = &mut import.build;
     build.enter_graph(graph.name());
     build.env_mut().versions = versions(&model.opset_import)?;
@@ -114,7 +97,7 @@ fn declared(ty: Option<&TypeProto>, owner: &str) -> Result<Type> {
     ty.map_or(Ok(Type::Unknown), |ty| read_type(ty, owner))
 }
 
-fn versions(imports: &[super::proto::OperatorSetIdProto]) -> Result<BTreeMap<&str, i64>> {
+pub(super) fn versions(imports: &[super::proto::OperatorSetIdProto]) -> Result<BTreeMap<&str, i64>> {
     let mut versions = BTreeMap::new();
     for import in imports {
         let domain = domain_of(import.domain());
@@ -233,6 +216,7 @@ impl<'m> Import<'m> {
             )
             .err();
         }
+        self.build.check_nesting()?;
         self.build.enter_graph(graph.name());
         for (input, fact) in graph.input.iter().zip(formal) {
             let ty = declared(input.r#type.as_ref(), input.name())?;
@@ -243,20 +227,11 @@ impl<'m> Import<'m> {
         Ok(self.build.leave_graph())
     }
 
-    fn node(&mut self, node: &'m NodeProto) -> Result<()> {
-        if self.report.nodes.len() >= MOST_NODES {
-            return Diagnostic::error(
-                "onnx-too-large",
-                format!("functions expand to more than {MOST_NODES} nodes"),
-            )
-            .err();
-        }
+    pub(super) fn node(&mut self, node: &'m NodeProto) -> Result<()> {
         let domain = domain_of(node.domain());
         let mut call = self.call(node, domain)?;
-        if let Some((key, function)) =
-            self.functions.get_key_value(&(domain, node.op_type(), node.overload())).map(|(k, f)| (*k, *f))
-        {
-            return self.expand(call, key, function);
+        if let Some(function) = self.functions.called_by(node) {
+            return self.expand(call, function);
         }
         let shown = match domain {
             "" => format!("{} (opset {})", node.op_type(), call.version),
@@ -345,73 +320,5 @@ impl<'m> Import<'m> {
             set: Default::default(),
             approximation: None,
         })
-    }
-
-    /// Expands a call of a function of the model.
-    fn expand(&mut self, call: Call<'m>, key: FunctionKey<'m>, function: &'m FunctionProto) -> Result<()> {
-        let wrong = |cause: String| {
-            Diagnostic::error("onnx-function", format!("function `{}` {cause}", function.name()))
-        };
-        if self.inside.contains(&key) {
-            return wrong("calls itself, directly or by way of others".into()).err();
-        }
-        if call.inputs.len() > function.input.len() || call.outputs.len() > function.output.len() {
-            return wrong(format!(
-                "has {} inputs and {} outputs, the call {} and {}",
-                function.input.len(),
-                function.output.len(),
-                call.inputs.len(),
-                call.outputs.len()
-            ))
-            .err();
-        }
-        let mut attributes: BTreeMap<&str, _> =
-            function.attribute_proto.iter().map(|default| (default.name(), default)).collect();
-        for (name, value) in call.attributes {
-            if !attributes.contains_key(name) && !function.attribute.iter().any(|a| a == name) {
-                return wrong(format!("has no attribute `{name}`")).err();
-            }
-            attributes.insert(name, value);
-        }
-        let first = call.outputs.iter().find(|o| !o.is_empty()).copied().unwrap_or(function.name());
-        let prefix = match call.name.as_str() {
-            "" => format!("{}{first}/", self.build.env().prefix),
-            name => format!("{name}/"),
-        };
-        let results: Vec<(&str, &str)> = function
-            .output
-            .iter()
-            .zip(&call.outputs)
-            .filter(|(_, outer)| !outer.is_empty())
-            .map(|(inner, outer)| (inner.as_str(), *outer))
-            .collect();
-        let renamed =
-            results.iter().map(|(inner, outer)| (*inner, self.build.env().full_name(outer))).collect();
-        self.inside.push(key);
-        self.build.enter_function(prefix);
-        let env = self.build.env_mut();
-        env.attributes = attributes;
-        env.versions = versions(&function.opset_import)?;
-        env.renamed = renamed;
-        for (number, input) in function.input.iter().enumerate() {
-            self.build.bind(input, call.inputs.get(number).copied().flatten())?;
-        }
-        for number in order(&function.node)? {
-            let node = &function.node[number];
-            self.node(node).at(|| place_of(node))?;
-        }
-        let mut made = Vec::with_capacity(results.len());
-        for (inner, outer) in results {
-            match self.build.find(inner) {
-                Some(Some(value)) => made.push((outer, value)),
-                _ => return wrong(format!("does not make its output `{inner}`")).err(),
-            }
-        }
-        self.build.envs.pop();
-        self.inside.pop();
-        for (outer, value) in made {
-            self.build.bind(outer, Some(value))?;
-        }
-        Ok(())
     }
 }

@@ -11,6 +11,7 @@ mod data;
 mod dtype;
 mod export;
 mod external;
+mod functions;
 mod import;
 mod operators;
 mod order;

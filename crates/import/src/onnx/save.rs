@@ -99,7 +99,9 @@ fn move_out(graph: &mut GraphProto, file: &str, parts: &mut Vec<(u64, Bytes)>) {
 }
 
 fn failed<T>(path: &Path, why: &str) -> Result<T> {
-    Diagnostic::error("file-write", format!("the file cannot be written: {why}")).at(path.display().to_string()).err()
+    Diagnostic::error("file-write", format!("the file cannot be written: {why}"))
+        .at(path.display().to_string())
+        .err()
 }
 
 /// Writes a file beside `path` and renames it over `path`.

@@ -6,7 +6,7 @@ use super::super::operators::Done;
 use super::super::tensor::{read_sparse, read_tensor};
 use super::shape::tensor_attribute;
 use orrery_base::{Diagnostic, Result};
-use orrery_ir::{Op, Type, Weight};
+use orrery_ir::{Attrs, Op, Type, Weight};
 use orrery_numerics::{DType, Tensor};
 
 /// Constant in all its forms becomes a constant of the graph.
@@ -74,30 +74,69 @@ pub(in super::super) fn constant_of_shape<'m>(import: &mut Import<'m>, call: &mu
     Ok(Done::Becomes(Op::ConstantOfShape))
 }
 
-/// LabelEncoder: keys and values as lists; tensors since version 4.
+/// LabelEncoder: keys and values as lists; since version 4 also as tensors, of more types than the lists have.
 pub(in super::super) fn label_encoder<'m>(import: &mut Import<'m>, call: &mut Call<'m>) -> Result<Done> {
-    for what in ["keys", "values"] {
-        let Some(tensor) = tensor_attribute(import, call, &format!("{what}_tensor"))? else { continue };
-        match tensor.dtype() {
-            DType::Str => call.set.set(&format!("{what}_strings"), tensor.strings().to_vec()),
-            DType::I64 => call.set.set(&format!("{what}_int64s"), tensor.raw::<i64>().into_owned()),
-            DType::F32 => call.set.set(&format!("{what}_floats"), floats(&tensor)),
-            other => return Ok(Done::Cannot(format!("{what} of type {other} are not handled"))),
+    if let Some(keys) = tensor_attribute(import, call, "keys_tensor")? {
+        let Some(held) = set_list(call, "keys", &keys) else {
+            return Ok(Done::Cannot(format!("keys of type {} are not handled", keys.dtype())));
+        };
+        if held != keys.dtype() {
+            let data = [Some(call.needed(0)?)];
+            let keyed = import.build.step(call, Op::Cast, "keys", &data, Attrs::new().with("to", held))?;
+            call.inputs[0] = Some(keyed);
         }
     }
+    let mut made = None;
+    if let Some(values) = tensor_attribute(import, call, "values_tensor")? {
+        let Some(held) = set_list(call, "values", &values) else {
+            return Ok(Done::Cannot(format!("values of type {} are not handled", values.dtype())));
+        };
+        made = (held != values.dtype()).then_some(values.dtype());
+    }
     if let Some(default) = tensor_attribute(import, call, "default_tensor")? {
-        match (default.dtype(), default.len()) {
-            (DType::Str, 1) => call.set.set("default_string", default.strings()[0].clone()),
-            (DType::I64, 1) => call.set.set("default_int64", default.raw::<i64>()[0]),
-            (DType::F32, 1) => call.set.set("default_float", floats(&default)[0]),
-            (other, count) => {
-                return Ok(Done::Cannot(format!("a default of {count} {other} is not handled")));
+        match (listed_as(default.dtype()), default.len()) {
+            (Some(DType::Str), 1) => call.set.set("default_string", default.strings()[0].clone()),
+            (Some(DType::I64), 1) => call.set.set("default_int64", ints(&default)[0]),
+            (Some(DType::F32), 1) => call.set.set("default_float", floats(&default)[0]),
+            (_, count) => {
+                return Ok(Done::Cannot(format!("a default of {count} {} is not handled", default.dtype())));
             }
         }
     }
-    Ok(Done::Becomes(Op::LabelEncoder))
+    let Some(wanted) = made else { return Ok(Done::Becomes(Op::LabelEncoder)) };
+    let attrs = call.finish_attributes(Op::LabelEncoder)?;
+    let data = [Some(call.needed(0)?)];
+    let encoded = import.build.step(call, Op::LabelEncoder, "values", &data, attrs)?;
+    call.inputs = vec![Some(encoded)];
+    call.set.set("to", wanted);
+    Ok(Done::Becomes(Op::Cast))
+}
+
+/// The list that holds elements of a type.
+fn listed_as(dtype: DType) -> Option<DType> {
+    match dtype {
+        DType::Str => Some(DType::Str),
+        DType::I64 | DType::I32 | DType::I16 => Some(DType::I64),
+        DType::F32 => Some(DType::F32),
+        _ => None,
+    }
+}
+
+/// Sets `what_strings`, `what_int64s` or `what_floats` and says which type that is; none where there is no such list.
+fn set_list(call: &mut Call<'_>, what: &str, tensor: &Tensor) -> Option<DType> {
+    let held = listed_as(tensor.dtype())?;
+    match held {
+        DType::Str => call.set.set(&format!("{what}_strings"), tensor.strings().to_vec()),
+        DType::I64 => call.set.set(&format!("{what}_int64s"), ints(tensor)),
+        _ => call.set.set(&format!("{what}_floats"), floats(tensor)),
+    }
+    Some(held)
+}
+
+fn ints(tensor: &Tensor) -> Vec<i64> {
+    tensor.to_i64().map(std::borrow::Cow::into_owned).unwrap_or_default()
 }
 
 fn floats(tensor: &Tensor) -> Vec<f64> {
-    tensor.raw::<f32>().iter().copied().map(f64::from).collect()
+    tensor.to_f64().map(std::borrow::Cow::into_owned).unwrap_or_default()
 }
