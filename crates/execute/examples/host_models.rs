@@ -13,7 +13,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // The oldest that can be written, which every runtime of today takes.
     let options = SaveOptions { opset: 21, ..SaveOptions::default() };
     for name in ["resnet50", "minilm", "bert-large"] {
-        let graph = orrery_zoo::find(name).and_then(|model| model.build(&Options::default())).map_err(text)?;
+        let graph =
+            orrery_zoo::find(name).and_then(|model| model.build(&Options::default())).map_err(text)?;
         save(&graph, &Path::new(&folder).join(format!("{name}.onnx")), &options).map_err(text)?;
     }
     Ok(())

@@ -56,7 +56,13 @@ fn main() -> Result<(), Box<dyn Error>> {
                 for step in session.profile() {
                     let each = step.time.as_secs_f64() / step.calls.max(1) as f64;
                     let ops: Vec<&str> = step.ops.iter().map(|op| op.name()).collect();
-                    println!("{:.6} {} {} {}", each, step.kernel.replace(' ', "-"), ops.join("+"), step.nodes[0]);
+                    println!(
+                        "{:.6} {} {} {}",
+                        each,
+                        step.kernel.replace(' ', "-"),
+                        ops.join("+"),
+                        step.nodes[0]
+                    );
                 }
                 println!();
             }

@@ -12,5 +12,10 @@ fn run(graph: &Graph, inputs: Vec<Datum>) -> Result<Vec<Datum>> {
 
 fn main() -> ExitCode {
     let folder = orrery_conformance::workspace().join("tests/conformance");
-    orrery_conformance::main_with(run, &folder.join("exceptions.txt"), &folder.join("onnxruntime-1.31.1-pass.txt"), 0)
+    orrery_conformance::main_with(
+        run,
+        &folder.join("exceptions.txt"),
+        &folder.join("onnxruntime-1.31.1-pass.txt"),
+        0,
+    )
 }

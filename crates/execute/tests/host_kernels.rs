@@ -82,7 +82,9 @@ fn products_of_all_shapes() {
                 .run(threads, out);
         });
         let mut turned = Packed::room(k, n);
-        turned.repack_transposed(&(0..n).flat_map(|j| (0..k).map(move |i| (i, j))).map(|(i, j)| b[i * n + j]).collect::<Vec<_>>());
+        turned.repack_transposed(
+            &(0..n).flat_map(|j| (0..k).map(move |i| (i, j))).map(|(i, j)| b[i * n + j]).collect::<Vec<_>>(),
+        );
         let mut again = vec![0.0; m * n];
         Product {
             rows: Rows::Dense { data: &a, stride: k },
@@ -174,8 +176,14 @@ fn convolutions_of_all_kinds() {
         };
         let stride = random.pick(&[[1, 1], [2, 2], [1, 2], [3, 1]]);
         let dilation = random.pick(&[[1, 1], [1, 1], [1, 1], [2, 2]]);
-        let geometry =
-            Geometry { channels: groups * inner, out_channels: groups * outer, groups, taps, stride, dilation };
+        let geometry = Geometry {
+            channels: groups * inner,
+            out_channels: groups * outer,
+            groups,
+            taps,
+            stride,
+            dilation,
+        };
         let (images, pad) = (random.up_to(2), [random.up_to(4) - 1, random.up_to(4) - 1]);
         let size = [0, 1].map(|d| (taps[d] - 1) * dilation[d] + random.up_to(14));
         let out = [0, 1].map(|d| (size[d] + 2 * pad[d] - (taps[d] - 1) * dilation[d] - 1) / stride[d] + 1);
@@ -203,8 +211,14 @@ fn transposed_convolutions_scatter() {
         let (groups, inner, outer) = (random.up_to(3), random.up_to(9), random.up_to(9));
         let taps = random.pick(&[[2, 2], [3, 3], [1, 4]]);
         let (stride, dilation) = (random.pick(&[[2, 2], [1, 1], [3, 2]]), random.pick(&[[1, 1], [2, 1]]));
-        let geometry =
-            Geometry { channels: groups * inner, out_channels: groups * outer, groups, taps, stride, dilation };
+        let geometry = Geometry {
+            channels: groups * inner,
+            out_channels: groups * outer,
+            groups,
+            taps,
+            stride,
+            dilation,
+        };
         let size = [random.up_to(6), random.up_to(6)];
         let out = [0, 1].map(|d| (size[d] - 1) * stride[d] + (taps[d] - 1) * dilation[d] + 1);
         let data = random.floats(2 * size[0] * size[1] * geometry.channels);
@@ -233,7 +247,14 @@ fn transposed_convolutions_scatter() {
         let packed = Transposed::new(geometry, &weights);
         let place = Placement { size, out, pad: [0, 0] };
         let got = same_on_all(expected.len(), |threads, result| {
-            packed.run(threads, &data, 2, &place, Finish { bias: Some(&bias), clamp: None, then: None }, result);
+            packed.run(
+                threads,
+                &data,
+                2,
+                &place,
+                Finish { bias: Some(&bias), clamp: None, then: None },
+                result,
+            );
         });
         got.iter().zip(&expected).for_each(|(got, sum)| sum.holds(*got));
     }
@@ -347,7 +368,8 @@ fn reductions_of_rows_and_columns() {
             Reduction::Max,
             Reduction::Min,
         ] {
-            let got = same_on_all(outer * inner, |threads, out| reduce(threads, &data, reduced, inner, how, out));
+            let got =
+                same_on_all(outer * inner, |threads, out| reduce(threads, &data, reduced, inner, how, out));
             for (i, &got) in got.iter().enumerate() {
                 let values = (0..reduced).map(|r| data[(i / inner * reduced + r) * inner + i % inner]);
                 let mut sum = Sum::default();
@@ -381,7 +403,8 @@ fn softmax_and_normalization_of_rows() {
                 for (&x, &got) in row.iter().zip(got) {
                     let exact = f64::from(x) - largest - total.ln();
                     // The argument of the exponential is rounded at up to 18; a relative error of 18 units follows.
-                    let (exact, bound) = if logarithm { (exact, 30.0) } else { (exact.exp(), 32.0 * exact.exp()) };
+                    let (exact, bound) =
+                        if logarithm { (exact, 30.0) } else { (exact.exp(), 32.0 * exact.exp()) };
                     assert!((f64::from(got) - exact).abs() <= bound * f64::from(f32::EPSILON) + 1e-37);
                 }
             }
@@ -389,7 +412,8 @@ fn softmax_and_normalization_of_rows() {
         let (scale, shift) = (random.floats(len), random.floats(len));
         let got = same_on_all(rows * len, |threads, out| {
             let (scale, shift) = (Some(&*scale), Some(&*shift));
-            Normalize { len, center: true, epsilon: 1e-5, scale, shift, by_row: false }.run(threads, &data, out);
+            Normalize { len, center: true, epsilon: 1e-5, scale, shift, by_row: false }
+                .run(threads, &data, out);
         });
         for (i, &got) in got.iter().enumerate() {
             let row = &data[i / len * len..][..len];
@@ -420,8 +444,19 @@ fn attention_is_softmax_of_products() {
             }
         };
         let got = same_on_all(heads * queries * value_width, |threads, out| {
-            Attention { q: &q, k: &k, v: &v, queries, keys, width, value_width, share, scale: 0.3, mask: Some(&mask) }
-                .run(threads, out);
+            Attention {
+                q: &q,
+                k: &k,
+                v: &v,
+                queries,
+                keys,
+                width,
+                value_width,
+                share,
+                scale: 0.3,
+                mask: Some(&mask),
+            }
+            .run(threads, out);
         });
         for (i, &got) in got.iter().enumerate() {
             let (head, query, column) =
@@ -459,10 +494,15 @@ fn windows_pool_and_resize() {
         for kind in [Pooling::Max, Pooling::Average(counts(0), counts(1))] {
             let average = matches!(kind, Pooling::Average(..));
             let pool = Pool { kind, channels, place, taps, stride, dilation: [1, 1] };
-            let got = same_on_all(2 * out[0] * out[1] * channels, |threads, out| pool.run(threads, &data, out));
+            let got =
+                same_on_all(2 * out[0] * out[1] * channels, |threads, out| pool.run(threads, &data, out));
             for (i, &got) in got.iter().enumerate() {
-                let (image, y, x, c) =
-                    (i / channels / out[1] / out[0], i / channels / out[1] % out[0], i / channels % out[1], i % channels);
+                let (image, y, x, c) = (
+                    i / channels / out[1] / out[0],
+                    i / channels / out[1] % out[0],
+                    i / channels % out[1],
+                    i % channels,
+                );
                 let mut values = Vec::new();
                 for (ky, kx) in (0..taps[0]).flat_map(|ky| (0..taps[1]).map(move |kx| (ky, kx))) {
                     let row = (y * stride[0] + ky).wrapping_sub(pad[0]);

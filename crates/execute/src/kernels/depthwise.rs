@@ -87,14 +87,13 @@ impl Kernel for Row<'_> {
 }
 
 impl Row<'_> {
-    /// The input row under tap row `ky`; zeros outside the image.
+    /// The input row under tap row `ky` of output row `row`; zeros outside the image.
     #[inline(always)]
-    fn input(&self, ky: usize) -> &[f32] {
-        let of = self.of;
-        let (image, y) = (self.row / of.out_height, self.row % of.out_height);
+    fn input<'a>(of: &'a Depthwise<'_>, zeros: &'a [f32], row: usize, ky: usize) -> &'a [f32] {
+        let (image, y) = (row / of.out_height, row % of.out_height);
         let from = (y * of.stride[0] + ky * of.dilation[0]).wrapping_sub(of.pad[0]);
         let len = of.width * of.channels;
-        if from < of.height { &of.data[(image * of.height + from) * len..][..len] } else { self.zeros }
+        if from < of.height { &of.data[(image * of.height + from) * len..][..len] } else { zeros }
     }
     /// Starting value of channels from `c`.
     #[inline(always)]
@@ -115,7 +114,7 @@ impl Row<'_> {
         let lanes = S::LANES.min(of.channels - c);
         let mut sum = self.start(s, c, lanes);
         for ky in 0..of.taps[0] {
-            let row = self.input(ky);
+            let row = Self::input(of, self.zeros, self.row, ky);
             for kx in 0..of.taps[1] {
                 let column = (x * of.stride[1] + kx * of.dilation[1]).wrapping_sub(of.pad[1]);
                 if column < of.width {
@@ -165,13 +164,10 @@ impl Row<'_> {
             }
         }
         let start = self.start(s, c, S::LANES);
-        let rows: [&[f32]; KH] = std::array::from_fn(|ky| {
-            let of = self.of;
-            let (image, y) = (self.row / of.out_height, self.row % of.out_height);
-            let from = (y * of.stride[0] + ky).wrapping_sub(of.pad[0]);
-            let len = of.width * channels;
-            if from < of.height { &of.data[(image * of.height + from) * len..][..len] } else { self.zeros }
-        });
+        let mut rows: [&[f32]; KH] = [&[]; KH];
+        for (ky, row) in rows.iter_mut().enumerate() {
+            *row = Self::input(of, self.zeros, self.row, ky);
+        }
         let mut x = first;
         while x < end {
             // The last tile goes back over pixels already done: they come out the same.

@@ -166,18 +166,23 @@ impl<'a> Rows<'a> {
     /// Segment `s` of rows `m..m + MR`, from its start; longer than the segment where the memory goes on.
     #[inline(always)]
     fn rows<const MR: usize>(&self, m: usize, s: usize, from: usize, len: usize) -> [&'a [f32]; MR] {
+        let mut rows: [&[f32]; MR] = [&[]; MR];
         match self {
-            Rows::Dense { data, stride } => std::array::from_fn(|i| &data[(m + i) * stride + from..][..len]),
+            Rows::Dense { data, stride } => {
+                for (i, row) in rows.iter_mut().enumerate() {
+                    *row = &data[(m + i) * stride + from..][..len];
+                }
+            }
             Rows::Window(w) => {
                 let (down, across) = (s / w.taps * w.dilation[0], s % w.taps * w.dilation[1]);
                 let plane = w.out_height * w.out_width;
-                let (mut image, mut rest) = (m / plane, m % plane);
+                let (mut image, rest) = (m / plane, m % plane);
                 let (mut y, mut x) = (rest / w.out_width, rest % w.out_width);
-                std::array::from_fn(|_| {
+                for found in &mut rows {
                     // Above or left of the image wraps to a huge number, which is outside as well.
                     let row = (y * w.stride[0] + down).wrapping_sub(w.pad[0]);
                     let column = (x * w.stride[1] + across).wrapping_sub(w.pad[1]);
-                    let found = if row < w.height && column < w.width {
+                    *found = if row < w.height && column < w.width {
                         let at = ((image * w.height + row) * w.width + column) * w.pixel + from;
                         &w.data[at..][..len]
                     } else {
@@ -190,11 +195,10 @@ impl<'a> Rows<'a> {
                             (y, image) = (0, image + 1);
                         }
                     }
-                    rest += 1;
-                    found
-                })
+                }
             }
         }
+        rows
     }
 }
 
@@ -337,9 +341,9 @@ impl Kernel for BlockKernel<'_, '_, '_> {
                     block,
                 };
                 match panel_width / S::LANES {
-                    1 => tile.all_rows::<S, 12, 6, 3, 1>(s),
+                    1 => tile.all_rows::<S, 8, 4, 2, 1>(s),
                     2 if const { S::LANES < 16 } => tile.all_rows::<S, 6, 3, 2, 2>(s),
-                    2 if const { S::LANES == 16 } => tile.all_rows::<S, 12, 6, 3, 2>(s),
+                    2 if const { S::LANES == 16 } => tile.all_rows::<S, 8, 4, 2, 2>(s),
                     3 if const { S::LANES == 16 } => tile.all_rows::<S, 8, 4, 2, 3>(s),
                     4 if const { S::LANES == 16 } => tile.all_rows::<S, 6, 3, 2, 4>(s),
                     other => unreachable!("a panel has up to four vectors, not {other}"),
@@ -427,7 +431,10 @@ fn accumulate<S: Simd, const MR: usize, const NV: usize>(
     len: usize,
     sums: &mut [[S::V; NV]; MR],
 ) {
-    let rows = rows.map(|row| &row[..len]);
+    let mut left_rows: [&[f32]; MR] = [&[]; MR];
+    for (to, row) in left_rows.iter_mut().zip(rows) {
+        *to = &row[..len];
+    }
     let mut local = *sums;
     for (k, right) in (0..len).zip(panel.chunks_exact(NV * S::LANES)) {
         let mut columns = [s.splat(0.0); NV];
@@ -435,7 +442,7 @@ fn accumulate<S: Simd, const MR: usize, const NV: usize>(
             *column = s.load(&right[v * S::LANES..]);
         }
         for i in 0..MR {
-            let left = s.splat(rows[i][k]);
+            let left = s.splat(left_rows[i][k]);
             for v in 0..NV {
                 local[i][v] = s.fma(left, columns[v], local[i][v]);
             }

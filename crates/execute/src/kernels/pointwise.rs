@@ -382,17 +382,8 @@ impl Kernel for Apply<'_, '_> {
                     if last { Buffer::default() } else { std::mem::take(&mut tiles[operands + step]) };
                 let len = out.len();
                 let to = if last { &mut *out } else { &mut own[..len] };
-                let source = |source: Source| match source {
-                    Source::Number(x) => Tile::Number(x),
-                    Source::Step(i) => Tile::Slice(&tiles[operands + i][..len]),
-                    Source::Input(i) => match (&bound.operands[i], &bound.repeated[i]) {
-                        (Operand::Number(x), _) => Tile::Number(*x),
-                        (Operand::Full(data), _) => Tile::Slice(&data[at..at + len]),
-                        (_, Some((period, data))) => Tile::Slice(&data[at % period..][..len]),
-                        _ => Tile::Slice(&tiles[i][..len]),
-                    },
-                };
-                execute(s, instruction, source, to);
+                let view = View { bound, tiles: &tiles, at, len };
+                execute(s, instruction, view, to);
                 if !last {
                     tiles[operands + step] = own;
                 }
@@ -402,44 +393,149 @@ impl Kernel for Apply<'_, '_> {
     }
 }
 
+/// What instructions read while they work on one tile.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    bound: &'a Bound<'a>,
+    /// Expanded operands, then results of steps.
+    tiles: &'a [Buffer],
+    at: usize,
+    len: usize,
+}
+impl<'a> View<'a> {
+    #[inline(always)]
+    fn source(&self, source: Source) -> Tile<'a> {
+        let Self { bound, tiles, at, len } = *self;
+        match source {
+            Source::Number(x) => Tile::Number(x),
+            Source::Step(i) => Tile::Slice(&tiles[bound.operands.len() + i][..len]),
+            Source::Input(i) => match (&bound.operands[i], &bound.repeated[i]) {
+                (Operand::Number(x), _) => Tile::Number(*x),
+                (Operand::Full(data), _) => Tile::Slice(&data[at..at + len]),
+                (_, Some((period, data))) => Tile::Slice(&data[at % period..][..len]),
+                _ => Tile::Slice(&tiles[i][..len]),
+            },
+        }
+    }
+}
+
 #[inline(always)]
-fn execute<'a, S: Simd>(
-    s: S,
-    instruction: &Instruction,
-    source: impl Fn(Source) -> Tile<'a>,
-    to: &mut [f32],
-) {
+fn execute<S: Simd>(s: S, instruction: &Instruction, view: View<'_>, to: &mut [f32]) {
     match *instruction {
         Instruction::Line { x, scale, shift, least, largest } => {
             let (scale, shift) = (s.splat(scale), s.splat(shift));
             if least == f32::NEG_INFINITY && largest == f32::INFINITY {
-                map1(s, source(x), to, |x| s.fma(x, scale, shift));
+                map1(
+                    s,
+                    view.source(x),
+                    to,
+                    #[inline(always)]
+                    |x| s.fma(x, scale, shift),
+                );
             } else {
                 let (least, largest) = (s.splat(least), s.splat(largest));
-                map1(s, source(x), to, |x| s.min(largest, s.max(least, s.fma(x, scale, shift))));
+                map1(
+                    s,
+                    view.source(x),
+                    to,
+                    #[inline(always)]
+                    |x| s.min(largest, s.max(least, s.fma(x, scale, shift))),
+                );
             }
         }
         Instruction::Unary(function, x) => {
-            let x = source(x);
+            let x = view.source(x);
             match function {
-                Function::Copy => map1(s, x, to, |x| x),
-                Function::Abs => map1(s, x, to, |x| s.abs(x)),
-                Function::Sqrt => map1(s, x, to, |x| s.sqrt(x)),
-                Function::Round => map1(s, x, to, |x| s.round(x)),
-                Function::Exp => map1(s, x, to, |x| math::exp(s, x)),
-                Function::Sigmoid => map1(s, x, to, |x| math::sigmoid(s, x)),
-                Function::Tanh => map1(s, x, to, |x| math::tanh(s, x)),
-                Function::Erf => map1(s, x, to, |x| math::erf(s, x)),
-                Function::Gelu => map1(s, x, to, |x| math::gelu(s, x)),
-                Function::GeluTanh => map1(s, x, to, |x| math::gelu_tanh(s, x)),
+                Function::Copy => map1(
+                    s,
+                    x,
+                    to,
+                    #[inline(always)]
+                    |x| x,
+                ),
+                Function::Abs => map1(
+                    s,
+                    x,
+                    to,
+                    #[inline(always)]
+                    |x| s.abs(x),
+                ),
+                Function::Sqrt => map1(
+                    s,
+                    x,
+                    to,
+                    #[inline(always)]
+                    |x| s.sqrt(x),
+                ),
+                Function::Round => map1(
+                    s,
+                    x,
+                    to,
+                    #[inline(always)]
+                    |x| s.round(x),
+                ),
+                Function::Exp => map1(
+                    s,
+                    x,
+                    to,
+                    #[inline(always)]
+                    |x| math::exp(s, x),
+                ),
+                Function::Sigmoid => map1(
+                    s,
+                    x,
+                    to,
+                    #[inline(always)]
+                    |x| math::sigmoid(s, x),
+                ),
+                Function::Tanh => map1(
+                    s,
+                    x,
+                    to,
+                    #[inline(always)]
+                    |x| math::tanh(s, x),
+                ),
+                Function::Erf => map1(
+                    s,
+                    x,
+                    to,
+                    #[inline(always)]
+                    |x| math::erf(s, x),
+                ),
+                Function::Gelu => map1(
+                    s,
+                    x,
+                    to,
+                    #[inline(always)]
+                    |x| math::gelu(s, x),
+                ),
+                Function::GeluTanh => map1(
+                    s,
+                    x,
+                    to,
+                    #[inline(always)]
+                    |x| math::gelu_tanh(s, x),
+                ),
                 Function::Swish(alpha) => {
                     let alpha = s.splat(alpha);
-                    map1(s, x, to, |x| s.mul(x, math::sigmoid(s, s.mul(x, alpha))));
+                    map1(
+                        s,
+                        x,
+                        to,
+                        #[inline(always)]
+                        |x| s.mul(x, math::sigmoid(s, s.mul(x, alpha))),
+                    );
                 }
                 Function::HardSwish => {
                     let (zero, half, one) = (s.splat(0.0), s.splat(0.5), s.splat(1.0));
                     let sixth = s.splat(1.0 / 6.0);
-                    map1(s, x, to, |x| s.mul(x, s.min(one, s.max(zero, s.fma(x, sixth, half)))));
+                    map1(
+                        s,
+                        x,
+                        to,
+                        #[inline(always)]
+                        |x| s.mul(x, s.min(one, s.max(zero, s.fma(x, sixth, half)))),
+                    );
                 }
                 Function::Scalar(f) => match x {
                     Tile::Number(x) => to.fill(f(x)),
@@ -448,15 +544,57 @@ fn execute<'a, S: Simd>(
             }
         }
         Instruction::Binary(function, a, b) => {
-            let (a, b) = (source(a), source(b));
+            let (a, b) = (view.source(a), view.source(b));
             match function {
-                Binary::Add => map2(s, a, b, to, |a, b| s.add(a, b)),
-                Binary::Sub => map2(s, a, b, to, |a, b| s.sub(a, b)),
-                Binary::Mul => map2(s, a, b, to, |a, b| s.mul(a, b)),
-                Binary::Div => map2(s, a, b, to, |a, b| s.div(a, b)),
+                Binary::Add => map2(
+                    s,
+                    a,
+                    b,
+                    to,
+                    #[inline(always)]
+                    |a, b| s.add(a, b),
+                ),
+                Binary::Sub => map2(
+                    s,
+                    a,
+                    b,
+                    to,
+                    #[inline(always)]
+                    |a, b| s.sub(a, b),
+                ),
+                Binary::Mul => map2(
+                    s,
+                    a,
+                    b,
+                    to,
+                    #[inline(always)]
+                    |a, b| s.mul(a, b),
+                ),
+                Binary::Div => map2(
+                    s,
+                    a,
+                    b,
+                    to,
+                    #[inline(always)]
+                    |a, b| s.div(a, b),
+                ),
                 // `min` and `max` let a NaN of the second through; that of the first is put back.
-                Binary::Min => map2(s, a, b, to, |a, b| s.select_nan(a, a, s.min(a, b))),
-                Binary::Max => map2(s, a, b, to, |a, b| s.select_nan(a, a, s.max(a, b))),
+                Binary::Min => map2(
+                    s,
+                    a,
+                    b,
+                    to,
+                    #[inline(always)]
+                    |a, b| s.select_nan(a, a, s.min(a, b)),
+                ),
+                Binary::Max => map2(
+                    s,
+                    a,
+                    b,
+                    to,
+                    #[inline(always)]
+                    |a, b| s.select_nan(a, a, s.max(a, b)),
+                ),
                 Binary::Pow => {
                     let get = |t: Tile<'_>, i: usize| match t {
                         Tile::Number(x) => x,
@@ -469,7 +607,7 @@ fn execute<'a, S: Simd>(
             }
         }
         Instruction::MulAdd(a, b, c) => {
-            let (a, b, c) = (source(a), source(b), source(c));
+            let (a, b, c) = (view.source(a), view.source(b), view.source(c));
             match (a, b, c) {
                 (Tile::Slice(a), Tile::Slice(b), Tile::Slice(c)) => {
                     let len = to.len();
@@ -486,7 +624,14 @@ fn execute<'a, S: Simd>(
                     s.store_partial(&mut to[whole..], y);
                 }
                 _ => {
-                    map2(s, a, b, to, |a, b| s.mul(a, b));
+                    map2(
+                        s,
+                        a,
+                        b,
+                        to,
+                        #[inline(always)]
+                        |a, b| s.mul(a, b),
+                    );
                     let len = to.len();
                     for i in (0..len).step_by(S::LANES) {
                         let c = match c {
@@ -528,11 +673,23 @@ fn map2<S: Simd>(s: S, a: Tile<'_>, b: Tile<'_>, to: &mut [f32], f: impl Fn(S::V
     match (a, b) {
         (Tile::Number(a), b) => {
             let a = s.splat(a);
-            map1(s, b, to, |b| f(a, b));
+            map1(
+                s,
+                b,
+                to,
+                #[inline(always)]
+                |b| f(a, b),
+            );
         }
         (a, Tile::Number(b)) => {
             let b = s.splat(b);
-            map1(s, a, to, |a| f(a, b));
+            map1(
+                s,
+                a,
+                to,
+                #[inline(always)]
+                |a| f(a, b),
+            );
         }
         (Tile::Slice(a), Tile::Slice(b)) => {
             let mut first = a[..to.len()].chunks_exact(S::LANES);

@@ -173,7 +173,14 @@ fn row_total<S: Simd>(s: S, row: &[f32], how: Reduction) -> f32 {
     }
     let mut total = how.start();
     for sum in sums {
-        total = how.join(total, s.fold(sum, |a, b| how.join(a, b)));
+        total = how.join(
+            total,
+            s.fold(
+                sum,
+                #[inline(always)]
+                |a, b| how.join(a, b),
+            ),
+        );
     }
     let rest = narrow.remainder();
     if !rest.is_empty() {
@@ -278,6 +285,32 @@ impl Normalize<'_> {
     }
 }
 
+impl Normalize<'_> {
+    /// The number for row `row`, where they go by row.
+    #[inline(always)]
+    fn by_row(&self, values: Option<&[f32]>, row: usize, default: f32) -> f32 {
+        match values {
+            Some(values) if self.by_row => values[row % values.len()],
+            _ => default,
+        }
+    }
+    /// The numbers from place `at` of a row, where they go by place.
+    #[inline(always)]
+    fn by_place<S: Simd>(
+        &self,
+        s: S,
+        values: Option<&[f32]>,
+        at: usize,
+        lanes: usize,
+        default: S::V,
+    ) -> S::V {
+        match values {
+            Some(values) if !self.by_row => s.load_partial(&values[at..at + lanes]),
+            _ => default,
+        }
+    }
+}
+
 struct NormalizeKernel<'a> {
     how: &'a Normalize<'a>,
     first: usize,
@@ -303,20 +336,13 @@ impl Kernel for NormalizeKernel<'_> {
             let rest: f32 = chunks.remainder().iter().map(|x| (x - mean) * (x - mean)).sum();
             let variance = (s.sum(squares) + rest) / count;
             let factor = 1.0 / (variance + how.epsilon).sqrt();
-            let by_row = |values: Option<&[f32]>, default: f32| {
-                values.filter(|_| how.by_row).map_or(default, |v| v[(first + r) % v.len()])
-            };
-            let factor = s.splat(factor * by_row(how.scale, 1.0));
-            let added = s.splat(by_row(how.shift, 0.0));
-            let by_place = |values: Option<&'_ [f32]>, at: usize, lanes: usize, default: S::V| match values {
-                Some(v) if !how.by_row => s.load_partial(&v[at..at + lanes]),
-                _ => default,
-            };
+            let factor = s.splat(factor * how.by_row(how.scale, first + r, 1.0));
+            let added = s.splat(how.by_row(how.shift, first + r, 0.0));
             for (c, (from, to)) in row.chunks(S::LANES).zip(out.chunks_mut(S::LANES)).enumerate() {
                 let at = c * S::LANES;
                 let x = s.mul(s.sub(s.load_partial(from), center), factor);
-                let scale = by_place(how.scale, at, from.len(), s.splat(1.0));
-                let shift = by_place(how.shift, at, from.len(), added);
+                let scale = how.by_place(s, how.scale, at, from.len(), s.splat(1.0));
+                let shift = how.by_place(s, how.shift, at, from.len(), added);
                 s.store_partial(to, s.fma(x, scale, shift));
             }
         }

@@ -77,7 +77,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Sum of the lanes, in pairs.
     #[inline(always)]
     fn sum(self, v: Self::V) -> f32 {
-        self.fold(v, |a, b| a + b)
+        self.fold(
+            v,
+            #[inline(always)]
+            |a, b| a + b,
+        )
     }
     /// Lanes brought together in pairs: first half with second half.
     #[inline(always)]
