@@ -172,8 +172,9 @@ fn try_op(op: Op, seed: u64) -> Result<bool, String> {
     let told = format!("{inputs:?} {:?}", graph.nodes[id].attrs);
 
     let quietly = |what: &str, run: &mut dyn FnMut()| {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
-            .map_err(|_| format!("{what} panics ({}) on {told}", LAST_PANIC.lock().unwrap()))
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).map_err(|_| {
+            format!("{what} panics ({}) on {told}", LAST_PANIC.lock().expect("no panic while it is held"))
+        })
     };
     let (mut facts, mut results) = (None, Err(String::new()));
     quietly("the rule", &mut || facts = infer::facts(&graph).ok())?;
@@ -196,7 +197,9 @@ fn try_op(op: Op, seed: u64) -> Result<bool, String> {
 
 #[test]
 fn random_operands_neither_panic_nor_contradict_the_type_rules() {
-    std::panic::set_hook(Box::new(|info| *LAST_PANIC.lock().unwrap() = info.to_string()));
+    std::panic::set_hook(Box::new(|info| {
+        *LAST_PANIC.lock().expect("no panic while it is held") = info.to_string();
+    }));
     let rounds: u64 = std::env::var("ORRERY_RANDOM_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300);
     let mut broken = Vec::new();
     for &op in Op::ALL.iter().filter(|op| !WITH_BODIES.contains(op)) {

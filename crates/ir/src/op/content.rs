@@ -18,15 +18,12 @@ pub fn of(ctx: &Ctx<'_>, i: usize) -> Option<Vec<Dim>> {
 
 /// Content of a constant.
 pub fn of_tensor(tensor: &Tensor) -> Option<Vec<Dim>> {
-    if tensor.rank() > 1 || tensor.len() > MOST || tensor.dtype() == DType::U64 {
+    if tensor.rank() > 1 || tensor.len() > MOST || largest(tensor.dtype()) == 0 {
         return None;
     }
-    if tensor.dtype().is_float() {
-        let values = tensor.to_f64().ok()?;
-        let whole = values.iter().all(|v| v.fract() == 0.0 && v.abs() < 1e15);
-        return whole.then(|| values.iter().map(|&v| Dim::Known(v as i64)).collect());
-    }
-    Some(tensor.to_i64().ok()?.iter().map(|&v| Dim::Known(v)).collect())
+    let values = tensor.to_f64().ok()?;
+    let whole = values.iter().all(|v| v.fract() == 0.0);
+    whole.then(|| tensor.to_i64().ok().map(|all| all.iter().map(|&v| Dim::Known(v)).collect()))?
 }
 
 /// Elements of integer input `i` of rank 0 or 1, of any length where it is a constant: shapes, axes and the like.
@@ -57,14 +54,37 @@ pub fn list_len(ctx: &Ctx<'_>, i: usize) -> Option<usize> {
     }
 }
 
-/// Whether formulas of this type are worth following: numbers that can stand for extents.
-pub fn follows(dtype: DType) -> bool {
-    dtype.is_int() || dtype.is_float() || dtype == DType::Bool
+/// Largest number that is followed in a type: as far as its arithmetic is that of formulas. None in other types.
+fn largest(dtype: DType) -> i64 {
+    match dtype {
+        DType::I64 => 1 << 62,
+        DType::I32 => i64::from(i32::MAX),
+        DType::F64 => 1 << 53,
+        DType::F32 => 1 << 24,
+        DType::Bool => 1,
+        _ => 0,
+    }
+}
+
+/// What an op of this result type made, unless a number in it is beyond what is followed.
+pub fn fitting(dtype: DType, content: Option<Vec<Dim>>) -> Option<Vec<Dim>> {
+    let most = largest(dtype);
+    content.filter(|all| {
+        most > 0
+            && all.len() <= MOST
+            && all.iter().all(|d| d.known().is_none_or(|n| (-most..=most).contains(&n)))
+    })
+}
+
+/// The result of one step, unless it may have come to the limits of formulas.
+pub fn exact(formula: Dim) -> Option<Dim> {
+    const MOST: i64 = 1 << 62;
+    formula.known().is_none_or(|n| (-MOST..=MOST).contains(&n)).then_some(formula)
 }
 
 /// Applies `f` to every element.
 pub fn map(content: Option<Vec<Dim>>, f: impl Fn(&Dim) -> Option<Dim>) -> Option<Vec<Dim>> {
-    content?.iter().map(f).collect()
+    content?.iter().map(|d| f(d).and_then(exact)).collect()
 }
 
 /// Applies `f` to pairs of elements, a lone element to all of the other's.
@@ -74,6 +94,7 @@ pub fn zip(
     f: impl Fn(&Dim, &Dim) -> Option<Dim>,
 ) -> Option<Vec<Dim>> {
     let (a, b) = (a?, b?);
+    let f = |a: &Dim, b: &Dim| f(a, b).and_then(exact);
     match (a.len(), b.len()) {
         (n, m) if n == m => a.iter().zip(&b).map(|(a, b)| f(a, b)).collect(),
         (1, _) => b.iter().map(|b| f(&a[0], b)).collect(),

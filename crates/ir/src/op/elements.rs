@@ -10,15 +10,19 @@ use std::ops::{Add, AddAssign, Div, Mul, Neg, Rem, Sub};
 
 /// Most bytes that a tensor may take: sizes beyond it come from a wrong model, not from a large one.
 const MOST_BYTES: u64 = 1 << 40;
+/// What every host has to give, so that it need not be asked.
+const ALWAYS_THERE: usize = 1 << 28;
 
 /// Number of elements of a tensor that is about to be made.
 ///
 /// # Errors
-/// Where the size overflows or no host could hold it.
+/// Where the size overflows, or this host cannot hold it with a copy in 64 bits, as meanings make.
 pub fn element_count(dtype: DType, shape: &[usize]) -> Result<usize, String> {
+    let unit = if dtype == DType::Str { size_of::<String>() } else { dtype.host_bytes().max(8) };
     orrery_numerics::tensor::checked_count(shape)
-        .filter(|n| n.saturating_mul(dtype.host_bytes().max(1) as u64) <= MOST_BYTES)
+        .filter(|n| n.saturating_mul(unit as u64) <= MOST_BYTES)
         .and_then(|n| usize::try_from(n).ok())
+        .filter(|n| n * unit < ALWAYS_THERE || Vec::<u8>::new().try_reserve_exact(n * unit).is_ok())
         .ok_or_else(|| format!("a tensor {dtype}{shape:?} is too large to be made"))
 }
 
@@ -177,26 +181,56 @@ impl Unit for String {
 macro_rules! by_unit {
     ($dtype:expr, $T:ident => $body:expr) => {
         match $dtype.host_bytes() {
+            #[allow(
+                clippy::clone_on_copy,
+                clippy::cloned_instead_of_copied,
+                reason = "strings are units too"
+            )]
             0 => {
                 type $T = String;
                 $body
             }
+            #[allow(
+                clippy::clone_on_copy,
+                clippy::cloned_instead_of_copied,
+                reason = "strings are units too"
+            )]
             1 => {
                 type $T = u8;
                 $body
             }
+            #[allow(
+                clippy::clone_on_copy,
+                clippy::cloned_instead_of_copied,
+                reason = "strings are units too"
+            )]
             2 => {
                 type $T = u16;
                 $body
             }
+            #[allow(
+                clippy::clone_on_copy,
+                clippy::cloned_instead_of_copied,
+                reason = "strings are units too"
+            )]
             4 => {
                 type $T = u32;
                 $body
             }
+            #[allow(
+                clippy::clone_on_copy,
+                clippy::cloned_instead_of_copied,
+                reason = "strings are units too"
+            )]
             8 => {
                 type $T = u64;
                 $body
             }
+            #[allow(
+                clippy::clone_on_copy,
+                clippy::cloned_instead_of_copied,
+                reason = "strings are units too"
+            )]
             _ => {
                 type $T = u128;
                 $body

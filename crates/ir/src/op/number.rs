@@ -170,6 +170,7 @@ macro_rules! by_number {
                 type $T = f64;
                 $body
             }
+            #[allow(clippy::absurd_extreme_comparisons, reason = "the same holds for numbers with a sign")]
             orrery_numerics::DType::U64 => {
                 type $T = u64;
                 $body

@@ -5,7 +5,7 @@
 use super::context::normalize_axis;
 use super::number::Number;
 use super::rules::{check, check_one, equal, of_type, real};
-use super::space::{Access, AxisKind, IterSpace, elementwise};
+use super::space::{Access, AxisKind, IterSpace, free_except};
 use super::{AttrDef, Class, Ctx, Datum, EvalCtx, Fact, Op, OpDef, Port, Work, opt};
 use crate::{AttrKind, Attrs, Dim, TensorType, Type};
 use orrery_numerics::{DType, Rounding, Tensor};
@@ -154,6 +154,10 @@ fn check_scale(ctx: &Ctx<'_>) -> Result<(), String> {
         return Err(format!("the scale must hold floats, holds {}", ctx.dtype(1)?));
     }
     if let (Some(scale), Some(zero)) = (ctx.shape(1), ctx.shape(2)) {
+        let single = |shape: &[Dim]| shape.iter().all(|n| n.is(1));
+        if single(&scale) && single(&zero) {
+            return Ok(());
+        }
         if scale.len() != zero.len() {
             return Err(format!("scale {scale:?} and zero point {zero:?} must be of one shape"));
         }
@@ -198,7 +202,7 @@ fn infer_dynamic(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
 /// Parallel over all dimensions; blocks of a scale are not cut apart.
 fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
     let (shape, scale) = (ctx.shape(0)?, ctx.shape(1)?);
-    let mut space = elementwise(ctx)?;
+    let mut space = free_except(ctx, |_| false)?;
     let block = ctx.attrs().int_or("block_size", 0);
     let access = if scale.len() == shape.len() && block > 0 {
         let axis = normalize_axis(ctx.attrs().int_or("axis", 1), shape.len()).ok()?;

@@ -5,8 +5,8 @@
 
 use super::elements::{extents, scalar_f64};
 use super::number::Number;
-use super::rules::{check_one, float};
-use super::space::elementwise;
+use super::rules::{check_one, facts, float};
+use super::space::{elementwise, free_except};
 use super::{AttrDef, Class, Ctx, Datum, EvalCtx, Fact, Op, OpDef, Port, Work, content, opt, req};
 use crate::weights::hash64;
 use crate::{Attr, AttrKind, Dim, TensorType, Type};
@@ -87,6 +87,7 @@ fn multinomial(ctx: &EvalCtx<'_>) -> Outcome {
 }
 /// In training an element goes with probability `ratio`, and what stays is scaled so that the mean is kept.
 fn dropout(ctx: &EvalCtx<'_>) -> Outcome {
+    facts(ctx)?;
     let x = ctx.tensor(0)?;
     let shape = x.shape().to_vec();
     let ratio = ctx.optional(1)?.map_or(Ok(0.5), scalar_f64)?;
@@ -238,7 +239,11 @@ pub const TABLE: &[OpDef] = &[
         outputs: &[Port::One("output"), Port::Optional("mask")],
         infer: infer_dropout,
         work: dropout_work,
-        space: elementwise,
+        space: |ctx| {
+            let mut space = free_except(ctx, |_| false)?;
+            space.outputs.resize(ctx.output_count(), space.outputs[0].clone());
+            Some(space)
+        },
         eval: dropout,
         ..entry(
             Op::Dropout,

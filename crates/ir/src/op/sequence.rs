@@ -2,6 +2,7 @@
 
 use super::context::normalize_axis;
 use super::elements::{concat, crop, integers};
+use super::rules::facts;
 use super::{Class, Ctx, Datum, Engine, EvalCtx, Fact, Op, OpDef, Port, content, opt, req};
 use crate::{AttrKind, Dim, Graph, TensorType, Type};
 use orrery_numerics::{DType, Tensor};
@@ -34,9 +35,25 @@ fn place(ctx: &EvalCtx<'_>, i: usize, count: usize, default: Option<usize>) -> R
         .filter(|at| *at < count)
         .ok_or_else(|| format!("position {position} is out of range for a sequence of {count}"))
 }
+/// A sequence, whose items must be of one kind and element type.
+fn sequence_of(items: Vec<Datum>) -> Outcome {
+    fn alike(a: &Datum, b: &Datum) -> bool {
+        match (a, b) {
+            (Datum::Tensor(a), Datum::Tensor(b)) => a.dtype() == b.dtype(),
+            (Datum::Sequence(a), Datum::Sequence(b)) => {
+                a.first().zip(b.first()).is_none_or(|(a, b)| alike(a, b))
+            }
+            (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+        }
+    }
+    if items.windows(2).all(|pair| alike(&pair[0], &pair[1])) {
+        Ok(vec![Datum::Sequence(items)])
+    } else {
+        Err("a sequence holds values of one type".into())
+    }
+}
 fn construct(ctx: &EvalCtx<'_>) -> Outcome {
-    let items = (0..ctx.inputs.len()).map(|i| input(ctx, i).cloned()).collect::<Result<_, _>>()?;
-    Ok(vec![Datum::Sequence(items)])
+    sequence_of((0..ctx.inputs.len()).map(|i| input(ctx, i).cloned()).collect::<Result<_, _>>()?)
 }
 fn at(ctx: &EvalCtx<'_>) -> Outcome {
     let items = list(ctx, 0)?;
@@ -52,7 +69,7 @@ fn insert(ctx: &EvalCtx<'_>) -> Outcome {
     };
     let place = place(ctx, 2, count + usize::from(!negative), Some(count))?;
     items.insert(place, input(ctx, 1)?.clone());
-    Ok(vec![Datum::Sequence(items)])
+    sequence_of(items)
 }
 fn erase(ctx: &EvalCtx<'_>) -> Outcome {
     let mut items = list(ctx, 0)?.to_vec();
@@ -63,6 +80,7 @@ fn length(ctx: &EvalCtx<'_>) -> Outcome {
     Ok(vec![Tensor::scalar(list(ctx, 0)?.len() as i64).into()])
 }
 fn split(ctx: &EvalCtx<'_>) -> Outcome {
+    facts(ctx)?;
     let x = ctx.tensor(0)?;
     if x.rank() == 0 {
         return Err("a scalar cannot be split".into());
@@ -152,6 +170,7 @@ fn map(ctx: &EvalCtx<'_>) -> Outcome {
     Ok(outputs.into_iter().map(Datum::Sequence).collect())
 }
 fn optional(ctx: &EvalCtx<'_>) -> Outcome {
+    facts(ctx)?;
     Ok(vec![Datum::Optional(ctx.inputs.first().cloned().flatten().map(Box::new))])
 }
 fn get_element(ctx: &EvalCtx<'_>) -> Outcome {
@@ -181,7 +200,7 @@ fn item_type(ctx: &Ctx<'_>, i: usize) -> Result<Type, String> {
 fn sequence(item: Type) -> Facts {
     Ok(vec![Fact::of(Type::Sequence(Box::new(item)))])
 }
-/// The type that covers both: extents that differ are unknown, and so is a rank that does.
+/// The type that covers both: a shape that differs is unknown.
 fn covering(a: Type, b: &Type) -> Result<Type, String> {
     match (a, b) {
         (Type::Unknown, other) => Ok(other.clone()),
@@ -190,7 +209,8 @@ fn covering(a: Type, b: &Type) -> Result<Type, String> {
             let shape = if a.shape == b.shape { a.shape } else { None };
             Ok(Type::Tensor(TensorType { dtype: a.dtype, shape }))
         }
-        (a, b) if a == *b => Ok(a),
+        (Type::Sequence(a), Type::Sequence(b)) => Ok(Type::Sequence(Box::new(covering(*a, b)?))),
+        (Type::Optional(a), Type::Optional(b)) => Ok(Type::Optional(Box::new(covering(*a, b)?))),
         (a, b) => Err(format!("a sequence holds values of one type, got {a} and {b}")),
     }
 }

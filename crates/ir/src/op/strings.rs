@@ -3,7 +3,7 @@
 use super::context::broadcast;
 use super::elements::{Loops, broadcast_shapes, broadcast_strides, element_count, integers};
 use super::number::{Number, by_number};
-use super::rules::{integer, of_type, real};
+use super::rules::{facts, integer, of_type, real};
 use super::space::elementwise;
 use super::{AttrDef, Ctx, Datum, Engine, EvalCtx, Fact, Op, OpDef, Port, Work, opt, req};
 use crate::{AttrKind, Attrs, Dim, TensorType, Type};
@@ -306,6 +306,7 @@ fn infer_encode(ctx: &Ctx<'_>) -> Facts {
     typed(dtype, ctx.shape(0))
 }
 fn extract(ctx: &EvalCtx<'_>) -> Outcome {
+    facts(ctx)?;
     let (x, indices) = (ctx.tensor(0)?, ctx.tensor(1)?);
     let last = *x.shape().last().ok_or("a scalar has no features")?;
     let at: Vec<usize> = integers(indices)?
@@ -346,6 +347,7 @@ fn infer_extract(ctx: &Ctx<'_>) -> Facts {
     typed(ctx.dtype(0)?, shape)
 }
 fn binarize(ctx: &EvalCtx<'_>) -> Outcome {
+    facts(ctx)?;
     let x = ctx.tensor(0)?;
     let threshold = ctx.attrs().float_or("threshold", 0.0);
     by_number!(x.dtype(), T => {

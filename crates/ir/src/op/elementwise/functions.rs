@@ -28,14 +28,7 @@ pub(crate) fn celu(x: f64, alpha: f64) -> f64 {
 }
 /// alpha x + beta within 0 to 1.
 pub(crate) fn hard_sigmoid(x: f64, alpha: f64, beta: f64) -> f64 {
-    let y = alpha * x + beta;
-    if y < 0.0 {
-        0.0
-    } else if y > 1.0 {
-        1.0
-    } else {
-        y
-    }
+    (alpha * x + beta).clamp(0.0, 1.0)
 }
 /// x moved towards zero by `bias` outside of ±`lambda`, zero within.
 pub(super) fn shrink(x: f64, lambda: f64, bias: f64) -> f64 {

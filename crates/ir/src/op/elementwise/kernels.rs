@@ -1,10 +1,11 @@
-//! Meanings of the elementwise ops.
+//! Meanings of the elementwise ops. What types and shapes go together is left to the type rules, which each asks first.
 
 use super::functions;
 use crate::op::elements::{
     Loops, Unit, bools, broadcast_shapes, broadcast_strides, by_unit, element_count, integers,
 };
 use crate::op::number::{Number, by_number};
+use crate::op::rules::facts;
 use crate::op::{Datum, EvalCtx};
 use orrery_numerics::{DType, Format, Rounding, Tensor, cast, round_slice};
 
@@ -31,6 +32,7 @@ pub(super) fn unary(ctx: &EvalCtx<'_>, f: impl Fn(f64) -> f64) -> Outcome {
 /// A function of one number of any type.
 macro_rules! unary_number {
     ($ctx:expr, $T:ident => $f:expr) => {{
+        facts($ctx)?;
         let x = $ctx.tensor(0)?;
         by_number!(x.dtype(), $T => {
             let values = <$T>::read(x)?.iter().map($f).collect();
@@ -59,9 +61,7 @@ pub(super) fn shrink(ctx: &EvalCtx<'_>) -> Outcome {
 /// A test of one float.
 pub(super) fn test(ctx: &EvalCtx<'_>, f: impl Fn(f64) -> bool) -> Outcome {
     let x = ctx.tensor(0)?;
-    if !x.dtype().is_float() {
-        return Err(format!("takes floating-point elements, got {}", x.dtype()));
-    }
+    facts(ctx)?;
     let values = x.to_f64().map_err(|e| e.to_string())?;
     one(Tensor::from_bools(x.shape().to_vec(), values.iter().map(|&v| f(v))))
 }
@@ -71,6 +71,7 @@ pub(super) fn not(ctx: &EvalCtx<'_>) -> Outcome {
     one(Tensor::from_bools(x.shape().to_vec(), bools(x)?.iter().map(|&v| v == 0)))
 }
 pub(super) fn bitwise_not(ctx: &EvalCtx<'_>) -> Outcome {
+    facts(ctx)?;
     let x = ctx.tensor(0)?;
     let values: Vec<i64> = integers(x)?.iter().map(|&v| !v).collect();
     one(Tensor::from_i64(x.dtype(), x.shape().to_vec(), values))
@@ -105,19 +106,12 @@ fn joint_shape(a: &Tensor, b: &Tensor, dtype: DType) -> Result<Vec<usize>, Strin
     Ok(shape)
 }
 
-fn same_type(a: &Tensor, b: &Tensor) -> Result<DType, String> {
-    if a.dtype() == b.dtype() {
-        Ok(a.dtype())
-    } else {
-        Err(format!("both operands must be of one type, got {} and {}", a.dtype(), b.dtype()))
-    }
-}
-
 /// A function of two numbers of one type.
 macro_rules! binary_number {
     ($ctx:expr, $T:ident => $f:expr) => {{
+        facts($ctx)?;
         let (a, b) = ($ctx.tensor(0)?, $ctx.tensor(1)?);
-        let dtype = same_type(a, b)?;
+        let dtype = a.dtype();
         let shape = joint_shape(a, b, dtype)?;
         by_number!(dtype, $T => {
             let (left, right) = (<$T>::read(a)?, <$T>::read(b)?);
@@ -158,15 +152,12 @@ fn check_divisor(ctx: &EvalCtx<'_>) -> Result<(), String> {
 
 /// x if it is not negative, else x times the slope at its place.
 pub(super) fn prelu(ctx: &EvalCtx<'_>) -> Outcome {
-    let (x, slope) = (ctx.tensor(0)?, ctx.tensor(1)?);
-    if broadcast_shapes(&[x.shape(), slope.shape()])? != x.shape() {
-        return Err(format!("slope {:?} does not broadcast to {:?}", slope.shape(), x.shape()));
-    }
     binary_number!(ctx, T => |x: T, slope: T| if x < T::ZERO { x.times(slope) } else { x })
 }
 
 /// Powers have the type of the base. Floats are computed in binary64 and rounded.
 pub(super) fn pow(ctx: &EvalCtx<'_>) -> Outcome {
+    facts(ctx)?;
     let (base, exponent) = (ctx.tensor(0)?, ctx.tensor(1)?);
     let dtype = base.dtype();
     let shape = joint_shape(base, exponent, dtype)?;
@@ -201,8 +192,9 @@ pub(super) fn xor(ctx: &EvalCtx<'_>) -> Outcome {
 }
 
 pub(super) fn bitwise(ctx: &EvalCtx<'_>, f: impl Fn(i64, i64) -> i64) -> Outcome {
+    facts(ctx)?;
     let (a, b) = (ctx.tensor(0)?, ctx.tensor(1)?);
-    let dtype = same_type(a, b)?;
+    let dtype = a.dtype();
     let shape = joint_shape(a, b, dtype)?;
     let values = zip((&integers(a)?, a.shape()), (&integers(b)?, b.shape()), &shape, f);
     one(Tensor::from_i64(dtype, shape, values))
@@ -211,9 +203,6 @@ pub(super) fn bitwise(ctx: &EvalCtx<'_>, f: impl Fn(i64, i64) -> i64) -> Outcome
 /// Bits beyond the width are lost; a shift by the width or more leaves none.
 pub(super) fn bit_shift(ctx: &EvalCtx<'_>) -> Outcome {
     let dtype = ctx.tensor(0)?.dtype();
-    if !dtype.is_unsigned_int() {
-        return Err(format!("takes unsigned integers, got {dtype}"));
-    }
     let amount = |by: i64| u32::try_from(by).ok().filter(|by| u64::from(*by) < dtype.bits());
     match ctx.attrs().str("direction") {
         Some("LEFT") => bitwise(ctx, |a, by| amount(by).map_or(0, |by| a << by)),
@@ -225,8 +214,9 @@ pub(super) fn bit_shift(ctx: &EvalCtx<'_>) -> Outcome {
 /// A comparison of two numbers of one type.
 macro_rules! compare {
     ($ctx:expr, $op:tt) => {{
+        facts($ctx)?;
         let (a, b) = ($ctx.tensor(0)?, $ctx.tensor(1)?);
-        let dtype = same_type(a, b)?;
+        let dtype = a.dtype();
         let shape = joint_shape(a, b, DType::Bool)?;
         by_number!(dtype, T => {
             let (left, right) = (T::read(a)?, T::read(b)?);
@@ -248,8 +238,9 @@ pub(super) fn greater_or_equal(ctx: &EvalCtx<'_>) -> Outcome {
     compare!(ctx, >=)
 }
 pub(super) fn equal(ctx: &EvalCtx<'_>) -> Outcome {
+    facts(ctx)?;
     let (a, b) = (ctx.tensor(0)?, ctx.tensor(1)?);
-    if same_type(a, b)? == DType::Str {
+    if a.dtype() == DType::Str {
         let shape = joint_shape(a, b, DType::Bool)?;
         let (left, right): (Vec<&String>, Vec<&String>) =
             (a.strings().iter().collect(), b.strings().iter().collect());
@@ -262,6 +253,7 @@ pub(super) fn equal(ctx: &EvalCtx<'_>) -> Outcome {
 /// Folds all inputs, broadcast to one shape, and finishes with their number.
 macro_rules! fold {
     ($ctx:expr, $T:ident => $f:expr, $finish:expr) => {{
+        facts($ctx)?;
         let first = $ctx.tensor(0)?;
         let dtype = first.dtype();
         by_number!(dtype, $T => {
@@ -269,7 +261,6 @@ macro_rules! fold {
             let mut sum = <$T>::read(first)?.into_owned();
             for i in 1..$ctx.inputs.len() {
                 let next = $ctx.tensor(i)?;
-                same_type(first, next)?;
                 let out = broadcast_shapes(&[&shape, next.shape()])?;
                 element_count(dtype, &out)?;
                 sum = zip((&sum, &shape), (&<$T>::read(next)?, next.shape()), &out, $f);
@@ -294,8 +285,9 @@ pub(super) fn mean(ctx: &EvalCtx<'_>) -> Outcome {
 }
 
 pub(super) fn select(ctx: &EvalCtx<'_>) -> Outcome {
+    facts(ctx)?;
     let (condition, x, y) = (ctx.tensor(0)?, ctx.tensor(1)?, ctx.tensor(2)?);
-    let dtype = same_type(x, y)?;
+    let dtype = x.dtype();
     let shape = broadcast_shapes(&[condition.shape(), x.shape(), y.shape()])?;
     let count = element_count(dtype, &shape)?;
     let condition = (bools(condition)?, condition.shape());
@@ -314,9 +306,9 @@ pub(super) fn select(ctx: &EvalCtx<'_>) -> Outcome {
 
 /// min(max(x, low), high); where low is above high, all become high.
 pub(super) fn clip(ctx: &EvalCtx<'_>) -> Outcome {
+    facts(ctx)?;
     let x = ctx.tensor(0)?;
     for limit in [ctx.optional(1)?, ctx.optional(2)?].into_iter().flatten() {
-        same_type(x, limit)?;
         if limit.len() != 1 {
             return Err(format!("limits must be scalars, got {limit:?}"));
         }
@@ -360,7 +352,13 @@ fn convert(ctx: &EvalCtx<'_>, to: DType) -> Result<Tensor, String> {
         _ => Rounding::NearestEven,
     };
     let saturate = ctx.attrs().int_or("saturate", 1) != 0;
-    cast(ctx.tensor(0)?, to, rounding, saturate).map_err(|e| e.to_string())
+    let to_type = |x: &Tensor, to| cast(x, to, rounding, saturate).map_err(|e| e.to_string());
+    let x = ctx.tensor(0)?;
+    if to.is_int() && to.bits() < 8 && x.dtype().is_float() {
+        // Of what is out of range the low bits stay, as the operator cases of ONNX have it.
+        return to_type(&to_type(x, DType::I64)?, to);
+    }
+    to_type(x, to)
 }
 
 pub(super) fn round_to(ctx: &EvalCtx<'_>) -> Outcome {

@@ -32,10 +32,6 @@ const fn variadic(op: Op, doc: &'static str, class: Class, infer: Infer, work: C
     const PORTS: &[Port] = &[Port::One("first"), Port::Variadic("more")];
     OpDef { inputs: PORTS, ..entry(op, doc, class, infer, work, eval) }
 }
-const fn with(attrs: &'static [AttrDef], def: OpDef) -> OpDef {
-    OpDef { attrs, ..def }
-}
-
 const CAST_ATTRS: [AttrDef; 2] = [
     opt(
         "saturate",
@@ -50,7 +46,7 @@ pub const TABLE: &[OpDef] = &[
     // Of one operand, exact.
     entry(
         Op::Abs,
-        "Magnitude.",
+        "The magnitude of x.",
         Class::Exact,
         |ctx| {
             rules::unary(ctx, Takes::Numbers, |d| {
@@ -70,7 +66,7 @@ pub const TABLE: &[OpDef] = &[
     ),
     entry(
         Op::Sign,
-        "-1, 0 or 1.",
+        "The sign: -1, 0 or 1.",
         Class::Exact,
         |ctx| rules::plain(ctx, Takes::Numbers),
         each::<1, 0>,
@@ -110,7 +106,7 @@ pub const TABLE: &[OpDef] = &[
     ),
     entry(
         Op::Reciprocal,
-        "1 / x.",
+        "The reciprocal, 1 / x.",
         Class::Exact,
         |ctx| rules::plain(ctx, Takes::Floats),
         each::<0, 1>,
@@ -118,7 +114,7 @@ pub const TABLE: &[OpDef] = &[
     ),
     entry(
         Op::Sqrt,
-        "Square root.",
+        "The square root of x.",
         Class::Exact,
         |ctx| rules::plain(ctx, Takes::Floats),
         each::<0, 1>,
@@ -143,16 +139,16 @@ pub const TABLE: &[OpDef] = &[
     entry(Op::IsNaN, "True where x is not a number.", Class::Exact, rules::test, each::<1, 0>, |ctx| {
         k::test(ctx, f64::is_nan)
     }),
-    with(
-        &[
+    OpDef {
+        attrs: &[
             opt("detect_positive", AttrKind::Int, "Positive infinity counts; 1."),
             opt("detect_negative", AttrKind::Int, "Negative infinity counts; 1."),
         ],
-        entry(Op::IsInf, "True where x is infinite.", Class::Exact, rules::test, each::<1, 0>, k::is_inf),
-    ),
-    with(
-        &[opt("alpha", AttrKind::Float, "Slope below zero; 0.01.")],
-        entry(
+        ..entry(Op::IsInf, "True where x is infinite.", Class::Exact, rules::test, each::<1, 0>, k::is_inf)
+    },
+    OpDef {
+        attrs: &[opt("alpha", AttrKind::Float, "Slope below zero; 0.01.")],
+        ..entry(
             Op::LeakyRelu,
             "x, below zero times alpha.",
             Class::Exact,
@@ -162,11 +158,11 @@ pub const TABLE: &[OpDef] = &[
                 let alpha = k::number(ctx, "alpha", 0.01);
                 k::unary(ctx, |x| if x < 0.0 { alpha * x } else { x })
             },
-        ),
-    ),
-    with(
-        &[opt("alpha", AttrKind::Float, "Threshold; 1.")],
-        entry(
+        )
+    },
+    OpDef {
+        attrs: &[opt("alpha", AttrKind::Float, "Threshold; 1.")],
+        ..entry(
             Op::ThresholdedRelu,
             "x above alpha, zero elsewhere.",
             Class::Exact,
@@ -176,22 +172,22 @@ pub const TABLE: &[OpDef] = &[
                 let alpha = k::number(ctx, "alpha", 1.0);
                 k::unary(ctx, |x| if x <= alpha { 0.0 } else { x })
             },
-        ),
-    ),
-    with(
-        &[
+        )
+    },
+    OpDef {
+        attrs: &[
             opt("lambd", AttrKind::Float, "Half the width of the zero band; 0.5."),
             opt("bias", AttrKind::Float, "What elements outside of the band move towards zero; 0."),
         ],
-        entry(
+        ..entry(
             Op::Shrink,
             "Zero within ±lambd, moved towards zero by bias outside.",
             Class::Exact,
             |ctx| rules::plain(ctx, Takes::Numbers),
             each::<3, 0>,
             k::shrink,
-        ),
-    ),
+        )
+    },
     OpDef {
         engine: Engine::View,
         ..entry(
@@ -205,6 +201,7 @@ pub const TABLE: &[OpDef] = &[
     },
     OpDef {
         inputs: &[Port::One("input"), Port::Optional("min"), Port::Optional("max")],
+        space: |ctx| space::free_except(ctx, |_| false),
         ..entry(
             Op::Clip,
             "Holds elements within min and max, both scalars; max wins over min.",
@@ -214,25 +211,21 @@ pub const TABLE: &[OpDef] = &[
             k::clip,
         )
     },
-    with(
-        &[req("to", AttrKind::DType, "Element type of the output."), CAST_ATTRS[0], CAST_ATTRS[1]],
-        entry(
+    OpDef {
+        attrs: &[req("to", AttrKind::DType, "Element type of the output."), CAST_ATTRS[0], CAST_ATTRS[1]],
+        ..entry(
             Op::Cast,
             "Converts to another element type.",
             Class::Exact,
             rules::cast_to,
             each::<1, 0>,
             k::cast_to,
-        ),
-    ),
+        )
+    },
     OpDef {
         inputs: &[Port::One("input"), Port::One("target")],
         attrs: &CAST_ATTRS,
-        space: |ctx| {
-            let mut space = space::elementwise(ctx)?;
-            space.inputs[1] = vec![space::Access::Whole; ctx.rank(1)?];
-            Some(space)
-        },
+        space: |ctx| space::free_except(ctx, |_| false),
         ..entry(
             Op::CastLike,
             "Converts to the element type of the second input.",
@@ -242,34 +235,36 @@ pub const TABLE: &[OpDef] = &[
             k::cast_like,
         )
     },
-    with(
-        &[req("format", AttrKind::Str, "Name of a number format such as tf32.")],
-        entry(
+    OpDef {
+        attrs: &[req("format", AttrKind::Str, "Name of a number format such as tf32.")],
+        ..entry(
             Op::RoundTo,
             "Rounds elements to the nearest values of a number format and keeps their type.",
             Class::Exact,
             |ctx| rules::plain(ctx, Takes::Floats),
             each::<1, 0>,
             k::round_to,
-        ),
-    ),
+        )
+    },
     // Of one operand, rounding.
-    function(Op::Acos, "Arc cosine.", each::<0, 1>, |ctx| k::unary(ctx, f64::acos)),
+    function(Op::Acos, "Arc cosine in radians.", each::<0, 1>, |ctx| k::unary(ctx, f64::acos)),
     function(Op::Acosh, "Inverse hyperbolic cosine.", each::<0, 1>, |ctx| k::unary(ctx, f64::acosh)),
-    function(Op::Asin, "Arc sine.", each::<0, 1>, |ctx| k::unary(ctx, f64::asin)),
+    function(Op::Asin, "Arc sine in radians.", each::<0, 1>, |ctx| k::unary(ctx, f64::asin)),
     function(Op::Asinh, "Inverse hyperbolic sine.", each::<0, 1>, |ctx| k::unary(ctx, f64::asinh)),
-    function(Op::Atan, "Arc tangent.", each::<0, 1>, |ctx| k::unary(ctx, f64::atan)),
+    function(Op::Atan, "Arc tangent in radians.", each::<0, 1>, |ctx| k::unary(ctx, f64::atan)),
     function(Op::Atanh, "Inverse hyperbolic tangent.", each::<0, 1>, |ctx| k::unary(ctx, f64::atanh)),
     function(Op::Cos, "Cosine of radians.", each::<0, 1>, |ctx| k::unary(ctx, f64::cos)),
     function(Op::Cosh, "Hyperbolic cosine.", each::<0, 1>, |ctx| k::unary(ctx, f64::cosh)),
-    function(Op::Erf, "The error function.", each::<0, 1>, |ctx| k::unary(ctx, libm::erf)),
+    function(Op::Erf, "The error function of x.", each::<0, 1>, |ctx| k::unary(ctx, libm::erf)),
     function(Op::Exp, "e to the power x.", each::<0, 1>, |ctx| k::unary(ctx, f64::exp)),
     function(Op::Log, "Natural logarithm.", each::<0, 1>, |ctx| k::unary(ctx, f64::ln)),
     function(Op::Sigmoid, "1 / (1 + exp(-x)).", each::<2, 2>, |ctx| k::unary(ctx, f::sigmoid)),
     function(Op::Sin, "Sine of radians.", each::<0, 1>, |ctx| k::unary(ctx, f64::sin)),
     function(Op::Sinh, "Hyperbolic sine.", each::<0, 1>, |ctx| k::unary(ctx, f64::sinh)),
-    function(Op::Softplus, "ln(1 + exp(x)).", each::<1, 2>, |ctx| k::unary(ctx, f::softplus)),
-    function(Op::Softsign, "x / (1 + |x|).", each::<2, 1>, |ctx| k::unary(ctx, |x| x / (1.0 + x.abs()))),
+    function(Op::Softplus, "Soft plus: ln(1 + exp(x)).", each::<1, 2>, |ctx| k::unary(ctx, f::softplus)),
+    function(Op::Softsign, "Soft sign: x / (1 + |x|).", each::<2, 1>, |ctx| {
+        k::unary(ctx, |x| x / (1.0 + x.abs()))
+    }),
     function(Op::Tan, "Tangent of radians.", each::<0, 1>, |ctx| k::unary(ctx, f64::tan)),
     function(Op::Tanh, "Hyperbolic tangent.", each::<0, 1>, |ctx| k::unary(ctx, f64::tanh)),
     function(Op::HardSwish, "x times min(max(x / 6 + 0.5, 0), 1).", each::<5, 0>, |ctx| {
@@ -278,29 +273,29 @@ pub const TABLE: &[OpDef] = &[
     function(Op::Mish, "x tanh(ln(1 + exp(x))).", each::<2, 3>, |ctx| {
         k::unary(ctx, |x| x * f::softplus(x).tanh())
     }),
-    with(
-        &[opt("alpha", AttrKind::Float, "Factor of x in the sigmoid; 1.")],
-        function(Op::Swish, "x sigmoid(alpha x).", each::<4, 2>, |ctx| {
+    OpDef {
+        attrs: &[opt("alpha", AttrKind::Float, "Factor of x in the sigmoid; 1.")],
+        ..function(Op::Swish, "x sigmoid(alpha x).", each::<4, 2>, |ctx| {
             let alpha = k::number(ctx, "alpha", 1.0);
             k::unary(ctx, |x| x * f::sigmoid(alpha * x))
-        }),
-    ),
-    with(
-        &[opt("alpha", AttrKind::Float, "Value far below zero, negated; 1.")],
-        function(Op::Elu, "x, below zero alpha (exp(x) - 1).", each::<3, 1>, |ctx| {
+        })
+    },
+    OpDef {
+        attrs: &[opt("alpha", AttrKind::Float, "Value far below zero, negated; 1.")],
+        ..function(Op::Elu, "x, below zero alpha (exp(x) - 1).", each::<3, 1>, |ctx| {
             let alpha = k::number(ctx, "alpha", 1.0);
             k::unary(ctx, |x| f::elu(x, alpha))
-        }),
-    ),
-    with(
-        &[opt("alpha", AttrKind::Float, "Value far below zero, negated; 1.")],
-        function(Op::Celu, "x, below zero alpha (exp(x / alpha) - 1).", each::<4, 1>, |ctx| {
+        })
+    },
+    OpDef {
+        attrs: &[opt("alpha", AttrKind::Float, "Value far below zero, negated; 1.")],
+        ..function(Op::Celu, "x, below zero alpha (exp(x / alpha) - 1).", each::<4, 1>, |ctx| {
             let alpha = k::number(ctx, "alpha", 1.0);
             k::unary(ctx, |x| f::celu(x, alpha))
-        }),
-    ),
-    with(
-        &[
+        })
+    },
+    OpDef {
+        attrs: &[
             opt(
                 "alpha",
                 AttrKind::Float,
@@ -308,22 +303,25 @@ pub const TABLE: &[OpDef] = &[
             ),
             opt("gamma", AttrKind::Float, "Scale; 1.05070102214813232421875."),
         ],
-        function(Op::Selu, "gamma times x, below zero gamma alpha (exp(x) - 1).", each::<4, 1>, |ctx| {
+        ..function(Op::Selu, "gamma times x, below zero gamma alpha (exp(x) - 1).", each::<4, 1>, |ctx| {
             let (alpha, gamma) = (k::number(ctx, "alpha", 1.673_263_2), k::number(ctx, "gamma", 1.050_701));
             k::unary(ctx, |x| gamma * f::elu(x, alpha))
-        }),
-    ),
-    with(
-        &[opt("approximate", AttrKind::Str, "`none`, or `tanh` for the approximation by it; none.")],
-        function(Op::Gelu, "x times the normal distribution function of x.", each::<4, 1>, k::gelu),
-    ),
-    with(
-        &[opt("alpha", AttrKind::Float, "Slope; 0.2."), opt("beta", AttrKind::Float, "Value at zero; 0.5.")],
-        function(Op::HardSigmoid, "alpha x + beta within 0 to 1.", each::<4, 0>, |ctx| {
+        })
+    },
+    OpDef {
+        attrs: &[opt("approximate", AttrKind::Str, "`none`, or `tanh` for the approximation by it; none.")],
+        ..function(Op::Gelu, "x times the normal distribution function of x.", each::<4, 1>, k::gelu)
+    },
+    OpDef {
+        attrs: &[
+            opt("alpha", AttrKind::Float, "Slope; 0.2."),
+            opt("beta", AttrKind::Float, "Value at zero; 0.5."),
+        ],
+        ..function(Op::HardSigmoid, "alpha x + beta within 0 to 1.", each::<4, 0>, |ctx| {
             let (alpha, beta) = (k::number(ctx, "alpha", 0.2), k::number(ctx, "beta", 0.5));
             k::unary(ctx, |x| f::hard_sigmoid(x, alpha, beta))
-        }),
-    ),
+        })
+    },
     // Of two operands.
     binary(
         Op::Add,
@@ -347,16 +345,16 @@ pub const TABLE: &[OpDef] = &[
         k::mul,
     ),
     binary(Op::Div, "Quotient; of integers, rounded towards zero.", rules::div, rules::quotient, k::div),
-    with(
-        &[opt("fmod", AttrKind::Int, "The sign is that of the first operand, not of the second; 0.")],
-        binary(
+    OpDef {
+        attrs: &[opt("fmod", AttrKind::Int, "The sign is that of the first operand, not of the second; 0.")],
+        ..binary(
             Op::Mod,
             "What a division leaves.",
             |ctx| rules::joined(ctx, Takes::Numbers, None, super::content::modulo),
             rules::quotient,
             k::modulo,
-        ),
-    ),
+        )
+    },
     OpDef {
         class: Class::Rounding,
         ..binary(
@@ -409,16 +407,16 @@ pub const TABLE: &[OpDef] = &[
         each::<1, 0>,
         |ctx| k::bitwise(ctx, |a, b| a ^ b),
     ),
-    with(
-        &[req("direction", AttrKind::Str, "LEFT or RIGHT.")],
-        binary(
+    OpDef {
+        attrs: &[req("direction", AttrKind::Str, "LEFT or RIGHT.")],
+        ..binary(
             Op::BitShift,
             "Unsigned integers shifted by so many bits.",
             |ctx| rules::joined(ctx, Takes::Unsigned, None, |_, _| None),
             each::<1, 0>,
             k::bit_shift,
-        ),
-    ),
+        )
+    },
     binary(
         Op::Equal,
         "True where both are equal.",

@@ -36,7 +36,7 @@ impl Takes {
 }
 
 fn typed(dtype: DType, shape: Option<Vec<Dim>>, content: Content) -> Facts {
-    let content = content.filter(|_| content::follows(dtype));
+    let content = content::fitting(dtype, content);
     Ok(vec![Fact::of(Type::Tensor(TensorType { dtype, shape })).with_content(content)])
 }
 
@@ -105,12 +105,18 @@ pub(super) fn pow(ctx: &Ctx<'_>) -> Facts {
     })?;
     let power = |a: &Dim, b: &Dim| {
         let n = b.known().filter(|n| (0..=8).contains(n))?;
-        Some((0..n).map(|_| a.clone()).product())
+        (0..n).try_fold(Dim::Known(1), |power, _| content::exact(power * a.clone()))
     };
     typed(dtype, shape, content::zip(content::of(ctx, 0), content::of(ctx, 1), power))
 }
 pub(super) fn prelu(ctx: &Ctx<'_>) -> Facts {
-    let (dtype, _) = joint(ctx, Takes::Numbers, 0)?;
+    let (dtype, shape) = joint(ctx, Takes::Numbers, 0)?;
+    if let (Some(x), Some(joint)) = (ctx.shape(0), shape) {
+        let wider = x.len() < joint.len() || x.iter().zip(&joint).any(|(x, all)| x.is(1) && !all.is(1));
+        if wider && joint.iter().all(|d| d.known().is_some()) {
+            return Err(format!("the slope does not broadcast to {x:?}"));
+        }
+    }
     typed(dtype, ctx.shape(0), None)
 }
 pub(super) fn select(ctx: &Ctx<'_>) -> Facts {
@@ -163,8 +169,7 @@ fn converted(ctx: &Ctx<'_>, to: DType) -> Facts {
         let truth = |d: &Dim| content::compare(d, &Dim::Known(0)).map(|o| content::truth(o.is_ne()));
         content::map(known, truth)
     } else {
-        // Types too narrow for extents may change them.
-        known.filter(|_| matches!(to, DType::I32 | DType::I64 | DType::U64 | DType::F32 | DType::F64))
+        known
     };
     ctx.tensor_type(0)?;
     typed(to, ctx.shape(0), content)

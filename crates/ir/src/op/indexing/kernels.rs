@@ -347,6 +347,7 @@ pub(super) fn unique(ctx: &EvalCtx<'_>) -> Outcome {
     Ok(vec![values.into(), list(first.into_iter().map(|i| i as i64).collect()), list(inverse), list(counts)])
 }
 pub(super) fn compress(ctx: &EvalCtx<'_>) -> Outcome {
+    facts(ctx)?;
     let (x, condition) = (ctx.tensor(0)?, bools(ctx.tensor(1)?)?);
     let (x, axis) = match ctx.attrs().int("axis") {
         None => (x.reshaped(vec![x.len()]), 0),

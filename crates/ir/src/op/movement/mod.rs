@@ -30,7 +30,11 @@ const fn view(
 
 /// Cuts along the output dimensions that `free` lets be cut, which are dimensions of the first input of the number it
 /// gives; all other inputs and outputs of the same rank as the first are cut alike where `alike` is set.
-pub(super) fn free_in(ctx: &Ctx<'_>, alike: bool, free: impl Fn(usize) -> Option<usize>) -> Option<IterSpace> {
+pub(super) fn free_in(
+    ctx: &Ctx<'_>,
+    alike: bool,
+    free: impl Fn(usize) -> Option<usize>,
+) -> Option<IterSpace> {
     let out = ctx.output_shape(0)?;
     let mut space = IterSpace::over_output(&out);
     let mut input = vec![Access::Whole; ctx.rank(0)?];

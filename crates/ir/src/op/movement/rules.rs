@@ -264,12 +264,18 @@ pub(super) fn split(ctx: &Ctx<'_>) -> Facts {
             return Err(format!("num_outputs is {count} but the node has {parts} outputs"));
         }
         let size = whole.ceil_div(&Dim::Known(count));
-        let last = whole.clone() - size.clone() * Dim::Known(count - 1);
-        not_negative(std::slice::from_ref(&last))
-            .map_err(|_| format!("{whole} cannot be split into {count} parts of {size}"))?;
-        let mut sizes = vec![size; parts];
-        sizes[parts - 1] = last;
-        sizes
+        match (whole.known(), size.known()) {
+            // Where the last parts would be less than nothing, they are empty.
+            (Some(whole), Some(size)) => {
+                (0..count).map(|i| Dim::Known((whole - i * size).clamp(0, size))).collect()
+            }
+            _ => {
+                let last = whole.clone() - size.clone() * Dim::Known(count - 1);
+                let mut sizes = vec![size; parts];
+                sizes[parts - 1] = last;
+                sizes
+            }
+        }
     };
     let mut at = Some(0);
     Ok(sizes
@@ -423,7 +429,8 @@ pub(super) fn tile(ctx: &Ctx<'_>) -> Facts {
     let content = (have.len() == 1)
         .then(|| {
             changed_content(ctx, |all| {
-                let n = repeats[0].extent().filter(|n| n.saturating_mul(all.len()) <= content::MOST)?;
+                let n =
+                    repeats[0].extent().filter(|n| n.saturating_mul(all.len().max(1)) <= content::MOST)?;
                 Some(vec![all; n].concat())
             })
         })

@@ -40,7 +40,7 @@ fn without(shape: &[Dim], reduced: &[bool], keep: bool) -> Vec<Dim> {
 }
 
 /// Reduced dimensions become 1 or go; content is folded where there is a function for it.
-pub(super) fn reduce(ctx: &Ctx<'_>, bools: bool, combine: impl Fn(&Dim, &Dim) -> Option<Dim>) -> Facts {
+pub(super) fn reduce(ctx: &Ctx<'_>, bools: bool, combine: Option<fn(&Dim, &Dim) -> Dim>) -> Facts {
     let dtype = ctx.dtype(0)?;
     if !(bools && dtype == DType::Bool) {
         real(ctx, 0)?;
@@ -50,14 +50,16 @@ pub(super) fn reduce(ctx: &Ctx<'_>, bools: bool, combine: impl Fn(&Dim, &Dim) ->
         let open = ctx.rank(0).filter(|_| keep);
         return Ok(vec![typed(dtype, open.map(|rank| (0..rank).map(|d| ctx.unknown_dim(0, d)).collect()))]);
     };
-    let content = content::of(ctx, 0).and_then(|all| match reduced.as_slice() {
+    let content = content::of(ctx, 0).zip(combine).and_then(|(all, combine)| match reduced.as_slice() {
         [true] => {
             let (first, rest) = all.split_first()?;
-            rest.iter().try_fold(first.clone(), |a, b| combine(&a, b)).map(|d| vec![d])
+            rest.iter().try_fold(first.clone(), |a, b| content::exact(combine(&a, b))).map(|d| vec![d])
         }
         _ => None,
     });
-    Ok(vec![typed(dtype, Some(without(&shape, &reduced, keep))).with_content(content)])
+    Ok(vec![
+        typed(dtype, Some(without(&shape, &reduced, keep))).with_content(content::fitting(dtype, content)),
+    ])
 }
 /// The axis attribute; a scalar has none.
 pub(super) fn axis_of(attrs: &Attrs, default: i64, rank: usize) -> Result<usize, String> {
