@@ -4,8 +4,9 @@ use orrery_ir::{Bindings, Graph, count, infer, text, verify};
 use orrery_zoo::{Options, ZooModel, find, registry};
 
 fn build(name: &str, options: &str) -> (&'static ZooModel, Graph) {
-    let model = find(name).unwrap();
-    let graph = model.build(&Options::parse(options.split_whitespace()).unwrap());
+    let model = find(name).unwrap_or_else(|error| panic!("{error}"));
+    let options = Options::parse(options.split_whitespace());
+    let graph = options.and_then(|options| model.build(&options));
     (model, graph.unwrap_or_else(|error| panic!("{name}: {error}")))
 }
 
@@ -13,7 +14,7 @@ fn build(name: &str, options: &str) -> (&'static ZooModel, Graph) {
 fn macs(model: &ZooModel, graph: &Graph, given: &[(&str, i64)]) -> u64 {
     let mut bindings = model.default_bindings(graph);
     bindings.extend(given.iter().map(|(name, value)| ((*name).to_owned(), *value)));
-    count::macs(graph, &bindings).unwrap()
+    count::macs(graph, &bindings).unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]

@@ -8,8 +8,9 @@ use orrery_numerics::{DType, Tensor};
 use orrery_zoo::{Options, find};
 
 fn build(name: &str, options: &str) -> Graph {
-    let options = Options::parse(options.split_whitespace()).unwrap();
-    find(name).unwrap().build(&options).unwrap_or_else(|error| panic!("{name}: {error}"))
+    let options = Options::parse(options.split_whitespace());
+    let graph = options.and_then(|options| find(name)?.build(&options));
+    graph.unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// An input of that name with numbers of the kind it takes.
@@ -38,7 +39,7 @@ fn input(name: &str, dtype: DType, shape: Vec<usize>) -> Tensor {
 
 /// Numbers of a float tensor.
 fn numbers(datum: &Datum) -> Vec<f32> {
-    datum.as_tensor().unwrap().to_f32().unwrap().into_owned()
+    datum.as_tensor().expect("a tensor").to_f32().expect("of numbers").into_owned()
 }
 
 #[test]
