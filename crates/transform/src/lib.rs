@@ -1,11 +1,16 @@
 //! Graph to Graph: folding, fusion, legalisation to a machine's precision.
 
+pub mod affine;
 pub mod clean;
+pub mod fuse;
 pub mod legalise;
+mod pattern;
 pub mod report;
 mod rewrite;
 
+pub use affine::fold_batch_norm;
 pub use clean::clean;
+pub use fuse::fuse;
 pub use legalise::{Legalised, NarrowedWeight, Narrowing, PrecisionSpec, legalise};
 pub use report::{Exactness, Kind, Replacement, Report};
 
@@ -55,8 +60,14 @@ pub struct Prepared {
 /// `type-rule` where the graph breaks one.
 pub fn prepare(graph: &Graph, options: &Options) -> Result<Prepared> {
     let mut report = Report { nodes_before: graph.nodes.len(), ..Report::default() };
-    let graph = clean::clean_graph(graph.clone(), options.weights)?;
-    let mut graph = clean::share_nodes(graph);
+    let mut graph = clean::clean_graph(graph.clone(), options.weights)?;
+    if options.fuse {
+        graph = fuse::fuse_graph(graph, &mut report)?;
+    }
+    if options.fold_batch_norm {
+        graph = affine::fold(graph, options.weights, &mut report);
+    }
+    graph = clean::share_nodes(clean::clean_graph(graph, options.weights)?);
     infer::infer(&mut graph)?;
     check(&graph)?;
     report.nodes_after = graph.nodes.len();

@@ -113,6 +113,22 @@ impl Rewriter {
         }
     }
 
+    /// Number of nodes somebody reads.
+    pub(crate) fn living(&self) -> usize {
+        self.dead.iter().filter(|dead| !**dead).count()
+    }
+    /// Number of living nodes inserted before a node.
+    pub(crate) fn inserted(&self, at: NodeId) -> usize {
+        self.before.get(&at).map_or(0, |list| list.iter().filter(|n| !self.dead[n.index()]).count())
+    }
+    /// True where a living node that was inserted reads one of these values.
+    pub(crate) fn reads_inserted(&self, values: &[ValueId]) -> bool {
+        (self.original..self.graph.nodes.len()).map(NodeId::new).filter(|n| !self.is_dead(*n)).any(|n| {
+            (0..self.graph.nodes[n].inputs.len())
+                .any(|i| self.input(n, i).is_some_and(|v| values.contains(&v)))
+        })
+    }
+
     /// From here on `new` is read where `old` was.
     pub(crate) fn replace(&mut self, old: ValueId, new: ValueId) {
         let new = self.resolve(new);
@@ -187,29 +203,28 @@ impl Rewriter {
         id
     }
     /// Makes a value of output `number` of a node that does not give it a name yet.
-    pub(crate) fn add_output(&mut self, node: NodeId, number: usize, name: &str, ty: Type) -> ValueId {
-        let def = Def::Node(node, u32::try_from(number).expect("a node has fewer than 2^32 outputs"));
-        let value = self.add_value(name, ty, def);
-        let outputs = &mut self.graph.nodes[node].outputs;
-        if outputs.len() <= number {
-            outputs.resize(number + 1, None);
-        }
-        outputs[number] = Some(value);
+    fn add_output(&mut self, node: NodeId, number: usize, name: &str, ty: Type) -> ValueId {
+        let value = self.add_value(name, ty, Def::Input);
+        self.put_output(value, node, number);
         value
     }
-    /// Lets output `number` of `node` make `value`, which another node made so far.
+    /// Lets output `number` of `node` make `value`, which another node made so far. What was there is made no more.
     pub(crate) fn move_output(&mut self, value: ValueId, node: NodeId, number: usize) {
-        if let Def::Node(from, at) = self.graph.values[value].def {
+        let before = self.graph.values[value].def.clone();
+        self.put_output(value, node, number);
+        if let Def::Node(from, at) = before {
             self.graph.nodes[from].outputs[at as usize] = None;
             self.bury_if_unread(from);
         }
+    }
+    fn put_output(&mut self, value: ValueId, node: NodeId, number: usize) {
         let outputs = &mut self.graph.nodes[node].outputs;
         if outputs.len() <= number {
             outputs.resize(number + 1, None);
         }
         outputs[number] = Some(value);
-        self.graph.values[value].def =
-            Def::Node(node, u32::try_from(number).expect("a node has fewer than 2^32 outputs"));
+        let number = u32::try_from(number).expect("a node has fewer than 2^32 outputs");
+        self.graph.values[value].def = Def::Node(node, number);
     }
     /// Adds a constant.
     pub(crate) fn add_constant(&mut self, name: &str, ty: Type, weight: Weight) -> ValueId {
@@ -321,7 +336,8 @@ impl Rewriter {
                 Def::Input => true,
                 Def::Constant(_) => self.uses[id.index()] > 0,
                 Def::Node(node, number) => {
-                    node_at[node.index()].is_some()
+                    self.output(node, number as usize) == Some(id)
+                        && node_at[node.index()].is_some()
                         && self.forward[id.index()] == id
                         && (self.uses[id.index()] > 0 || !self.is_optional(node, number as usize))
                 }

@@ -12,11 +12,13 @@
 //! A line `# where symbol=number ...` binds symbols and has both graphs run on the same random inputs; outputs must agree
 //! within a few roundings of binary32, or, after legalising, of the storage type. What cannot be done gives the diagnostic.
 
+#[path = "support/random.rs"]
+mod random;
 mod support;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use orrery_base::Result;
-use orrery_ir::{Bindings, Graph, text};
+use orrery_ir::{Bindings, Graph, infer, text};
 use orrery_numerics::{DType, Format};
 use orrery_transform::{Options, PrecisionSpec, Weights, clean, legalise, prepare};
 use std::fmt::Write;
@@ -46,6 +48,8 @@ fn find(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
+/// Roundings by which two orders of the same small computation may differ, relative to the largest magnitude.
+const ROUNDINGS: f64 = 16.0;
 const SEPARATOR: &str = "--- expect\n";
 
 fn check(path: &Path) -> std::result::Result<(), Failed> {
@@ -70,10 +74,11 @@ fn outcome(given: &str) -> Result<std::result::Result<String, Failed>> {
     let command = given.lines().next().unwrap_or_default().trim_start_matches("# ");
     let mut words = command.split_whitespace();
     let (command, words) = (words.next().unwrap_or_default(), words.collect::<Vec<_>>());
-    let graph = support::typed(text::parse(given)?)?;
+    let mut graph = text::parse(given)?;
+    infer::infer(&mut graph)?;
     let weights = if words.contains(&"shape-only") { Weights::ShapeOnly } else { Weights::Compute };
     let mut printed = String::new();
-    let mut tolerance = support::ROUNDINGS * Format::FP32.unit_roundoff();
+    let mut tolerance = ROUNDINGS * Format::FP32.unit_roundoff();
     let changed = match command {
         "clean" => clean(&graph)?,
         "prepare" => {
@@ -101,7 +106,7 @@ fn outcome(given: &str) -> Result<std::result::Result<String, Failed>> {
                 writeln!(printed, "{note}").expect("a string takes all");
             }
             let format = Format::parse(&spec.multiply).expect("legalise has read it");
-            tolerance = support::ROUNDINGS * format.unit_roundoff();
+            tolerance = ROUNDINGS * format.unit_roundoff();
             legal.graph
         }
         other => panic!("there is no command `{other}`"),
@@ -125,7 +130,7 @@ fn compare(
     tolerance: f64,
 ) -> std::result::Result<(), Failed> {
     for seed in 0..3 {
-        let inputs = support::inputs(before, bindings, seed);
+        let inputs = random::inputs(before, bindings, seed);
         let (expected, got) = (support::run(before, &inputs)?, support::run(after, &inputs)?);
         support::compare(before, &expected, &got, tolerance)?;
     }
