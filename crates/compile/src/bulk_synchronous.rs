@@ -4,16 +4,16 @@
 //! needs the value, and then done by the exchange that brings it. Weights lie where the step that uses them wants them, or
 //! spread evenly and are sent round. Where the tiles cannot hold the weights, they stay in streaming memory.
 
-use crate::groups::{Group, GroupKind, is_inline};
+use crate::groups::{Group, GroupKind, is_inline, used};
 use crate::kernel::split_axis;
-use crate::lower::{Body, Emitter, fill, grid, reads, reduction_body};
+use crate::lower::{Body, Emitter, fill, grid, reads, reduction_body, retype_output};
 use crate::partition::{Axis, Choice, Operand, Problem, Tiles};
 use crate::{Compiled, Fidelity, Options};
 use orrery_base::{Diagnostic, Result};
+use orrery_cost::Contraction;
 use orrery_cost::Target;
-use orrery_cost::measure::{Role, role};
 use orrery_ir::infer::Facts;
-use orrery_ir::op::{Access, AxisKind, Combine, Engine, Work};
+use orrery_ir::op::{Access, AxisKind, Combine, Work};
 use orrery_ir::{Bindings, Dim, Graph, NodeId, ValueId};
 use orrery_machine::{BspLosses, BspMachine, Losses};
 use orrery_numerics::DType;
@@ -79,10 +79,11 @@ fn emit(
         nominal: options.nominal(),
         moved: BTreeMap::new(),
         next_core: 0,
-        chosen: Vec::new(),
+        chosen: BTreeMap::new(),
     };
+    let used = used(graph, groups);
     for &value in &graph.inputs {
-        lowering.host_input(value)?;
+        lowering.host_input(value, used.contains(&value))?;
     }
     for group in groups {
         match group.kind {
@@ -113,7 +114,7 @@ struct Lowering<'a> {
     /// The core at which the next even spread starts, so that small buffers do not pile up on the first tile.
     next_core: u64,
     /// Problems already solved: equal layers are cut alike.
-    chosen: Vec<(Vec<u64>, Choice)>,
+    chosen: BTreeMap<Vec<u64>, Choice>,
 }
 
 impl Lowering<'_> {
@@ -156,10 +157,13 @@ impl Lowering<'_> {
         self.next_core = (base + cores) % self.tiles.machine.tiles;
         Ok(Layout { base, cuts, access: (0..shape.len()).map(Access::along).collect() })
     }
-    fn host_input(&mut self, value: ValueId) -> Result<()> {
+    fn host_input(&mut self, value: ValueId, used: bool) -> Result<()> {
         let whole = Layout::whole(self.whole(value).len(), 0);
         let from = self.emitter.buffer(value, "@host", BufferClass::Input, self.host, whole);
         self.emitter.program.inputs.push(from);
+        if !used {
+            return Ok(());
+        }
         let layout = self.spread(value)?;
         let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.tile, layout);
         self.transfer(format!("{} to tiles", self.emitter.name_of(value)), StepKind::Host, value, from, to);
@@ -319,8 +323,7 @@ impl Lowering<'_> {
         let body = self.emitter.body(&group.nodes, group.space.as_ref());
         let name = group.name(self.emitter.graph);
         let Some(space) = &group.space else { return self.whole_group(group, body, name) };
-        let engine = self.emitter.graph.nodes[group.nodes[0]].op.def().engine;
-        let problem = self.problem(group, &body, engine)?;
+        let problem = self.problem(group, &body)?;
         let mut choice = self.choose(&problem);
         let mut cuts = grid(space, |i| Cutting::Parts(choice.parts[i]));
         set_strides(&mut cuts);
@@ -438,6 +441,7 @@ impl Lowering<'_> {
             weight: None,
             view_of: None,
         });
+        retype_output(&mut step.body, partial_type);
         let name = step.name.clone();
         step.writes = vec![fill(partials, access)];
         self.emitter.push(step);
@@ -495,21 +499,13 @@ impl Lowering<'_> {
         self.emitter.push(step);
         Ok(())
     }
-    fn problem(&self, group: &Group, body: &Body, engine: Engine) -> Result<Problem> {
+    fn problem(&self, group: &Group, body: &Body) -> Result<Problem> {
         let space =
             group.space.as_ref().ok_or_else(|| Diagnostic::error("partition", "a group without axes"))?;
-        let convolution = space.axes.iter().any(|a| a.name == "out_channel" || a.name == "group");
         let mut axes = Vec::new();
         for axis in &space.axes {
-            let role = match role(axis.name, Some(axis.kind)) {
-                Role::Batch if convolution && axis.name == "batch" => Role::Row,
-                other => other,
-            };
-            axes.push(Axis {
-                extent: self.extent(&axis.extent)?.max(1),
-                role,
-                reduce: axis.kind != AxisKind::Parallel,
-            });
+            let extent = self.extent(&axis.extent)?.max(1);
+            axes.push(Axis { extent, reduce: axis.kind != AxisKind::Parallel });
         }
         let operand = |value: &ValueId, access: &Vec<Access>| -> Result<Operand> {
             let (dtype, shape) = self.emitter.type_of(*value);
@@ -543,7 +539,7 @@ impl Lowering<'_> {
                 .zip(&body.writes)
                 .map(|(v, a)| operand(v, a))
                 .collect::<Result<_>>()?,
-            matrix: engine == Engine::Matrix && macs > 0.0,
+            matrix: if macs > 0.0 { self.emitter.contraction(group, &self.nominal)? } else { None },
             macs,
             vector: number(&work.vector)?,
             special: number(&work.special)?,
@@ -552,12 +548,7 @@ impl Lowering<'_> {
     }
     fn choose(&mut self, problem: &Problem) -> Choice {
         let key = signature(problem);
-        if let Some((_, choice)) = self.chosen.iter().find(|(k, _)| *k == key) {
-            return choice.clone();
-        }
-        let choice = self.tiles.choose(problem);
-        self.chosen.push((key, choice.clone()));
-        choice
+        self.chosen.entry(key).or_insert_with(|| self.tiles.choose(problem)).clone()
     }
     /// The grid under which the group's first operand stays where it is, where there is one.
     fn kept_grid(&self, group: &Group, body: &Body) -> Option<(Vec<Cut>, u64)> {
@@ -582,7 +573,7 @@ impl Lowering<'_> {
                         return None;
                     }
                     used.insert(*axis);
-                    cuts[*to] = cut.clone();
+                    cuts[*to] = Cut { name: space.axes[*to].name.to_owned(), ..cut.clone() };
                 }
                 (Access::Along { axis, .. }, _) if buffer.layout.cuts[*axis].is_cut() => return None,
                 (Access::Window { .. }, _) | (_, Access::Window { .. }) => return None,
@@ -650,14 +641,14 @@ fn pass_through(buffer: &Buffer) -> Graph {
 /// Equal for problems that are cut alike.
 fn signature(problem: &Problem) -> Vec<u64> {
     let mut key = vec![
-        u64::from(problem.matrix),
         problem.macs.to_bits(),
         problem.vector.to_bits(),
         problem.special.to_bits(),
         problem.dtype as u64,
     ];
+    key.extend(problem.matrix.as_ref().map(Contraction::key).unwrap_or_default());
     for axis in &problem.axes {
-        key.extend([axis.extent as u64, axis.role as u64, u64::from(axis.reduce)]);
+        key.extend([axis.extent as u64, u64::from(axis.reduce)]);
     }
     for operand in problem.operands.iter().chain(&problem.results) {
         key.push(operand.bits.to_bits());

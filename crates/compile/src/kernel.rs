@@ -1,16 +1,17 @@
 //! Kernel-by-kernel machines: every group is a kernel on one queue, over buffers in device memory.
 
-use crate::groups::{Group, GroupKind};
-use crate::lower::{Emitter, fill, grid, reads, reduction_body};
+use crate::groups::{Group, GroupKind, used};
+use crate::lower::{Emitter, fill, grid, reads, reduction_body, retype_output};
 use crate::{Compiled, Fidelity, Options};
 use orrery_base::Result;
-use orrery_cost::measure::{Role, role};
-use orrery_cost::{Measure, Target, kernel};
+use orrery_cost::contraction::SPLIT;
+use orrery_cost::{Measure, Role, Target, kernel};
 use orrery_ir::infer::Facts;
 use orrery_ir::op::{Access, AxisKind, Combine, Engine};
 use orrery_ir::{Bindings, Dim, Graph, ValueId};
 use orrery_machine::{KernelMachine, Losses};
 use orrery_numerics::DType;
+use orrery_program::memory::unbound;
 use orrery_program::{Buffer, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Step, StepKind};
 
 /// Compiles groups for a machine with a queue of kernels.
@@ -29,8 +30,9 @@ pub fn compile(
     let host = emitter.memory("host", 1, u64::MAX, 0);
     let device = emitter.memory("device", 1, machine.hbm_bytes, machine.hbm_reserved_bytes);
     let mut lowering = Lowering { emitter, device, machine, nominal: options.nominal() };
+    let used = used(graph, groups);
     for &value in &graph.inputs {
-        lowering.host_input(value, host);
+        lowering.host_input(value, host, used.contains(&value));
     }
     for group in groups {
         match group.kind {
@@ -58,11 +60,14 @@ impl Lowering<'_> {
     fn whole(&self, value: ValueId) -> Vec<Access> {
         vec![Access::Whole; self.emitter.type_of(value).1.len()]
     }
-    fn host_input(&mut self, value: ValueId, host: MemoryId) {
+    fn host_input(&mut self, value: ValueId, host: MemoryId, used: bool) {
         let layout = Layout::whole(self.whole(value).len(), 0);
         let from = self.emitter.buffer(value, "@host", BufferClass::Input, host, layout.clone());
-        let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.device, layout);
         self.emitter.program.inputs.push(from);
+        if !used {
+            return;
+        }
+        let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.device, layout);
         let mut step = self.emitter.step(
             format!("{} to device", self.emitter.name_of(value)),
             StepKind::Host,
@@ -110,7 +115,9 @@ impl Lowering<'_> {
         }
         let results = self.results(&body.results, home);
         if let (GroupKind::View, [from, ..], [to, ..]) = (group.kind, &sources[..], &results[..]) {
-            self.emitter.program.buffers[*to].view_of = Some(*from);
+            if self.emitter.program.buffers[*from].home == home {
+                self.emitter.program.buffers[*to].view_of = Some(*from);
+            }
         }
         let mut step = self.emitter.step(group.name(self.emitter.graph), kind, body.graph);
         step.reads = reads(&sources, body.reads);
@@ -137,29 +144,28 @@ impl Lowering<'_> {
             step.padding = space.padding;
         }
         if engine == Engine::Matrix && group.space.is_some() {
-            let measure = Measure::of(&self.emitter.program, &step, &self.nominal)?;
-            if let (Some(product), Losses::Kernel(losses)) = (&measure.product, &self.emitter.target.losses) {
+            let dtype = Measure::of(&self.emitter.program, &step, &self.nominal)?.dtype;
+            let contraction = self.emitter.contraction(group, &self.nominal)?;
+            if let (Some(contraction), Losses::Kernel(losses)) = (contraction, &self.emitter.target.losses) {
+                let number = |dim: &Dim| dim.eval(&self.nominal).map_err(|s| Box::new(unbound(&s)));
+                let extents: Vec<f64> =
+                    step.grid.iter().map(|c| Ok(number(&c.extent)? as f64)).collect::<Result<_>>()?;
+                let product = contraction.product(number(&step.work.macs)? as f64, &extents, &extents);
                 let (tile, splits) = kernel::best_tile(
-                    product,
-                    measure.dtype,
+                    &product,
+                    dtype,
                     self.machine,
                     losses,
                     self.emitter.target.precision.macs(),
                 );
                 step.tile = Some(tile);
-                let rows: Vec<usize> = step
-                    .grid
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, c)| role(&c.name, None) == Role::Row)
-                    .map(|(i, _)| i)
-                    .collect();
-                for (i, cut) in step.grid.iter_mut().enumerate() {
+                let rows = contraction.roles.iter().filter(|role| **role == Role::Row).count();
+                for (role, cut) in contraction.roles.iter().zip(&mut step.grid) {
                     // Rows of a convolution run over several axes, which the tiles of the output cross; executed
                     // as one piece, they come out the same.
-                    match role(&cut.name, None) {
+                    match role {
                         Role::Column => cut.cutting = Cutting::Blocks(tile.n),
-                        Role::Row if rows == [i] => cut.cutting = Cutting::Blocks(tile.m),
+                        Role::Row if rows == 1 => cut.cutting = Cutting::Blocks(tile.m),
                         _ => {}
                     }
                 }
@@ -203,6 +209,7 @@ impl Lowering<'_> {
         first.work = self.emitter.work(&group.nodes[..1]);
         first.reads = reads(&sources, anchor.reads);
         let axis = split_axis(&mut first, depth, splits);
+        retype_output(&mut first.body, DType::F32);
         first.writes = vec![fill(
             partials,
             std::iter::once(Access::along(axis)).chain(write_access[0].iter().cloned()).collect(),
@@ -244,7 +251,7 @@ pub fn split_axis(step: &mut Step, depth: usize, splits: u64) -> usize {
     step.grid[depth].extent = block.clone();
     step.grid[depth].cutting = Cutting::Parts(1);
     let axis = step.grid.len();
-    step.grid.push(Cut { name: "split".into(), extent: parts, cutting: Cutting::Parts(splits), stride: 0 });
+    step.grid.push(Cut { name: SPLIT.into(), extent: parts, cutting: Cutting::Parts(splits), stride: 0 });
     for access in step.reads.iter_mut().flat_map(|r| &mut r.access) {
         if let Access::Along { axis: at, scale } = access
             && *at == depth

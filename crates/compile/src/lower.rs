@@ -4,11 +4,13 @@ use crate::groups::{Group, is_inline};
 use crate::{Fidelity, Options};
 use orrery_base::{IndexVec, Result};
 use orrery_cost::Target;
+use orrery_cost::contraction::{Contraction, Operand};
 use orrery_ir::infer::{Facts, node_place, with_ctx};
 use orrery_ir::op::space::broadcast_access;
-use orrery_ir::op::{Access, IterSpace, Work};
-use orrery_ir::{Attrs, Def, Dim, Graph, NodeId, Op, Type, ValueId};
+use orrery_ir::op::{Access, AxisKind, IterSpace, Work};
+use orrery_ir::{Attrs, Bindings, Def, Dim, Graph, NodeId, Op, Type, ValueId};
 use orrery_numerics::{DType, Tensor};
+use orrery_program::memory::unbound;
 use orrery_program::{
     Arithmetic, Buffer, BufferClass, BufferId, Cut, Layout, Memory, MemoryId, Program, Read, RoundingMode,
     Step, StepId, StepKind, Unit, Write, WriteMode,
@@ -245,6 +247,29 @@ impl<'a> Emitter<'a> {
             }
         })
     }
+    /// How a group's anchor is a product of matrices, where it is one, with symbols at these values.
+    ///
+    /// # Errors
+    /// `unbound-symbol` where a symbol has no value.
+    pub fn contraction(&self, group: &Group, nominal: &Bindings) -> Result<Option<Contraction>> {
+        let node = &self.graph.nodes[group.nodes[0]];
+        let (Some(space), Some([left, right])) = (&group.space, Contraction::operands(node)) else {
+            return Ok(None);
+        };
+        let operand = |value: Option<ValueId>, access: Option<&Vec<Access>>| -> Result<Option<Operand>> {
+            let (Some(value), Some(access)) = (value, access) else { return Ok(None) };
+            let shape = self.type_of(value).1;
+            let extents = shape.iter().map(|dim| dim.eval(nominal).map_err(|s| Box::new(unbound(&s))));
+            Ok(Some(Operand { access: access.clone(), extents: extents.collect::<Result<_>>()? }))
+        };
+        let input = |i: usize| operand(node.inputs.get(i).copied().flatten(), space.inputs.get(i));
+        let result = operand(node.outputs.iter().flatten().next().copied(), space.outputs.first())?;
+        let (Some(left), right, Some(result)) = (input(left)?, input(right)?, result) else {
+            return Ok(None);
+        };
+        let summed: Vec<bool> = space.axes.iter().map(|a| a.kind != AxisKind::Parallel).collect();
+        Ok(Some(Contraction::new(node, &summed, &left, right.as_ref(), &result)))
+    }
     /// The arithmetic of the precision compiled for.
     pub fn arithmetic(&self) -> Arithmetic {
         let precision = self.target.precision;
@@ -282,8 +307,14 @@ impl<'a> Emitter<'a> {
             after: Vec::new(),
         }
     }
-    /// Appends a step; it waits for the writers of what it reads on other units.
+    /// Appends a step; it waits for the writers of what it reads on other units. A step of the streaming memory takes its
+    /// turn with those of the device: what it brings comes into places that the steps before it have left.
     pub fn push(&mut self, mut step: Step) -> StepId {
+        if step.unit == Unit::Streaming
+            && let Some((last, _)) = self.program.steps.iter().rfind(|(_, s)| s.unit == Unit::Device)
+        {
+            step.after.push(last);
+        }
         for read in &step.reads {
             if let Some(&writer) = self.writer.get(&self.program.storage(read.buffer))
                 && self.program.steps[writer].unit != step.unit
@@ -320,6 +351,16 @@ impl<'a> Emitter<'a> {
         let buffer = place(self)?;
         self.buffer_of.insert(value, buffer);
         Ok(buffer)
+    }
+}
+
+/// Gives the first output of a body another element type: partial results are kept as they are summed, and rounded to
+/// the declared type once they are whole.
+pub fn retype_output(body: &mut Graph, dtype: DType) {
+    if let Some(output) = body.outputs.first()
+        && let Type::Tensor(ty) = &mut body.values[*output].ty
+    {
+        ty.dtype = dtype;
     }
 }
 

@@ -3,9 +3,8 @@
 //! Every way to cut the axes into a few sizes of part is tried; a part costs what its tile receives, computes and, where
 //! a sum is cut, passes on. The same functions cost the finished step.
 
-use orrery_cost::Product;
+use orrery_cost::Contraction;
 use orrery_cost::bulk_synchronous::{exchange_cycles, product_cycles, vector_cycles};
-use orrery_cost::measure::Role;
 use orrery_ir::op::Access;
 use orrery_machine::{BspLosses, BspMachine};
 use orrery_numerics::DType;
@@ -15,8 +14,6 @@ use orrery_numerics::DType;
 pub struct Axis {
     /// Length.
     pub extent: i64,
-    /// What it is in a product.
-    pub role: Role,
     /// True where parts make partial results.
     pub reduce: bool,
 }
@@ -55,8 +52,8 @@ pub struct Problem {
     pub operands: Vec<Operand>,
     /// Results.
     pub results: Vec<Operand>,
-    /// True where a matrix unit does the work.
-    pub matrix: bool,
+    /// How a matrix unit does the work, where one does.
+    pub matrix: Option<Contraction>,
     /// Multiply-accumulates.
     pub macs: f64,
     /// Simple vector operations.
@@ -96,8 +93,11 @@ pub struct Tiles<'a> {
 impl Tiles<'_> {
     /// The cheapest way to cut that fits the budget; where none fits, the one that takes least memory.
     pub fn choose(&self, problem: &Problem) -> Choice {
-        let sizes: Vec<Vec<u64>> =
-            problem.axes.iter().map(|axis| candidates(axis, self.machine.tiles, problem.matrix)).collect();
+        let sizes: Vec<Vec<u64>> = problem
+            .axes
+            .iter()
+            .map(|axis| candidates(axis, self.machine.tiles, problem.matrix.is_some()))
+            .collect();
         let mut parts = vec![1_u64; problem.axes.len()];
         let mut best: Option<Choice> = None;
         self.search(problem, &sizes, 0, self.machine.tiles, &mut parts, &mut best);
@@ -151,9 +151,11 @@ impl Tiles<'_> {
             problem.axes.iter().zip(&part).map(|(a, &p)| p as f64 / (a.extent.max(1)) as f64).product();
         let phase = |bytes: f64| exchange_cycles(bytes, self.machine, self.losses) + self.machine.sync_cycles;
         let mut cycles = phase(received) + self.machine.sync_cycles;
-        if problem.matrix {
-            cycles +=
-                product_cycles(&product(problem, &part), problem.dtype, self.machine, self.losses, self.macs);
+        if let Some(contraction) = &problem.matrix {
+            let extents: Vec<f64> = problem.axes.iter().map(|a| a.extent as f64).collect();
+            let part: Vec<f64> = part.iter().map(|&p| p as f64).collect();
+            let product = contraction.product(problem.macs, &extents, &part);
+            cycles += product_cycles(&product, problem.dtype, self.machine, self.losses, self.macs);
         }
         let (vector, special) = vector_cycles(
             problem.vector * share,
@@ -175,25 +177,6 @@ impl Tiles<'_> {
             cycles += phase(made) + self.machine.sync_cycles + adding;
         }
         Choice { parts: parts.to_vec(), cycles, bytes: received + made }
-    }
-}
-
-/// The part as a product of matrices.
-fn product(problem: &Problem, part: &[i64]) -> Product {
-    let along = |role: Role, sizes: &dyn Fn(usize) -> f64| -> f64 {
-        problem.axes.iter().enumerate().filter(|(_, a)| a.role == role).map(|(i, _)| sizes(i)).product()
-    };
-    let whole = |i: usize| problem.axes[i].extent as f64;
-    let piece = |i: usize| part[i] as f64;
-    let all: f64 = (0..part.len()).map(whole).product();
-    let rest = if all > 0.0 { problem.macs / all } else { 0.0 };
-    let has_depth = problem.axes.iter().any(|a| a.role == Role::Depth);
-    Product {
-        batch: along(Role::Batch, &piece),
-        rows: along(Role::Row, &piece),
-        columns: along(Role::Column, &piece),
-        depth: if has_depth { along(Role::Depth, &piece) } else { rest },
-        positions: if has_depth { rest } else { 1.0 },
     }
 }
 

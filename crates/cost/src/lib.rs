@@ -4,10 +4,12 @@
 //! so there is one truth about what a step costs. Nothing here knows the order of steps or what ran before.
 
 pub mod bulk_synchronous;
+pub mod contraction;
 pub mod kernel;
 pub mod measure;
 
-pub use measure::{Measure, Product};
+pub use contraction::{Contraction, Product, Role};
+pub use measure::Measure;
 
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_ir::Bindings;

@@ -1,33 +1,12 @@
 //! A step in numbers: what the cost formulas start from.
 
+use crate::contraction::{Contraction, Product, Role};
 use orrery_base::Result;
-use orrery_ir::op::{AxisKind, Engine};
+use orrery_ir::op::Engine;
 use orrery_ir::{Bindings, Dim};
 use orrery_numerics::DType;
 use orrery_program::memory::unbound;
-use orrery_program::{BoundCut, BoundGrid, BufferClass, Program, Step, access_range};
-
-/// A product of matrices: `batch` times `rows x depth` by `depth x columns`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Product {
-    /// Independent products.
-    pub batch: f64,
-    /// Rows.
-    pub rows: f64,
-    /// Columns: output channels.
-    pub columns: f64,
-    /// Length of the sums, kernel positions not counted.
-    pub depth: f64,
-    /// Kernel positions of a convolution; each is a sum over `depth` of its own.
-    pub positions: f64,
-}
-
-impl Product {
-    /// Multiply-accumulates.
-    pub fn macs(&self) -> f64 {
-        self.batch * self.rows * self.columns * self.depth * self.positions
-    }
-}
+use orrery_program::{BoundGrid, BufferClass, Program, Step, access_range};
 
 /// A step in numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,30 +41,6 @@ pub struct Measure {
     pub dtype: DType,
 }
 
-/// The role of an axis in a product of matrices, by the name its op gives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Independent products.
-    Batch,
-    /// Rows.
-    Row,
-    /// Columns.
-    Column,
-    /// Summed over.
-    Depth,
-}
-
-/// The role of an axis.
-pub fn role(name: &str, kind: Option<AxisKind>) -> Role {
-    match name {
-        _ if matches!(kind, Some(AxisKind::Reduce(_))) => Role::Depth,
-        "k" | "in_channel" | "split" => Role::Depth,
-        "n" | "out_channel" => Role::Column,
-        "batch" | "group" | "head" | "kv_head" => Role::Batch,
-        _ => Role::Row,
-    }
-}
-
 impl Measure {
     /// Measures a step.
     ///
@@ -97,55 +52,25 @@ impl Measure {
         let first = vec![0; grid.cuts.len()];
         let largest = grid.box_at(&first);
         let macs = number(&step.work.macs)?;
-        let matrix = step.body.nodes.values().next().is_some_and(|n| n.op.def().engine == Engine::Matrix);
-        let names: Vec<&str> = step.grid.iter().map(|c| c.name.as_str()).collect();
-        // A convolution over images: the batch is rows too, since one kernel serves all images.
-        let convolution = names.contains(&"out_channel") || names.contains(&"group");
-        let role_of = |name: &str| match role(name, None) {
-            Role::Batch if convolution && name == "batch" => Role::Row,
-            other => other,
-        };
-        let product_of = |size: &dyn Fn(&BoundCut) -> f64| {
-            let along = |wanted: Role| -> f64 {
-                names
-                    .iter()
-                    .zip(&grid.cuts)
-                    .filter(|(n, _)| role_of(n) == wanted)
-                    .map(|(_, c)| size(c))
-                    .product()
-            };
-            Product {
-                batch: along(Role::Batch),
-                rows: along(Role::Row),
-                columns: along(Role::Column),
-                depth: along(Role::Depth),
-                positions: 1.0,
-            }
-        };
+        let contraction = Contraction::of_step(program, step, bindings)?;
+        let extents: Vec<f64> = grid.cuts.iter().map(|c| c.extent as f64).collect();
+        let piece: Vec<f64> = largest.iter().map(|r| r.len() as f64).collect();
         let (mut product, mut part) = (None, None);
-        if matrix && macs > 0.0 && !step.approximate {
-            let mut whole = product_of(&|c| c.extent as f64);
-            let mut piece = product_of(&|c| c.range(0).len() as f64);
-            // What the axes do not account for is summed over within a part: kernel positions, a depth that is not cut.
-            let rest = if whole.macs() > 0.0 { macs / whole.macs() } else { 0.0 };
-            let has_depth = names.iter().any(|n| role_of(n) == Role::Depth);
-            for p in [&mut whole, &mut piece] {
-                if has_depth { p.positions = rest } else { p.depth = rest }
-            }
-            (product, part) = (Some(whole), Some(piece));
+        if let (Some(contraction), true) = (&contraction, macs > 0.0 && !step.approximate) {
+            product = Some(contraction.product(macs, &extents, &extents));
+            part = Some(contraction.product(macs, &extents, &piece));
         }
+        let depth_parts = |contraction: &Contraction| -> f64 {
+            let parts = contraction.roles.iter().zip(&grid.cuts).filter(|(role, _)| **role == Role::Depth);
+            parts.map(|(_, c)| c.parts as f64).product()
+        };
         let mut read_bytes: Vec<(BufferClass, f64)> = Vec::new();
         let moves = step.body.nodes.values().next().is_some_and(|n| n.op.def().engine == Engine::Movement);
         let mut measure = Self {
             product,
             part,
             parts: grid.parts() as f64,
-            depth_parts: names
-                .iter()
-                .zip(&grid.cuts)
-                .filter(|(n, _)| role_of(n) == Role::Depth)
-                .map(|(_, c)| c.parts as f64)
-                .product(),
+            depth_parts: contraction.as_ref().map_or(1.0, depth_parts),
             macs,
             vector: number(&step.work.vector)?,
             special: number(&step.work.special)?,

@@ -1,1 +1,22 @@
-//! Drivers over the way through: compare, explain, check, validate.
+//! Drivers over the whole way.
+//!
+//! Each driver takes a model and machines, walks the way from graph to program to timeline or tensors, as often as its
+//! question needs, and answers in plain types. None prints, and none knows a terminal.
+
+pub mod check;
+pub mod compare;
+pub mod explain;
+pub mod inputs;
+pub mod model;
+mod nearest;
+pub mod outcome;
+pub mod run;
+pub mod setup;
+mod suggest;
+pub mod validate;
+pub mod way;
+mod workload;
+
+pub use model::Model;
+pub use setup::Setup;
+pub use suggest::Suggestion;

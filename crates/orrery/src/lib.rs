@@ -1,1 +1,73 @@
-//! The stable interface of Orrery.
+//! The façade: the one interface of Orrery that is meant to stay.
+//!
+//! ```
+//! use orrery::{Model, ModelOptions, Progress, Setup, compare};
+//!
+//! let model = Model::open("braggnn", &ModelOptions::default())?;
+//! let records = compare(&model, &[Setup::find("a100")?], &[1, 32], 1, &Progress::default())?;
+//! for record in &records {
+//!     println!("{}", record.to_json());
+//! }
+//! # Ok::<(), Box<orrery::Diagnostic>>(())
+//! ```
+//!
+//! Tensors are shared, not copied: a [`Tensor`] clones by counting. Nothing here prints; long calls take a [`Progress`].
+
+pub mod npz;
+
+pub use orrery_base::units::{show_bytes, show_seconds, show_si};
+pub use orrery_base::{Diagnostic, Picoseconds, Progress, Result, Severity};
+pub use orrery_evaluate::check::{CheckReport, NodeCheck, Verdict, check};
+pub use orrery_evaluate::compare::compare;
+pub use orrery_evaluate::explain::{Explanation, MemoryPart, Share, StepPart, explain};
+pub use orrery_evaluate::model::{BatchAxis, Bound, Options as ModelOptions, Origin};
+pub use orrery_evaluate::run::{Checked, OutputCheck, Place, RunRequest, RunResult, run};
+pub use orrery_evaluate::validate::{Status, Summary, Validation, ValidationRow, validate};
+pub use orrery_evaluate::way::Built;
+pub use orrery_evaluate::{Model, Setup, Suggestion};
+pub use orrery_import::onnx::{SaveOptions, save as save_onnx};
+pub use orrery_ir::op::Datum;
+pub use orrery_ir::infer::facts;
+pub use orrery_ir::{Graph, Type, count};
+pub use orrery_machine::{
+    ExecutionModel, Parameter, SummaryRow, System, find_or_load as find_system, load_path as load_system,
+    registry as systems,
+};
+pub use orrery_numerics::{DType, Tensor};
+pub use orrery_program::Program;
+pub use orrery_program::text::print as program_text;
+pub use orrery_record as record;
+pub use orrery_transform::Weights;
+pub use orrery_zoo::{ZooModel, registry as zoo};
+
+use orrery_base::diagnostic::Context;
+use std::path::Path;
+
+/// Compiles a bound model for a machine.
+///
+/// # Errors
+/// `does-not-fit`, `unsupported-op` and others are answers, not faults.
+pub fn build(model: &Bound, setup: &Setup, weights: Weights) -> Result<Built> {
+    orrery_evaluate::way::build(model, setup, weights, &orrery_compile::Options::default())
+}
+
+/// The graph as it goes into the compiler: folded, fused, in the machine's number formats; weights by their types alone.
+///
+/// # Errors
+/// Those of the passes.
+pub fn compiled_graph(model: &Bound, setup: &Setup) -> Result<Graph> {
+    let target = setup.target()?;
+    Ok(orrery_evaluate::way::make_ready(&model.graph, &target, Weights::ShapeOnly)?.graph)
+}
+
+/// Reads a file of measured figures, in the form that `measurements/README.md` describes.
+///
+/// # Errors
+/// `file-read` where it cannot be read as text; `measurements-*` with the line.
+pub fn read_measurements(path: &Path) -> Result<Vec<record::Record>> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let cause = format!("the file cannot be read: {error}");
+        Box::new(Diagnostic::error("file-read", cause).at(path.display().to_string()))
+    })?;
+    record::rows::read(&text).at(|| path.display().to_string())
+}

@@ -53,7 +53,7 @@ pub struct Range {
 impl Range {
     /// Number of elements; none where it is reversed.
     pub fn len(self) -> i64 {
-        (self.hi - self.lo).max(0)
+        self.hi.saturating_sub(self.lo).max(0)
     }
     /// True where nothing is in it.
     pub fn is_empty(self) -> bool {
@@ -75,11 +75,11 @@ impl Cut {
         let (parts, block) = match self.cutting {
             Cutting::Parts(parts) => {
                 let parts = i64::try_from(parts.max(1)).unwrap_or(i64::MAX);
-                (parts, (extent + parts - 1) / parts)
+                (parts, ceil_div(extent, parts))
             }
             Cutting::Blocks(block) => {
                 let block = i64::try_from(block.max(1)).unwrap_or(i64::MAX);
-                (((extent + block - 1) / block).max(1), block.min(extent.max(1)))
+                (ceil_div(extent, block).max(1), block.min(extent.max(1)))
             }
         };
         Ok(BoundCut { extent, parts, block, stride: self.stride })
@@ -89,9 +89,18 @@ impl Cut {
 impl BoundCut {
     /// The range of part `i`; empty past the end.
     pub fn range(self, i: i64) -> Range {
-        let lo = (i * self.block).min(self.extent);
-        Range { lo, hi: (lo + self.block).min(self.extent) }
+        let lo = i.saturating_mul(self.block).min(self.extent);
+        Range { lo, hi: lo.saturating_add(self.block).min(self.extent) }
     }
+    /// How far the last part lies from the first on the core index.
+    fn span(self) -> u64 {
+        (self.parts - 1).unsigned_abs().saturating_mul(self.stride)
+    }
+}
+
+/// Of numbers that are not negative, `b` at least one.
+fn ceil_div(a: i64, b: i64) -> i64 {
+    a / b + i64::from(a % b != 0)
 }
 
 /// A grid under bindings: parts in row-major order of its cuts.
@@ -113,7 +122,7 @@ impl BoundGrid {
     }
     /// Number of parts.
     pub fn parts(&self) -> i64 {
-        self.cuts.iter().map(|c| c.parts).product()
+        self.cuts.iter().fold(1, |parts, c| parts.saturating_mul(c.parts))
     }
     /// Place of part number `part` along each cut.
     pub fn position(&self, part: i64) -> Vec<i64> {
@@ -127,7 +136,9 @@ impl BoundGrid {
     }
     /// Core of a position.
     pub fn core(&self, position: &[i64]) -> u64 {
-        self.base + position.iter().zip(&self.cuts).map(|(&at, cut)| at as u64 * cut.stride).sum::<u64>()
+        let offsets =
+            position.iter().zip(&self.cuts).map(|(&at, cut)| at.unsigned_abs().saturating_mul(cut.stride));
+        offsets.fold(self.base, u64::saturating_add)
     }
     /// Box of a position: one range for each cut.
     pub fn box_at(&self, position: &[i64]) -> Vec<Range> {
@@ -135,8 +146,18 @@ impl BoundGrid {
     }
     /// One past the highest core.
     pub fn core_end(&self) -> u64 {
-        let last: Vec<i64> = self.cuts.iter().map(|c| c.parts - 1).collect();
-        self.core(&last) + 1
+        self.cuts.iter().map(|c| c.span()).fold(self.base, u64::saturating_add).saturating_add(1)
+    }
+    /// True where no two parts are on one core: where each cut steps over all that the cuts of smaller stride reach.
+    pub fn one_part_a_core(&self) -> bool {
+        let mut cuts: Vec<&BoundCut> = self.cuts.iter().filter(|c| c.parts > 1).collect();
+        cuts.sort_by_key(|c| c.stride);
+        let mut reach = 0_u64;
+        cuts.iter().all(|cut| {
+            let free = cut.stride > reach;
+            reach = reach.saturating_add(cut.span());
+            free
+        })
     }
 }
 
@@ -160,38 +181,52 @@ impl Layout {
     pub fn is_whole(&self) -> bool {
         self.access.iter().all(|a| *a == Access::Whole)
     }
-    /// True where both put the same elements on the same cores.
+    /// True where both put the same elements on the same cores. What the axes are called does not matter. Layouts that
+    /// agree only by the numbers that symbols take, or by axes cut in other steps, count as different.
     pub fn same_place(&self, other: &Self) -> bool {
+        let rank = self.access.len();
+        // Dimensions that follow one axis in one layout do so in the other.
+        let together = |layout: &Self, a: usize, b: usize| {
+            layout.along(a).is_some()
+                && layout.along(b).is_some()
+                && layout.access[a].axis() == layout.access[b].axis()
+        };
         self.base == other.base
-            && self.access.len() == other.access.len()
-            && (0..self.access.len()).all(|d| self.along(d) == other.along(d))
+            && rank == other.access.len()
+            && (0..rank).all(|d| self.along(d) == other.along(d))
+            && (0..rank).all(|a| (0..a).all(|b| together(self, a, b) == together(other, a, b)))
             && self.copies() == other.copies()
     }
-    /// How a dimension is laid out; none where every block holds all of it.
-    fn along(&self, dim: usize) -> Option<(&Cut, Access)> {
+    /// How a dimension is laid out: extent, cutting and stride of its axis, and how it follows it; none where every block
+    /// holds all of it.
+    fn along(&self, dim: usize) -> Option<(&Dim, Cutting, u64, Access)> {
         let access = &self.access[dim];
         let cut = &self.cuts[access.axis()?];
+        let of = |access| Some((&cut.extent, cut.cutting, cut.stride, access));
         match access {
             Access::Window { stride, before, reach, .. } => {
-                Some((cut, Access::Window { axis: 0, stride: *stride, before: *before, reach: *reach }))
+                of(Access::Window { axis: 0, stride: *stride, before: *before, reach: *reach })
             }
             Access::Along { scale, .. } if cut.is_cut() => {
-                Some((cut, Access::Along { axis: 0, scale: scale.clone() }))
+                of(Access::Along { axis: 0, scale: scale.clone() })
             }
             _ => None,
         }
     }
-    /// The cuts that make copies.
-    pub fn copies(&self) -> Vec<&Cut> {
+    /// The cuts that make copies: stride, cutting, and the extent where the number of parts follows from it.
+    pub fn copies(&self) -> Vec<(u64, Cutting, Option<&Dim>)> {
         let followed = |i| self.access.iter().any(|a| a.axis() == Some(i));
-        let mut copies: Vec<&Cut> = self
+        let mut copies: Vec<_> = self
             .cuts
             .iter()
             .enumerate()
             .filter(|(i, c)| c.is_cut() && !followed(*i))
-            .map(|(_, c)| c)
+            .map(|(_, c)| {
+                let extent = matches!(c.cutting, Cutting::Blocks(_)).then_some(&c.extent);
+                (c.stride, c.cutting, extent)
+            })
             .collect();
-        copies.sort_by_key(|c| (c.stride, c.cutting));
+        copies.sort_by_key(|c| (c.0, c.1));
         copies
     }
     /// Extents of the largest block of a buffer of shape `shape`.
@@ -223,14 +258,15 @@ pub fn access_range(
         Access::Whole => Range { lo: 0, hi: extent },
         Access::Along { axis, scale } => {
             let scale = scale.eval(bindings)?;
-            Range { lo: bounds[*axis].lo * scale, hi: bounds[*axis].hi * scale }
+            Range { lo: bounds[*axis].lo.saturating_mul(scale), hi: bounds[*axis].hi.saturating_mul(scale) }
         }
         Access::Window { axis, stride, before, reach } => {
             let along = bounds[*axis];
             if along.is_empty() {
                 Range { lo: 0, hi: 0 }
             } else {
-                Range { lo: along.lo * stride - before, hi: (along.hi - 1) * stride - before + reach }
+                let start = |at: i64| at.saturating_mul(*stride).saturating_sub(*before);
+                Range { lo: start(along.lo), hi: start(along.hi - 1).saturating_add(*reach) }
             }
         }
     })
@@ -254,6 +290,41 @@ mod tests {
                 assert_eq!(covered, (0..extent).collect::<Vec<_>>(), "{extent} {cutting:?}");
             }
         }
+    }
+
+    #[test]
+    fn cores_hold_one_part() {
+        let one = |cuts: &[Cut]| BoundGrid::new(0, cuts, &Bindings::new()).unwrap().one_part_a_core();
+        let parts = |n, stride| cut(8, Cutting::Parts(n), stride);
+        assert!(one(&[parts(2, 4), parts(4, 1)]));
+        assert!(one(&[parts(2, 1), parts(4, 2), parts(1, 0)]));
+        assert!(one(&[parts(2, 5), parts(4, 1)]));
+        assert!(!one(&[parts(2, 3), parts(4, 1)]));
+        assert!(!one(&[parts(2, 0)]));
+        assert!(!one(&[parts(2, 1), parts(2, 1)]));
+    }
+
+    #[test]
+    fn places_are_compared() {
+        let layout = |base, cuts: &[Cut], access: &[Access]| Layout {
+            base,
+            cuts: cuts.to_vec(),
+            access: access.to_vec(),
+        };
+        let (rows, columns) = (cut(8, Cutting::Parts(2), 4), cut(9, Cutting::Parts(3), 1));
+        let along = Access::along;
+        let first = layout(0, &[rows.clone(), columns.clone()], &[along(0), along(1)]);
+        let named = Cut { name: "other".into(), ..columns.clone() };
+        let turned = layout(0, &[named, rows.clone()], &[along(1), along(0)]);
+        assert!(first.same_place(&turned));
+        assert!(!first.same_place(&layout(1, &first.cuts, &first.access)));
+        assert!(!first.same_place(&layout(0, &first.cuts, &[along(0), Access::Whole])));
+        assert!(!first.same_place(&layout(0, &[rows.clone()], &[along(0), Access::Whole])));
+        let other_stride = Cut { stride: 2, ..rows.clone() };
+        assert!(!first.same_place(&layout(0, &[other_stride, columns], &first.access)));
+        // Square blocks and a diagonal have the same cuts along each dimension.
+        let diagonal = layout(0, &[rows.clone()], &[along(0), along(0)]);
+        assert!(!diagonal.same_place(&layout(0, &[rows.clone(), rows], &[along(0), along(1)])));
     }
 
     #[test]

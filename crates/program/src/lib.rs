@@ -5,6 +5,7 @@
 
 pub mod layout;
 pub mod memory;
+pub mod text;
 pub mod verify;
 
 pub use layout::{BoundCut, BoundGrid, Cut, Cutting, Layout, Range, access_range};

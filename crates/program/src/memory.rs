@@ -60,9 +60,8 @@ impl Program {
     pub fn block_bytes(&self, id: BufferId, bindings: &Bindings) -> Result<u64> {
         let buffer = &self.buffers[id];
         let extents = buffer.layout.block_extents(&buffer.shape, bindings).map_err(|s| unbound(&s))?;
-        let elements =
-            extents.iter().try_fold(1_u64, |n, &e| n.checked_mul(u64::try_from(e.max(0)).unwrap_or(0)));
-        Ok(elements.map_or(u64::MAX / 4, |n| buffer.dtype.machine_bytes(n)))
+        let elements = extents.iter().fold(1_u64, |n, &e| n.saturating_mul(e.max(0).unsigned_abs()));
+        Ok(buffer.dtype.machine_bytes(elements))
     }
 
     /// Bytes in use over time: for each memory, for each step, on the fullest core; and where the peak is.

@@ -36,7 +36,7 @@ pub(crate) fn shrunk(name: &str, changes: &[(&str, u64)]) -> System {
     System::parse(file, &lines.join("\n")).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Inputs drawn for a graph whose symbols have these values. Integers are small and not negative.
+/// Inputs drawn for a graph whose symbols have these values. Integers are 0 or 1.
 pub(crate) fn inputs(graph: &Graph, bindings: &Bindings, seed: u64) -> Vec<Tensor> {
     let inputs = graph.inputs.iter().zip(0..).map(|(id, number)| {
         let ty = graph.values[*id].ty.bind(bindings);
@@ -48,7 +48,7 @@ pub(crate) fn inputs(graph: &Graph, bindings: &Bindings, seed: u64) -> Vec<Tenso
             let values = weights::normal(seed, count, 0.0, 1.0);
             Tensor::from_f32(ty.dtype, shape, values, Rounding::NearestEven, false)
         } else {
-            let values = (0..count as u64).map(|i| (weights::hash64(seed, i) % 3) as f64).collect::<Vec<_>>();
+            let values = (0..count as u64).map(|i| (weights::hash64(seed, i) % 2) as f64).collect::<Vec<_>>();
             Tensor::from_f64(ty.dtype, shape, values, Rounding::NearestEven, false)
         }
     });

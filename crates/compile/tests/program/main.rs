@@ -3,3 +3,4 @@
 mod common;
 mod graphs;
 mod random;
+mod zoo;

@@ -1,0 +1,289 @@
+//! What can be typed. Nothing is done here.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// See how a model runs on machines you do not have.
+#[derive(Debug, Parser)]
+#[command(
+    name = "orrery",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = "\
+Examples:
+  orrery models                                    what is built in
+  orrery compare braggnn                           time it on an A100, a GC200 and a Bow IPU
+  orrery compare ./model.onnx --batch 1,32         your own model at two batches
+  orrery explain resnet50 --on gc200 --batch 8     where time and memory go, and what would help
+  orrery run minilm --on bow --check               compute it in the machine's arithmetic
+
+MODEL is a name from `orrery models` or the path of an ONNX file. Figures of machines are predictions and marked so.
+Exit status: 0 done, 1 the input cannot be used or cannot run, 2 wrong usage, 3 a fault of orrery."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// Options of every command.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Common {
+    /// Print JSON instead of tables
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No progress and no notes
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    /// Threads to use; all cores where not given
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) threads: Option<u16>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the machines, or show every number of one with its source
+    #[command(after_help = "Examples:\n  orrery systems\n  orrery systems show gc200\n  orrery systems show my-chip --system my-chip.toml")]
+    Systems(Systems),
+    /// List the built-in models and their options
+    #[command(after_help = "Examples:\n  orrery models\n  orrery models gemm")]
+    Models(Models),
+    /// Show what is in a model: inputs, outputs, ops, parameters, work
+    #[command(after_help = "Examples:\n  orrery inspect resnet50\n  orrery inspect ./model.onnx --text > model.graph")]
+    Inspect(Inspect),
+    /// Say for each node whether a machine runs it exactly, approximately or not at all
+    #[command(after_help = "Example:\n  orrery check ./model.onnx --on a100,gc200")]
+    Check(Check),
+    /// Compile a model for a machine
+    #[command(after_help = "Examples:\n  orrery compile braggnn --on gc200\n  orrery compile braggnn --on gc200 --emit program > braggnn.program")]
+    Compile(Compile),
+    /// Compute a model's outputs, on this host or in a machine's arithmetic
+    #[command(after_help = "\
+Examples:
+  orrery run minilm --on host --input tokens.npz --output vectors.npz
+  orrery run braggnn --on gc200 --check            with random inputs, held against the interpreter
+
+Inputs and outputs are .npz files, one array for each name. Types that .npz does not have travel as raw bits under a
+name that ends in the type, as in `x:bf16` (u16) or `x:f8e4m3fn`, `x:i4` (u8); docs/guide.md lists them. Inputs that are
+not given are random, from --seed, and said to be so.")]
+    Run(Run),
+    /// Time a model on several machines, side by side
+    #[command(after_help = "Examples:\n  orrery compare braggnn\n  orrery compare resnet50 --batch 1,32 --on a100,h100,bow\n  orrery compare bert_large --dim seq=384 --precision fp16 --json")]
+    Compare(Compare),
+    /// Show where time and memory go, op by op, and what would help
+    #[command(after_help = "Examples:\n  orrery explain resnet50 --on a100 --batch 32\n  orrery explain bert_base --on gc200 --all")]
+    Explain(Explain),
+    /// Write a model as an ONNX file
+    #[command(after_help = "Example:\n  orrery export gpt2_small gpt2.onnx --param form=decode")]
+    Export(Export),
+    /// Hold predictions against measured figures, row by row
+    #[command(after_help = "Example:\n  orrery validate measurements/calibration.csv\n\nmeasurements/README.md describes the file.")]
+    Validate(Validate),
+}
+
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Systems {
+    #[command(subcommand)]
+    pub(crate) show: Option<SystemsShow>,
+    #[command(flatten)]
+    pub(crate) files: SystemFiles,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SystemsShow {
+    /// Show one machine
+    Show {
+        /// Name, alias or path of a system file
+        name: String,
+        #[command(flatten)]
+        files: SystemFiles,
+    },
+}
+
+/// System files of the user's own.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct SystemFiles {
+    /// Add a machine from a system file; --on can then name it
+    #[arg(long = "system", value_name = "FILE.toml")]
+    pub(crate) systems: Vec<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Models {
+    /// Show one model with its options
+    pub(crate) name: Option<String>,
+}
+
+/// The model and its dimensions, batch apart.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelArgs {
+    /// A built-in model's name or the path of an ONNX file
+    pub(crate) model: String,
+    /// Bind a symbolic dimension
+    #[arg(long = "dim", value_name = "NAME=VALUE", value_parser = dimension)]
+    pub(crate) dims: Vec<(String, i64)>,
+    /// Choose an option of a built-in model, as `orrery models NAME` lists them
+    #[arg(long = "param", value_name = "KEY=VALUE")]
+    pub(crate) params: Vec<String>,
+}
+
+/// How a machine is used.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct MachineArgs {
+    /// Precision, by the machine's name for it; its default where not given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) precision: Option<String>,
+    /// Software stack of the machine's file; its default losses where not given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) stack: Option<String>,
+    #[command(flatten)]
+    pub(crate) files: SystemFiles,
+}
+
+fn batch(text: &str) -> Result<u64, String> {
+    match text.parse::<u64>() {
+        Ok(n) if (1..=1 << 40).contains(&n) => Ok(n),
+        _ => Err("a batch is a whole number from 1".to_owned()),
+    }
+}
+
+fn dimension(text: &str) -> Result<(String, i64), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as name=value, such as seq=128")?;
+    let value = value.trim().parse::<i64>().map_err(|_| format!("`{value}` is not a whole number"))?;
+    Ok((name.trim().to_owned(), value))
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Inspect {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Samples at a time; left open where not given
+    #[arg(long, value_name = "N", value_parser = batch)]
+    pub(crate) batch: Option<u64>,
+    /// Print the graph in its text form
+    #[arg(long)]
+    pub(crate) text: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Machines
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = DEFAULT_MACHINES)]
+    pub(crate) on: Vec<String>,
+    /// Samples at a time
+    #[arg(long, value_name = "N", value_parser = batch)]
+    pub(crate) batch: Option<u64>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// List every node, exact ones too
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// What `compare` and `check` look at where the user names no machines.
+const DEFAULT_MACHINES: &str = "a100,gc200,bow";
+
+#[derive(Args, Debug)]
+pub(crate) struct Compile {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Machine
+    #[arg(long, value_name = "NAME")]
+    pub(crate) on: String,
+    /// Samples at a time
+    #[arg(long, value_name = "N", value_parser = batch)]
+    pub(crate) batch: Option<u64>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// Print what was made instead of a summary
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) emit: Option<Emit>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Emit {
+    /// The program in its text form
+    Program,
+    /// The graph as it was compiled: folded, fused, in the machine's precision
+    Graph,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Where: `host` (fp32, fast), or a machine, whose arithmetic is then used on the host
+    #[arg(long, value_name = "NAME", default_value = "host")]
+    pub(crate) on: String,
+    /// Samples at a time; the input's own where a file is given
+    #[arg(long, value_name = "N", value_parser = batch)]
+    pub(crate) batch: Option<u64>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// Inputs; random where not given
+    #[arg(long, value_name = "FILE.npz")]
+    pub(crate) input: Option<PathBuf>,
+    /// Where to write the outputs
+    #[arg(long, value_name = "FILE.npz")]
+    pub(crate) output: Option<PathBuf>,
+    /// Compare with the interpreter in fp32, and hold every step of a program against it
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Seed of random inputs and of random ops
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Compare {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Machines
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = DEFAULT_MACHINES)]
+    pub(crate) on: Vec<String>,
+    /// Batches; the model's own where not given
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = batch)]
+    pub(crate) batch: Vec<u64>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Machine
+    #[arg(long, value_name = "NAME")]
+    pub(crate) on: String,
+    /// Samples at a time
+    #[arg(long, value_name = "N", value_parser = batch)]
+    pub(crate) batch: Option<u64>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// List every step, not only the longest
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Export {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Where to write it
+    #[arg(value_name = "FILE.onnx")]
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Validate {
+    /// Measured figures, in the form that measurements/README.md describes
+    #[arg(value_name = "FILE.csv")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) files: SystemFiles,
+}

@@ -1,0 +1,111 @@
+//! `orrery compare`.
+
+use crate::args::{Common, Compare};
+use crate::commands::shared::{open, setups, threads};
+use crate::output::{Answer, Exit, table, wrapped};
+use crate::progress::progress;
+use orrery::record::{Record, Refusal, Scope, compare as side_by_side};
+use orrery::{Result, compare, show_bytes, show_seconds, show_si};
+use serde_json::{Value, json};
+
+pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
+    let model = open(&args.model)?;
+    let setups = setups(&args.on, &args.machine)?;
+    let records = compare(&model, &setups, &args.batch, threads(common), &progress(common.quiet))?;
+    let comparison = side_by_side(&records);
+    let ran = records.iter().any(|r| r.refusal().is_none());
+    let rows: Vec<Vec<String>> = records.iter().filter(|r| r.refusal().is_none()).map(row).collect();
+    let mut text = title(&records);
+    if ran {
+        text += &table(&HEADINGS, 1, &rows);
+        text.push('\n');
+    }
+    let mut said = std::collections::BTreeSet::new();
+    for group in &comparison.groups {
+        for unfair in &group.unfair {
+            if said.insert(unfair.sentence()) {
+                text += &wrapped(&format!("no winner is named: {}", unfair.sentence()), "  ");
+            }
+        }
+        if let Some(best) = group.best {
+            let identity = &records[best].identity;
+            let batch = identity.workload.batch.global.map(|n| format!(" at batch {n}")).unwrap_or_default();
+            text += &format!("fastest{batch}: {}\n", identity.machine);
+        }
+    }
+    for record in &records {
+        if let Some(refusal) = record.refusal() {
+            text.push_str(&refused(record, refusal));
+        }
+    }
+    let json = json!({
+        "records": records.iter().map(Record::to_value).collect::<Vec<Value>>(),
+        "comparison": comparison,
+    });
+    Ok(Answer { text, json, exit: if ran { Exit::Done } else { Exit::Input } })
+}
+
+const HEADINGS: [&str; 9] =
+    ["machine", "batch", "precision", "latency", "end to end", "samples/s", "memory", "bound by", "figures"];
+
+/// The model, and what all figures are.
+fn title(records: &[Record]) -> String {
+    let Some(first) = records.first() else { return String::new() };
+    let identity = &first.identity;
+    let mut text = identity.workload.model.clone();
+    for (name, value) in &identity.workload.dims {
+        text += &format!(" {name}={value}");
+    }
+    if let Some(parameters) = identity.parameters {
+        text += &format!(", {} parameters", show_si(parameters as f64, "").trim_end());
+    }
+    format!("{text}; all figures {}\n\n", first.provenance.label())
+}
+
+fn row(record: &Record) -> Vec<String> {
+    let identity = &record.identity;
+    let value = |metric: &str, scope| record.figure(metric, scope).map(|m| m.value);
+    let latency =
+        |scope| value("latency_ms", scope).map_or_else(|| "-".to_owned(), |ms| show_seconds(ms / 1e3));
+    vec![
+        identity.machine.clone(),
+        identity.workload.batch.global.map_or_else(|| "-".to_owned(), |n| n.to_string()),
+        identity.precision.clone().unwrap_or_default(),
+        latency(Scope::Device),
+        latency(Scope::EndToEnd),
+        value("samples_per_s", Scope::Device).map_or_else(|| "-".to_owned(), |v| show_si(v, "").trim_end().to_owned()),
+        memory(record),
+        bound(record),
+        record.provenance.name().to_owned(),
+    ]
+}
+
+/// The memory of the machine that is fullest, in bytes of its fullest core and as part of it.
+fn memory(record: &Record) -> String {
+    let all = record.extra.get("memory").and_then(Value::as_array);
+    let number = |memory: &Value, key: &str| memory.get(key).and_then(Value::as_f64).unwrap_or_default();
+    let share = |memory: &Value| number(memory, "peak_bytes") / number(memory, "capacity_bytes").max(1.0);
+    let fullest = all.into_iter().flatten().max_by(|a, b| share(a).total_cmp(&share(b)));
+    fullest.map_or_else(
+        || "-".to_owned(),
+        |m| format!("{} {:.0}%", show_bytes(number(m, "peak_bytes")), 100.0 * share(m)),
+    )
+}
+
+fn bound(record: &Record) -> String {
+    let Some(first) = record.extra.get("bound_by").and_then(|b| b.get(0)) else { return "-".to_owned() };
+    let share = first.get("share").and_then(Value::as_f64).unwrap_or_default();
+    format!("{} {:.0}%", first.get("resource").and_then(Value::as_str).unwrap_or_default(), 100.0 * share)
+}
+
+fn refused(record: &Record, refusal: &Refusal) -> String {
+    let identity = &record.identity;
+    let batch = identity.workload.batch.global.map(|n| format!(" at batch {n}")).unwrap_or_default();
+    let place = if refusal.place.is_empty() { String::new() } else { format!(" (at {})", refusal.place.join(" > ")) };
+    let line = format!("{}{batch} cannot run it: {} [{}]{place}", identity.machine, refusal.reason, refusal.code);
+    let mut text = wrapped(&line, "  ");
+    for remedy in &refusal.remedies {
+        text += &wrapped(&format!("  would help: {remedy}"), "    ");
+    }
+    text
+}

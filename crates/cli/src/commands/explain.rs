@@ -1,0 +1,168 @@
+//! `orrery explain`.
+
+use crate::args::{Common, Explain};
+use crate::commands::shared::{notes, open, setup};
+use crate::output::{Answer, Exit, diagnostic_json, table, wrapped};
+use orrery::record::{Record, Scope};
+use orrery::{Explanation, MemoryPart, Result, StepPart, Suggestion, explain, show_bytes, show_seconds, show_si};
+use serde_json::Value;
+
+/// Steps shown where not all are asked for.
+const LONGEST: usize = 15;
+/// Heights of a bar of the memory track.
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+/// Bars of a memory track.
+const TRACK: usize = 60;
+
+pub(crate) fn answer(args: &Explain, common: &Common) -> Result<Answer> {
+    let model = open(&args.model)?;
+    let setup = setup(&args.on, &args.machine)?;
+    let explanation = explain(&model, args.batch, &setup)?;
+    notes(common, &explanation.notes);
+    let mut json = serde_json::to_value(&explanation).expect("text keys and finite numbers only");
+    json["notes"] = explanation.notes.iter().map(diagnostic_json).collect::<Vec<Value>>().into();
+    let exit = if explanation.record.refusal().is_none() { Exit::Done } else { Exit::Input };
+    Ok(Answer { text: text(&explanation, args.all), json, exit })
+}
+
+fn text(explanation: &Explanation, all: bool) -> String {
+    let mut text = head(&explanation.record);
+    if explanation.record.refusal().is_none() {
+        text += "\nwhere the time goes, by op\n";
+        text += &table(&["op", "steps", "time", "share"], 1, &shares(&explanation.by_op, true));
+        text += "\nwhat bounds it\n";
+        text += &table(&["resource", "time", "share"], 1, &shares(&explanation.by_resource, false));
+        text += &steps(&explanation.steps, all);
+        for memory in &explanation.memory {
+            text += &memory_text(memory);
+        }
+    }
+    text += "\nwhat would help\n";
+    if explanation.suggestions.is_empty() {
+        text += "  nothing that was tried gains more than 5 %\n";
+    }
+    for suggestion in &explanation.suggestions {
+        text += &wrapped(&suggestion_text(suggestion), "    ");
+    }
+    for remark in &explanation.record.remarks {
+        text += &wrapped(&format!("\n{remark}"), "");
+    }
+    text
+}
+
+fn head(record: &Record) -> String {
+    let identity = &record.identity;
+    let batch = identity.workload.batch.global.map(|n| format!(" at batch {n}")).unwrap_or_default();
+    let mut text = format!(
+        "{}{batch} on {} in {} ({})\n",
+        identity.workload.model,
+        identity.machine,
+        identity.precision.clone().unwrap_or_default(),
+        record.provenance.label()
+    );
+    if let Some(refusal) = record.refusal() {
+        text += &wrapped(&format!("cannot run: {} [{}]", refusal.reason, refusal.code), "  ");
+        for remedy in &refusal.remedies {
+            text += &wrapped(&format!("  {remedy}"), "    ");
+        }
+        return text;
+    }
+    let figure = |metric, scope| record.figure(metric, scope).map(|m| m.value);
+    let seconds = |scope| figure("latency_ms", scope).map_or_else(String::new, |ms| show_seconds(ms / 1e3));
+    text += &format!(
+        "{} on the device, {} end to end from the host",
+        seconds(Scope::Device),
+        seconds(Scope::EndToEnd)
+    );
+    if let Some(rate) = figure("samples_per_s", Scope::Device) {
+        text += &format!("; {} samples/s", show_si(rate, "").trim_end());
+    }
+    if let Some(tflops) = figure("tflops", Scope::Device) {
+        text += &format!(", {}", show_si(tflops * 1e12, "FLOP/s"));
+    }
+    text + "\n"
+}
+
+fn shares(shares: &[orrery::Share], counted: bool) -> Vec<Vec<String>> {
+    let row = |share: &orrery::Share| {
+        let mut row = vec![share.name.clone()];
+        if counted {
+            row.push(share.steps.unwrap_or_default().to_string());
+        }
+        row.extend([show_seconds(share.time_s), percent(share.share)]);
+        row
+    };
+    shares.iter().map(row).collect()
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
+fn steps(parts: &[StepPart], all: bool) -> String {
+    let timed = || parts.iter().filter(|s| s.time_s > 0.0);
+    let mut shown: Vec<&StepPart> = timed().collect();
+    let heading = if all || shown.len() <= LONGEST {
+        format!("\nall {} steps that take time, in order\n", shown.len())
+    } else {
+        let count = shown.len();
+        shown.sort_by(|a, b| b.time_s.total_cmp(&a.time_s).then_with(|| a.start_s.total_cmp(&b.start_s)));
+        shown.truncate(LONGEST);
+        format!("\nthe {LONGEST} longest of {count} steps; --all lists them in order\n")
+    };
+    let row = |step: &&StepPart| {
+        vec![
+            step.name.clone(),
+            step.op.clone(),
+            step.bound_by.to_owned(),
+            show_seconds(step.time_s),
+            step.share.map_or_else(|| "host".to_owned(), percent),
+            show_bytes(step.memory_bytes as f64),
+        ]
+    };
+    let rows: Vec<Vec<String>> = shown.iter().map(row).collect();
+    heading + &table(&["step", "op", "bound by", "time", "share", "memory"], 3, &rows)
+}
+
+fn memory_text(memory: &MemoryPart) -> String {
+    let share = memory.peak as f64 / memory.capacity.max(1) as f64;
+    let where_ = if memory.cores > 1 { format!(" (of each of {} cores, the fullest)", memory.cores) } else { String::new() };
+    let mut text = format!(
+        "\nmemory `{}`{where_}: {} of {} at the peak, {}, in step `{}`\n",
+        memory.name,
+        show_bytes(memory.peak as f64),
+        show_bytes(memory.capacity as f64),
+        percent(share),
+        memory.peak_step
+    );
+    let classes: Vec<String> = memory
+        .peak_by_class
+        .iter()
+        .map(|(class, bytes)| format!("{class} {}", show_bytes(*bytes as f64)))
+        .collect();
+    text += &wrapped(&format!("  {}", classes.join(", ")), "  ");
+    text + &format!("  over time: {}\n", track(&memory.over_time, memory.peak))
+}
+
+/// Bytes in use over the steps, as bars up to the peak.
+fn track(bytes: &[u64], peak: u64) -> String {
+    let columns = TRACK.min(bytes.len());
+    let column = |i: usize| {
+        let (from, to) = (i * bytes.len() / columns, ((i + 1) * bytes.len() / columns).max(i * bytes.len() / columns + 1));
+        let most = bytes[from..to].iter().copied().max().unwrap_or(0);
+        BARS[((most as f64 / peak.max(1) as f64) * (BARS.len() - 1) as f64).round() as usize]
+    };
+    (0..columns).map(column).collect()
+}
+
+fn suggestion_text(suggestion: &Suggestion) -> String {
+    let option = suggestion.option.as_ref().map(|o| format!(" ({o})")).unwrap_or_default();
+    let gain = match (suggestion.metric, suggestion.gain) {
+        (_, None) => "it would run".to_owned(),
+        ("samples_per_s", Some(gain)) => format!("{gain:.2}x the samples/s"),
+        ("latency_ms end to end", Some(gain)) => format!("{gain:.2}x faster end to end"),
+        (_, Some(gain)) => format!("{gain:.2}x faster"),
+    };
+    let but = suggestion.but.as_ref().map(|b| format!("; {b}")).unwrap_or_default();
+    format!("  {}{option}: {gain}, predicted{but}", suggestion.change)
+}

@@ -1,0 +1,13 @@
+//! One module for each command: it asks the façade and lays out the answer, as text and as JSON.
+
+pub(crate) mod check;
+pub(crate) mod compare;
+pub(crate) mod compile;
+pub(crate) mod explain;
+pub(crate) mod export;
+pub(crate) mod inspect;
+pub(crate) mod models;
+pub(crate) mod run;
+pub(crate) mod shared;
+pub(crate) mod systems;
+pub(crate) mod validate;

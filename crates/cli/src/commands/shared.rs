@@ -1,0 +1,65 @@
+//! What several commands do alike.
+
+use crate::args::{Common, MachineArgs, ModelArgs, SystemFiles};
+use crate::output;
+use orrery::{Diagnostic, Model, ModelOptions, Result, Setup, System, find_system, load_system};
+
+/// Opens the model.
+pub(crate) fn open(args: &ModelArgs) -> Result<Model> {
+    let options = ModelOptions { parameters: args.params.clone(), dims: args.dims.iter().cloned().collect() };
+    Model::open(&args.model, &options)
+}
+
+/// The machines of the user's own files.
+pub(crate) fn load(files: &SystemFiles) -> Result<Vec<System>> {
+    files.systems.iter().map(|path| load_system(path)).collect()
+}
+
+/// A machine by name: the user's own first.
+pub(crate) fn find(name: &str, own: &[System]) -> Result<System> {
+    match own.iter().find(|s| s.name == name || s.aliases.iter().any(|a| a == name)) {
+        Some(system) => Ok(system.clone()),
+        None => find_system(name),
+    }
+}
+
+/// The machines asked for, as they are to be used.
+pub(crate) fn setups(names: &[String], args: &MachineArgs) -> Result<Vec<Setup>> {
+    let own = load(&args.files)?;
+    let with = |system: System| {
+        Setup::of(system).precision(args.precision.as_deref()).stack(args.stack.as_deref())
+    };
+    names.iter().map(|name| find(name, &own).map(with)).collect()
+}
+
+/// Threads to use.
+pub(crate) fn threads(common: &Common) -> usize {
+    let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    common.threads.map_or_else(all, usize::from)
+}
+
+/// Says something unless the user wants quiet.
+pub(crate) fn note(common: &Common, text: &str) {
+    if !common.quiet {
+        output::note(text);
+    }
+}
+
+/// Shows what the user should know, unless the user wants quiet. What is repeated is said once.
+pub(crate) fn notes(common: &Common, all: &[Diagnostic]) {
+    if common.quiet {
+        return;
+    }
+    for (i, diagnostic) in all.iter().enumerate() {
+        if !all[..i].contains(diagnostic) {
+            output::report(diagnostic);
+        }
+    }
+}
+
+/// The one machine asked for, as it is to be used.
+pub(crate) fn setup(name: &str, args: &MachineArgs) -> Result<Setup> {
+    let own = load(&args.files)?;
+    let system = find(name, &own)?;
+    Ok(Setup::of(system).precision(args.precision.as_deref()).stack(args.stack.as_deref()))
+}

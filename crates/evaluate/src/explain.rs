@@ -1,0 +1,225 @@
+//! Where the time and the memory of a run go, op by op, and what would help.
+
+use crate::model::Model;
+use crate::outcome::{CONFIDENCE, blank, class_name, fill, program_name, refusal};
+use crate::setup::Setup;
+use crate::suggest::{Suggestion, suggestions};
+use crate::way::{Built, time};
+use orrery_base::index::Id;
+use orrery_base::{Diagnostic, Result};
+use orrery_cost::Measure;
+use orrery_ir::Bindings;
+use orrery_program::{Program, Step, StepKind, Unit};
+use orrery_record::{Outcome, Provenance, Record};
+use orrery_simulate::{MemoryTrack, Timeline};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// One step.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepPart {
+    /// The user's layers that it is made of.
+    pub name: String,
+    /// Its first op; what it moves where it is a transfer.
+    pub op: String,
+    /// Start in seconds of a run alone.
+    pub start_s: f64,
+    /// Seconds on its unit, waiting for the host included.
+    pub time_s: f64,
+    /// Part of the time of all steps on the device; none for transfers from and to the host.
+    pub share: Option<f64>,
+    /// What decides its time.
+    pub bound_by: &'static str,
+    /// Seconds that each resource alone would take.
+    pub resources: BTreeMap<&'static str, f64>,
+    /// Seconds that the device waited for the host to issue it.
+    pub waited_s: f64,
+    /// Part of the matrix unit's slots that hold no work of the model.
+    pub idle_slots: f64,
+    /// Multiply-accumulates.
+    pub macs: f64,
+    /// Bytes read and written.
+    pub bytes: f64,
+    /// Bytes in use on the fullest core of the first memory.
+    pub memory_bytes: u64,
+    /// How the machine would cut it is a guess.
+    pub approximate: bool,
+}
+
+/// A part of the device time.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Share {
+    /// What it is the part of: an op, or a resource.
+    pub name: String,
+    /// Steps counted; none for resources.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Seconds.
+    pub time_s: f64,
+    /// Part of all.
+    pub share: f64,
+}
+
+/// One memory.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemoryPart {
+    /// Its name.
+    pub name: String,
+    /// Cores that have one of their own.
+    pub cores: u64,
+    /// Bytes of each.
+    pub capacity: u64,
+    /// Bytes in use on the fullest core at the fullest step.
+    pub peak: u64,
+    /// The step of the peak.
+    pub peak_step: String,
+    /// Bytes at the peak: the program's own, then each class of buffer.
+    pub peak_by_class: BTreeMap<String, u64>,
+    /// Bytes in use at each step, in the order of the steps.
+    pub over_time: Vec<u64>,
+}
+
+/// What a run is made of.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// The outcome, or the reason why there is none.
+    #[serde(serialize_with = "versioned")]
+    pub record: Record,
+    /// Every step in order.
+    pub steps: Vec<StepPart>,
+    /// Device time by op, longest first.
+    pub by_op: Vec<Share>,
+    /// Device time by what bounds it, longest first.
+    pub by_resource: Vec<Share>,
+    /// Memories.
+    pub memory: Vec<MemoryPart>,
+    /// What would help, most first.
+    pub suggestions: Vec<Suggestion>,
+    /// What the user should know.
+    #[serde(skip)]
+    pub notes: Vec<Diagnostic>,
+}
+
+fn versioned<S: serde::Serializer>(record: &Record, serializer: S) -> Result<S::Ok, S::Error> {
+    record.to_value().serialize(serializer)
+}
+
+/// Explains one run of a model on a machine at a batch; none means the model's own. Where it cannot run, the explanation
+/// has the reason and what would make it run.
+///
+/// # Errors
+/// Where the model cannot be used at all, whatever the machine.
+pub fn explain(model: &Model, batch: Option<u64>, setup: &Setup) -> Result<Explanation> {
+    let bound = model.at_batch(batch)?;
+    setup.target()?;
+    let provenance = Provenance::Simulated { by: program_name(), confidence: CONFIDENCE.to_owned() };
+    let mut explanation = Explanation {
+        record: blank(&bound, setup, provenance),
+        steps: Vec::new(),
+        by_op: Vec::new(),
+        by_resource: Vec::new(),
+        memory: Vec::new(),
+        suggestions: Vec::new(),
+        notes: Vec::new(),
+    };
+    match time(&bound, setup) {
+        Ok((built, timeline)) => {
+            fill(&mut explanation.record, &bound, &built, &timeline)?;
+            account(&mut explanation, &built, &timeline)?;
+        }
+        Err(diagnostic) => explanation.record.outcome = Outcome::Refused(refusal(&diagnostic)),
+    }
+    explanation.suggestions = suggestions(model, bound.batch, setup, &explanation.record);
+    Ok(explanation)
+}
+
+fn account(explanation: &mut Explanation, built: &Built, timeline: &Timeline) -> Result<()> {
+    let program = &built.compiled.program;
+    let seconds = |id| {
+        let event = &timeline.events[id];
+        (event.end - event.start + event.waited).seconds()
+    };
+    let on_device = |step: &Step| step.unit != Unit::HostLink;
+    let total: f64 =
+        program.steps.iter().filter(|(_, step)| on_device(step)).map(|(id, _)| seconds(id)).sum();
+    let share = |time: f64| if total > 0.0 { time / total } else { 0.0 };
+    let mut by_op: BTreeMap<String, (usize, f64)> = BTreeMap::new();
+    for (id, step) in program.steps.iter() {
+        let event = &timeline.events[id];
+        let time_s = seconds(id);
+        let op = operation(step);
+        if on_device(step) && time_s > 0.0 {
+            let sum = by_op.entry(op.clone()).or_default();
+            *sum = (sum.0 + 1, sum.1 + time_s);
+        }
+        let measure = Measure::of(program, step, &Bindings::new())?;
+        explanation.steps.push(StepPart {
+            name: step.name.clone(),
+            op,
+            start_s: event.start.seconds(),
+            time_s,
+            share: on_device(step).then(|| share(time_s)),
+            bound_by: event.cost.bound.name(),
+            resources: event.cost.resources.iter().map(|(r, t)| (r.name(), t.seconds())).collect(),
+            waited_s: event.waited.seconds(),
+            idle_slots: event.cost.idle_slots,
+            macs: measure.macs,
+            bytes: measure.total_read() + measure.written_bytes,
+            memory_bytes: timeline.memory.first().and_then(|m| m.bytes.get(id.index())).copied().unwrap_or(0),
+            approximate: step.approximate,
+        });
+    }
+    let longest_first = |mut shares: Vec<Share>| {
+        shares.sort_by(|a, b| b.time_s.total_cmp(&a.time_s).then_with(|| a.name.cmp(&b.name)));
+        shares
+    };
+    explanation.by_op = longest_first(
+        by_op
+            .into_iter()
+            .map(|(name, (steps, time_s))| Share { name, steps: Some(steps), time_s, share: share(time_s) })
+            .collect(),
+    );
+    explanation.by_resource = longest_first(
+        timeline
+            .by_resource
+            .iter()
+            .map(|(resource, time)| Share {
+                name: resource.name().to_owned(),
+                steps: None,
+                time_s: time.seconds(),
+                share: share(time.seconds()),
+            })
+            .collect(),
+    );
+    explanation.memory = timeline.memory.iter().map(|track| memory(program, track)).collect();
+    explanation.notes.clone_from(&built.notes);
+    Ok(())
+}
+
+fn operation(step: &Step) -> String {
+    let first = step.body.nodes.values().next().map(|node| node.op.name());
+    match step.kind {
+        StepKind::Host => "host transfer".to_owned(),
+        StepKind::Stream => "streaming".to_owned(),
+        StepKind::Exchange => first.map_or_else(|| "exchange".to_owned(), |op| format!("exchange ({op})")),
+        StepKind::Compute | StepKind::View => first.unwrap_or("copy").to_owned(),
+    }
+}
+
+fn memory(program: &Program, track: &MemoryTrack) -> MemoryPart {
+    let mut peak_by_class: BTreeMap<String, u64> =
+        track.peak.by_class.iter().map(|(class, bytes)| (class_name(*class).to_owned(), *bytes)).collect();
+    let data: u64 = peak_by_class.values().sum();
+    if track.peak.bytes > data {
+        peak_by_class.insert("program and reserved".to_owned(), track.peak.bytes - data);
+    }
+    MemoryPart {
+        name: track.memory.clone(),
+        cores: track.cores,
+        capacity: track.capacity,
+        peak: track.peak.bytes,
+        peak_step: program.steps.get(track.peak.step).map(|s| s.name.clone()).unwrap_or_default(),
+        peak_by_class,
+        over_time: track.bytes.clone(),
+    }
+}

@@ -1,0 +1,177 @@
+//! What came of a simulation, as a Record.
+
+use crate::model::{Bound, Model};
+use crate::setup::Setup;
+use crate::way::{Built, time};
+use orrery_base::{Diagnostic, Result};
+use orrery_ir::count;
+use orrery_program::BufferClass;
+use orrery_record::{
+    Batch, Counted, Identity, Lengths, Measurement, Outcome, Phase, Provenance, Record, Refusal, Scope,
+    Statistic, Workload,
+};
+use orrery_simulate::{MemoryTrack, Timeline};
+use serde_json::{Map, Value, json};
+
+/// What predictions are worth until validation says more.
+pub const CONFIDENCE: &str = "uncalibrated";
+
+/// Program and version, as Records name it.
+pub fn program_name() -> String {
+    format!("orrery {}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The work of a bound model in a mode.
+pub fn workload(model: &Bound, mode: &str) -> Workload {
+    Workload {
+        model: model.name.clone(),
+        mode: Some(mode.to_owned()),
+        batch: Batch { global: model.batch, micro: model.batch },
+        lengths: Lengths { sequence: model.sequence() },
+        dims: model.dims.clone(),
+        spec: Map::new(),
+    }
+}
+
+/// A Record without figures yet.
+pub fn blank(model: &Bound, setup: &Setup, provenance: Provenance) -> Record {
+    let precision = setup.target().ok().map(|target| target.precision.name.clone());
+    Record {
+        id: None,
+        identity: Identity {
+            workload: workload(model, "inference"),
+            model_digest: Some(model.digest()),
+            parameters: Some(count::parameters(&model.graph)),
+            machine: setup.system.name.clone(),
+            devices: Some(1.0),
+            stack: setup.stack.clone(),
+            stack_version: None,
+            precision: precision.or_else(|| setup.precision.clone()),
+        },
+        provenance,
+        counted: counted(model),
+        outcome: Outcome::Measurements(Vec::new()),
+        remarks: Vec::new(),
+        extra: Map::new(),
+    }
+}
+
+fn counted(model: &Bound) -> Counted {
+    let samples = model.batch.unwrap_or(1);
+    Counted {
+        samples: Some(samples),
+        tokens: model.sequence().map(|length| length.saturating_mul(samples)),
+        steps: Some(1),
+    }
+}
+
+/// Simulates one run of a model on a machine. What cannot run there is a Record with the reason.
+pub fn simulated(model: &Bound, setup: &Setup) -> Record {
+    let provenance = Provenance::Simulated { by: program_name(), confidence: CONFIDENCE.to_owned() };
+    let mut record = blank(model, setup, provenance);
+    match time(model, setup).and_then(|(built, timeline)| fill(&mut record, model, &built, &timeline)) {
+        Ok(()) => {}
+        Err(diagnostic) => record.outcome = Outcome::Refused(refusal(&diagnostic)),
+    }
+    record
+}
+
+/// Simulates one run of a model at a batch; none means the model's own. A batch that the model does not take is a Record
+/// with the reason.
+pub fn simulated_at(model: &Model, batch: Option<u64>, setup: &Setup) -> Result<Record> {
+    Ok(simulated(&model.at_batch(batch)?, setup))
+}
+
+/// The reason why a model cannot run, from what stopped it.
+pub fn refusal(diagnostic: &Diagnostic) -> Refusal {
+    Refusal {
+        code: diagnostic.code.to_owned(),
+        reason: diagnostic.cause.clone(),
+        place: diagnostic.place.clone(),
+        remedies: diagnostic.help.clone(),
+    }
+}
+
+/// A steady figure of a single run.
+pub(crate) fn figure(metric: &str, unit: &str, scope: Scope, value: f64) -> Measurement {
+    Measurement {
+        metric: metric.to_owned(),
+        unit: unit.to_owned(),
+        phase: Phase::Steady,
+        scope,
+        statistic: Statistic::Single,
+        value,
+        interval: None,
+        scored: None,
+    }
+}
+
+/// Puts a timeline's figures into a Record.
+pub(crate) fn fill(record: &mut Record, model: &Bound, built: &Built, timeline: &Timeline) -> Result<()> {
+    let (device, whole) = (timeline.device.seconds(), timeline.end_to_end.seconds());
+    let counted = record.counted;
+    let mut figures = vec![
+        figure("latency_ms", "ms", Scope::Device, device * 1e3),
+        figure("latency_ms", "ms", Scope::EndToEnd, whole * 1e3),
+    ];
+    if device > 0.0 {
+        let mut rate = |metric: &str, unit: &str, count: Option<u64>| {
+            if let Some(count) = count {
+                figures.push(figure(metric, unit, Scope::Device, count as f64 / device));
+            }
+        };
+        rate("samples_per_s", "samples/s", counted.samples);
+        rate("tokens_per_s", "tok/s", counted.tokens);
+        let macs = model.macs()?;
+        if macs > 0 {
+            figures.push(figure("tflops", "TFLOP/s", Scope::Device, 2e-12 * macs as f64 / device));
+        }
+    }
+    for track in &timeline.memory {
+        let metric = format!("peak_bytes_{}", track.memory);
+        figures.push(figure(&metric, "B", Scope::Device, track.peak.bytes as f64));
+    }
+    record.outcome = Outcome::Measurements(figures);
+    record.extra.insert("memory".into(), timeline.memory.iter().map(memory).collect());
+    record.extra.insert("bound_by".into(), bound_by(timeline));
+    let approximate = built.compiled.program.steps.values().filter(|s| s.approximate).count();
+    if approximate > 0 {
+        record.remarks.push(format!(
+            "{approximate} of {} steps are approximated: their work is counted, how the machine would cut it is a guess",
+            built.compiled.program.steps.len()
+        ));
+    }
+    Ok(())
+}
+
+/// The word for a class of buffer.
+pub const fn class_name(class: BufferClass) -> &'static str {
+    match class {
+        BufferClass::Input => "inputs",
+        BufferClass::Parameter => "parameters",
+        BufferClass::State => "state",
+        BufferClass::Accumulator => "accumulators",
+        BufferClass::Scratch => "activations",
+    }
+}
+
+fn memory(track: &MemoryTrack) -> Value {
+    let classes: Map<String, Value> =
+        track.peak.by_class.iter().map(|(class, bytes)| (class_name(*class).to_owned(), (*bytes).into())).collect();
+    json!({
+        "name": track.memory,
+        "cores": track.cores,
+        "capacity_bytes": track.capacity,
+        "peak_bytes": track.peak.bytes,
+        "peak_by_class": classes,
+    })
+}
+
+/// Shares of the device time, largest first.
+fn bound_by(timeline: &Timeline) -> Value {
+    let total: f64 = timeline.by_resource.values().map(|t| t.seconds()).sum();
+    let mut shares: Vec<(&str, f64)> =
+        timeline.by_resource.iter().map(|(r, t)| (r.name(), t.seconds() / total)).collect();
+    shares.sort_by(|a, b| b.1.total_cmp(&a.1));
+    shares.into_iter().map(|(resource, share)| json!({ "resource": resource, "share": share })).collect()
+}

@@ -1,0 +1,50 @@
+//! A machine as the user asks for it: with a precision and a software stack.
+
+use orrery_base::Result;
+use orrery_cost::Target;
+use orrery_machine::{System, find_or_load};
+use std::sync::Arc;
+
+/// A machine with a precision and a stack, by the names the user gave; the machine's defaults where none.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The machine.
+    pub system: Arc<System>,
+    /// Precision.
+    pub precision: Option<String>,
+    /// Software stack.
+    pub stack: Option<String>,
+}
+
+impl Setup {
+    /// A machine by name, alias or path of its file, in its default precision and without a stack of its own.
+    ///
+    /// # Errors
+    /// `system-unknown`, and those of reading a file.
+    pub fn find(name_or_path: &str) -> Result<Self> {
+        Ok(Self::of(find_or_load(name_or_path)?))
+    }
+    /// A machine that was read.
+    pub fn of(system: System) -> Self {
+        Self { system: Arc::new(system), precision: None, stack: None }
+    }
+    /// In a precision.
+    #[must_use]
+    pub fn precision(mut self, name: Option<&str>) -> Self {
+        self.precision = name.map(str::to_owned);
+        self
+    }
+    /// Under a software stack.
+    #[must_use]
+    pub fn stack(mut self, name: Option<&str>) -> Self {
+        self.stack = name.map(str::to_owned);
+        self
+    }
+    /// What costs depend on.
+    ///
+    /// # Errors
+    /// `system-precision-unknown`, `system-software-unknown`.
+    pub fn target(&self) -> Result<Target<'_>> {
+        Target::new(&self.system, self.precision.as_deref(), self.stack.as_deref())
+    }
+}

@@ -1,0 +1,303 @@
+//! Predictions beside measured figures, row by row, and how far they are apart.
+
+use crate::compare::in_parallel;
+use crate::nearest::nearest;
+use crate::outcome::CONFIDENCE;
+use crate::setup::Setup;
+use crate::way::time;
+use crate::workload::{Case, case};
+use orrery_base::{Progress, Result};
+use orrery_machine::System;
+use orrery_record::{Measurement, Record, Scope, Scored};
+use orrery_simulate::Timeline;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// What became of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The measured work was timed.
+    Predicted,
+    /// Only its forward pass was timed; the rest is a multiple of it.
+    FromForward,
+    /// There is no prediction, for the reason in the note.
+    NotModelled,
+}
+
+/// One row.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ValidationRow {
+    /// The row's name.
+    pub id: String,
+    /// Machine as the file names it.
+    pub system: String,
+    /// Workload.
+    pub workload: String,
+    /// Mode.
+    pub mode: String,
+    /// Metric.
+    pub metric: String,
+    /// Unit.
+    pub unit: String,
+    /// Precision as the file names it.
+    pub precision: Option<String>,
+    /// Devices.
+    pub devices: Option<f64>,
+    /// Global batch.
+    pub batch_size: Option<u64>,
+    /// Sequence length.
+    pub seq_len: Option<u64>,
+    /// Software stack as the file names it.
+    pub stack: Option<String>,
+    /// Source.
+    pub source: String,
+    /// What was measured.
+    pub measured: f64,
+    /// What is predicted.
+    pub predicted: Option<f64>,
+    /// Predicted over measured.
+    pub ratio: Option<f64>,
+    /// How the figure may be used.
+    pub scored: Option<Scored>,
+    /// What became of it.
+    pub status: Status,
+    /// What predictions are worth until they are calibrated.
+    pub confidence: &'static str,
+    /// Why there is no prediction, or what else to know.
+    pub note: Option<String>,
+}
+
+/// How far predictions are from figures.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// Machine as the file names it; `all` for all of them.
+    pub system: String,
+    /// Mode and status of the rows.
+    pub kind: String,
+    /// Rows.
+    pub n: usize,
+    /// Sources and workloads; each counts once in `median_error_by_source`.
+    pub groups: usize,
+    /// Median of |predicted - measured| / measured.
+    pub median_error: f64,
+    /// 90th percentile of it.
+    pub p90_error: f64,
+    /// Median over sources and workloads of the median within each.
+    pub median_error_by_source: f64,
+    /// Geometric mean of predicted / measured: above 1 is a prediction too high.
+    pub geometric_mean_ratio: f64,
+    /// Part of the rows that are within 25 %.
+    pub within_25_percent: f64,
+    /// Part of the rows that are within a factor of two.
+    pub within_2x: f64,
+}
+
+/// What validation found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Validation {
+    /// Every row of the file, in its order.
+    pub rows: Vec<ValidationRow>,
+    /// Clean figures (`scored` is yes, or nobody judged), by system and kind.
+    pub clean: Vec<Summary>,
+    /// Figures with overhead in them (`scored` is loose), by system and kind: within 2x is right.
+    pub loose: Vec<Summary>,
+}
+
+/// Predicts what it can of a file's figures. `own` are machines of the user, which come before the built-in ones.
+///
+/// # Errors
+/// `cancelled`.
+pub fn validate(
+    records: &[Record],
+    own: &[System],
+    threads: usize,
+    progress: &Progress,
+) -> Result<Validation> {
+    let figures: Vec<(&Record, &Measurement)> =
+        records.iter().flat_map(|r| r.measurements().iter().map(move |m| (r, m))).collect();
+    let rows = in_parallel(&figures, threads, progress, &|(record, figure)| row(record, figure, own))?;
+    let summarise = |wanted: &dyn Fn(Option<Scored>) -> bool| {
+        let rows: Vec<&ValidationRow> =
+            rows.iter().filter(|r| r.ratio.is_some() && wanted(r.scored)).collect();
+        summaries(&rows)
+    };
+    let clean = summarise(&|scored| matches!(scored, None | Some(Scored::Yes)));
+    let loose = summarise(&|scored| scored == Some(Scored::Loose));
+    Ok(Validation { rows, clean, loose })
+}
+
+fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
+    let identity = &record.identity;
+    let workload = &identity.workload;
+    let source = match &record.provenance {
+        orrery_record::Provenance::Measured { source }
+        | orrery_record::Provenance::Published { source, .. } => source.clone(),
+        other => other.label(),
+    };
+    let (predicted, status, note) = match predict(record, figure, own) {
+        Ok((value, passes, note)) => {
+            let status = if passes == 1.0 { Status::Predicted } else { Status::FromForward };
+            (Some(value), status, note)
+        }
+        Err(reason) => (None, Status::NotModelled, Some(reason)),
+    };
+    ValidationRow {
+        id: record.id.clone().unwrap_or_default(),
+        system: identity.machine.clone(),
+        workload: workload.model.clone(),
+        mode: workload.mode.clone().unwrap_or_default(),
+        metric: figure.metric.clone(),
+        unit: figure.unit.clone(),
+        precision: identity.precision.clone(),
+        devices: identity.devices,
+        batch_size: workload.batch.global,
+        seq_len: workload.lengths.sequence,
+        stack: identity.stack.clone(),
+        source,
+        measured: figure.value,
+        predicted,
+        ratio: predicted.filter(|_| figure.value > 0.0).map(|p| p / figure.value),
+        scored: figure.scored,
+        status,
+        confidence: CONFIDENCE,
+        note,
+    }
+}
+
+type Prediction = (f64, f64, Option<String>);
+
+fn predict(record: &Record, figure: &Measurement, own: &[System]) -> Result<Prediction, String> {
+    let convert = conversion(&figure.metric)?;
+    if figure.scope == Scope::Service {
+        return Err("time within a service is not modelled yet".to_owned());
+    }
+    let identity = &record.identity;
+    let system = own.iter().find(|s| s.name == identity.machine);
+    let system = match system {
+        Some(system) => system.clone(),
+        None => orrery_machine::find(&identity.machine)
+            .map_err(|_| format!("there is no description of `{}` yet", identity.machine))?
+            .clone(),
+    };
+    let (precision, mut notes) = precision(&system, identity.precision.as_deref())?;
+    let stack = identity.stack.as_deref().filter(|name| system.stack(name).is_ok());
+    if let (None, Some(name)) = (stack, &identity.stack) {
+        notes.push(format!("nothing is known of `{name}` on it: the machine's default losses"));
+    }
+    let case = case(record)?;
+    notes.extend(case.note.clone());
+    let stack = stack.map(str::to_owned);
+    let setup = Setup::of(system).precision(precision.as_deref()).stack(stack.as_deref());
+    let (_, timeline) = time(&case.model, &setup).map_err(|d| {
+        let place = if d.place.is_empty() { String::new() } else { format!(" (at {})", d.place.join(" > ")) };
+        format!("{} [{}]{place}", d.cause, d.code)
+    })?;
+    let value = convert(&case, seconds(&timeline, figure.scope) * case.passes);
+    if !value.is_finite() || value <= 0.0 {
+        return Err(format!("the source's count of `{}` is not known for this workload", figure.metric));
+    }
+    Ok((value, case.passes, (!notes.is_empty()).then(|| notes.join("; "))))
+}
+
+fn seconds(timeline: &Timeline, scope: Scope) -> f64 {
+    if scope == Scope::Device { timeline.device.seconds() } else { timeline.end_to_end.seconds() }
+}
+
+/// How a metric follows from the seconds of the work.
+fn conversion(metric: &str) -> Result<fn(&Case, f64) -> f64, String> {
+    match metric {
+        "tflops" => Ok(|case, seconds| case.flops / seconds * 1e-12),
+        "samples_per_s" => Ok(|case, seconds| case.devices * case.samples / seconds),
+        "latency_ms" => Ok(|_, seconds| seconds * 1e3),
+        "gelements_per_s" => Ok(|case, seconds| case.elements / seconds * 1e-9),
+        "tokens_per_s" => Ok(|case, seconds| {
+            let tokens = case.model.sequence().map_or(f64::NAN, |length| length as f64);
+            case.devices * case.samples * tokens / seconds
+        }),
+        "time_to_train_min" | "time_to_train_h" => Err("convergence is not predicted".to_owned()),
+        "scaling_efficiency" => Err("scaling over devices is not modelled yet".to_owned()),
+        "bandwidth" => Err("a property of the machine, not a model's".to_owned()),
+        other => Err(format!("the metric `{other}` does not follow from the time of one device")),
+    }
+}
+
+/// The machine's precision that the row means, with what to know about it.
+fn precision(system: &System, name: Option<&str>) -> Result<(Option<String>, Vec<String>), String> {
+    let Some(name) = name else {
+        return Ok((None, vec!["precision not published: the machine's default".to_owned()]));
+    };
+    let wanted = if name == "amp" { "fp16" } else { name };
+    match system.precision(Some(wanted)) {
+        Ok(found) => Ok((Some(found.name.clone()), Vec::new())),
+        Err(_) => {
+            let close = nearest(wanted, system.precisions.iter().map(|p| p.name.as_str()));
+            let hint = close.map(|c| format!(", `{c}` is close")).unwrap_or_default();
+            Err(format!("{} does not multiply in `{name}`{hint}", system.title))
+        }
+    }
+}
+
+fn summaries(rows: &[&ValidationRow]) -> Vec<Summary> {
+    let mut parts: BTreeMap<(String, String), Vec<&ValidationRow>> = BTreeMap::new();
+    for row in rows {
+        let kind = match row.status {
+            Status::FromForward => format!("{}, from the forward pass", row.mode),
+            _ => row.mode.clone(),
+        };
+        parts.entry((row.system.clone(), kind.clone())).or_default().push(row);
+        parts.entry(("all".to_owned(), kind)).or_default().push(row);
+    }
+    parts.into_iter().map(|((system, kind), rows)| summary(system, kind, &rows)).collect()
+}
+
+fn summary(system: String, kind: String, rows: &[&ValidationRow]) -> Summary {
+    let error = |row: &ValidationRow| (row.ratio.unwrap_or(1.0) - 1.0).abs();
+    let errors: Vec<f64> = rows.iter().map(|r| error(r)).collect();
+    let mut groups: BTreeMap<(&str, &str, &str), Vec<f64>> = BTreeMap::new();
+    for row in rows {
+        groups.entry((&row.system, &row.source, &row.workload)).or_default().push(error(row));
+    }
+    let medians: Vec<f64> = groups.into_values().map(|errors| quantile(errors, 0.5)).collect();
+    let n = rows.len();
+    let part = |within: &dyn Fn(f64) -> bool| {
+        rows.iter().filter(|r| r.ratio.is_some_and(within)).count() as f64 / n as f64
+    };
+    let logarithms: f64 = rows.iter().filter_map(|r| r.ratio).map(f64::ln).sum();
+    Summary {
+        system,
+        kind,
+        n,
+        groups: medians.len(),
+        median_error: quantile(errors.clone(), 0.5),
+        p90_error: quantile(errors, 0.9),
+        median_error_by_source: quantile(medians, 0.5),
+        geometric_mean_ratio: (logarithms / n as f64).exp(),
+        within_25_percent: part(&|ratio| (ratio - 1.0).abs() <= 0.25),
+        within_2x: part(&|ratio| (0.5..=2.0).contains(&ratio)),
+    }
+}
+
+/// The quantile between the two nearest values; zero of none.
+fn quantile(mut values: Vec<f64>, at: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let place = at * values.len().saturating_sub(1) as f64;
+    let (below, above) = (place.floor() as usize, place.ceil() as usize);
+    match (values.get(below), values.get(above)) {
+        (Some(low), Some(high)) => low + (high - low) * place.fract(),
+        _ => 0.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_lie_between_values() {
+        assert_eq!(quantile(vec![3.0, 1.0, 2.0], 0.5), 2.0);
+        assert_eq!(quantile(vec![1.0, 2.0], 0.5), 1.5);
+        assert_eq!(quantile(vec![0.0, 10.0], 0.9), 9.0);
+        assert_eq!(quantile(Vec::new(), 0.5), 0.0);
+    }
+}

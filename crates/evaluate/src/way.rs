@@ -1,0 +1,73 @@
+//! The way of a model through the arrows: prepare, legalise, compile, simulate.
+
+use crate::model::Bound;
+use crate::setup::Setup;
+use orrery_base::{Diagnostic, Result};
+use orrery_compile::{Compiled, Options};
+use orrery_cost::Target;
+use orrery_ir::{Bindings, Graph};
+use orrery_simulate::{Timeline, simulate};
+use orrery_transform::legalise::{Legalised, PrecisionSpec, legalise};
+use orrery_transform::{Options as Preparation, Prepared, Report, Weights, prepare};
+
+/// A graph that a machine could take, and what was done to make it so.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// The graph, in the machine's number formats.
+    pub graph: Graph,
+    /// What was recognised and replaced.
+    pub report: Report,
+    /// What the user should know.
+    pub notes: Vec<Diagnostic>,
+}
+
+/// Folds, fuses and brings to the number formats of a machine.
+///
+/// # Errors
+/// Those of the passes.
+pub fn make_ready(graph: &Graph, target: &Target<'_>, weights: Weights) -> Result<Ready> {
+    let precision = target.precision;
+    let Prepared { graph: prepared, report } = prepare(graph, &Preparation { weights, ..Preparation::default() })?;
+    let spec = PrecisionSpec {
+        storage: precision.storage,
+        multiply: precision.multiply.clone(),
+        accumulate: precision.accumulate.name().to_owned(),
+        stochastic: false,
+    };
+    let Legalised { graph, notes, .. } = legalise(&prepared, &spec, weights)?;
+    let notes = report.notes.iter().cloned().chain(notes).collect();
+    Ok(Ready { graph, report, notes })
+}
+
+/// A model compiled for a machine.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// The program, with what is known of its nodes.
+    pub compiled: Compiled,
+    /// What was recognised and replaced on the way.
+    pub report: Report,
+    /// What the user should know.
+    pub notes: Vec<Diagnostic>,
+}
+
+/// Compiles a bound model for a machine.
+///
+/// # Errors
+/// Those of the passes and the compiler: `does-not-fit`, `unsupported-op` and others are answers, not faults.
+pub fn build(model: &Bound, setup: &Setup, weights: Weights, options: &Options) -> Result<Built> {
+    let target = setup.target()?;
+    let ready = make_ready(&model.graph, &target, weights)?;
+    let compiled = orrery_compile::compile(&ready.graph, &target, options)?;
+    let notes = ready.notes.into_iter().chain(compiled.notes.iter().cloned()).collect();
+    Ok(Built { compiled, report: ready.report, notes })
+}
+
+/// Compiles a bound model without its weights' elements, and times it.
+///
+/// # Errors
+/// Those of [`build`].
+pub fn time(model: &Bound, setup: &Setup) -> Result<(Built, Timeline)> {
+    let built = build(model, setup, Weights::ShapeOnly, &Options::default())?;
+    let timeline = simulate(&built.compiled.program, &Bindings::new(), &setup.target()?)?;
+    Ok((built, timeline))
+}

@@ -1,0 +1,347 @@
+//! From a row of a measurements file to the work it names: a graph, and how the figure follows from its time.
+
+use crate::model::{Bound, Model, Options};
+use orrery_ir::{Attrs, Builder, Op};
+use orrery_numerics::DType;
+use orrery_record::{Record, Workload};
+use serde_json::Value;
+
+/// The work behind a figure.
+pub(crate) struct Case {
+    /// What runs on one device.
+    pub(crate) model: Bound,
+    /// Times of the forward pass that the measured work takes, where it is more than that.
+    pub(crate) passes: f64,
+    /// Devices that each do this work at the same time.
+    pub(crate) devices: f64,
+    /// Samples that one device processes in this work.
+    pub(crate) samples: f64,
+    /// Floating-point operations by which the source counts this work.
+    pub(crate) flops: f64,
+    /// Elements that the source counts.
+    pub(crate) elements: f64,
+    /// What else to know.
+    pub(crate) note: Option<String>,
+}
+
+/// The backward pass takes about twice the work of the forward pass; both together are three.
+const TRAINING_PASSES: f64 = 3.0;
+
+/// Why a row cannot be modelled.
+type Reason = String;
+
+/// The work of a row, or why it cannot be built.
+pub(crate) fn case(record: &Record) -> Result<Case, Reason> {
+    let workload = &record.identity.workload;
+    match workload.mode.as_deref() {
+        Some("primitive") => primitive(workload),
+        Some("prefill" | "decode") if workload.model.starts_with("attention_") => attention(workload),
+        Some("inference") => whole_model(record, 1.0),
+        Some("train") => whole_model(record, TRAINING_PASSES),
+        Some("prefill" | "decode") => {
+            Err(format!("`{}` with a KV cache is not among the built-in models", workload.model))
+        }
+        Some("collective") => Err("collectives over several devices are not modelled yet".to_owned()),
+        Some("power") => Err("power is not modelled yet".to_owned()),
+        Some(other) => Err(format!("the mode `{other}` is not known")),
+        None => Err("the row has no mode".to_owned()),
+    }
+}
+
+/// A number of the row's `spec`.
+fn number(workload: &Workload, key: &str) -> Result<i64, Reason> {
+    let found = workload.spec.get(key).and_then(Value::as_i64).filter(|n| *n > 0);
+    found.ok_or_else(|| format!("the row's spec has no `{key}`"))
+}
+
+fn word<'a>(workload: &'a Workload, key: &str) -> Option<&'a str> {
+    workload.spec.get(key).and_then(Value::as_str)
+}
+
+fn primitive(workload: &Workload) -> Result<Case, Reason> {
+    let get = |key| number(workload, key);
+    let backward = match word(workload, "pass") {
+        None | Some("forward") => false,
+        Some("backward") => true,
+        Some(other) => return Err(format!("the pass `{other}` is not known")),
+    };
+    match workload.model.as_str() {
+        "gemm" => product(workload, None),
+        name if name.ends_with("_op") => {
+            product(workload, Some("a product of the layer, by the dimensions that one device has".to_owned()))
+        }
+        "conv2d" if backward => weight_gradient(workload),
+        "conv2d" => {
+            let (batch, c_in, h, w) = (get("batch")?, get("c_in")?, get("h")?, get("w")?);
+            let (c_out, kernel, stride) = (get("c_out")?, get("kernel")?, get("stride")?);
+            let pad = workload.spec.get("pad").and_then(Value::as_i64).unwrap_or(0);
+            let mut b = Builder::new("conv2d", 1);
+            let x = b.input("x", DType::F32, [batch, c_in, h, w]);
+            let weight = b.weight("weight", [c_out, c_in, kernel, kernel], 0.02);
+            let bias = b.weight("bias", [c_out], 0.02);
+            let y = b.op(Op::Conv, "y", &[x, weight, bias], window(kernel, stride, pad));
+            let outputs = convolved(h, kernel, stride, pad) * convolved(w, kernel, stride, pad);
+            let flops = 2.0 * (batch * c_out * outputs) as f64 * (c_in * kernel * kernel) as f64;
+            finish(b, "y", y, Counts { samples: batch, flops, ..Counts::default() })
+        }
+        "relu" => {
+            let shape = [get("batch")?, get("c")?, get("h")?, get("w")?];
+            element_wise("relu", &shape, Op::Relu, Counts { samples: shape[0], ..Counts::default() })
+        }
+        "gelu" => element_wise("gelu", &[get("elements")?], Op::Gelu, Counts::default()),
+        "softmax" => element_wise("softmax", &[get("rows")?, get("cols")?], Op::Softmax, Counts::default()),
+        "layernorm" => {
+            let (rows, columns) = (get("rows")?, get("cols")?);
+            let mut b = Builder::new("layernorm", 1);
+            let x = b.input("x", DType::F32, [rows, columns]);
+            let (scale, shift) = (b.weight("scale", [columns], 1.0), b.weight("shift", [columns], 1.0));
+            let y = b.op(Op::LayerNormalization, "y", &[x, scale, shift], Attrs::new());
+            finish(b, "y", y, Counts { elements: (rows * columns) as f64, ..Counts::default() })
+        }
+        "rnn" => recurrence(workload, backward),
+        name if name.starts_with("attention_") => attention(workload),
+        name => Err(format!("the primitive `{name}` is a property of the machine or not known")),
+    }
+}
+
+/// What a source counts of the work.
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    samples: i64,
+    flops: f64,
+    elements: f64,
+}
+
+fn finish(b: Builder, name: &str, output: orrery_ir::ValueId, counts: Counts) -> Result<Case, Reason> {
+    let graph = b.finish(&[(name, output)]).map_err(|d| d.to_string())?;
+    Ok(Case {
+        model: Bound {
+            name: graph.name.clone(),
+            graph,
+            batch: u64::try_from(counts.samples).ok().filter(|n| *n > 0),
+            dims: Default::default(),
+        },
+        passes: 1.0,
+        devices: 1.0,
+        samples: counts.samples as f64,
+        flops: counts.flops,
+        elements: counts.elements,
+        note: None,
+    })
+}
+
+fn window(kernel: i64, stride: i64, pad: i64) -> Attrs {
+    Attrs::new()
+        .with("kernel_shape", vec![kernel, kernel])
+        .with("strides", vec![stride, stride])
+        .with("pads", vec![pad; 4])
+}
+
+fn convolved(extent: i64, kernel: i64, stride: i64, pad: i64) -> i64 {
+    (extent + 2 * pad - kernel) / stride + 1
+}
+
+fn element_wise(name: &str, shape: &[i64], op: Op, counts: Counts) -> Result<Case, Reason> {
+    let mut b = Builder::new(name, 1);
+    let x = b.input("x", DType::F32, shape.iter().copied());
+    let y = b.op(op, "y", &[x], Attrs::new());
+    let elements = shape.iter().map(|d| *d as f64).product();
+    finish(b, "y", y, Counts { elements, ..counts })
+}
+
+fn product(workload: &Workload, note: Option<String>) -> Result<Case, Reason> {
+    let get = |key| number(workload, key);
+    let (m, k, n) = (get("m")?, get("k")?, get("n")?);
+    let batch = workload.spec.get("batch").and_then(Value::as_i64).unwrap_or(1);
+    let mut b = Builder::new("gemm", 1);
+    let left = b.input("a", DType::F32, [batch, m, k]);
+    let right = b.input("b", DType::F32, [batch, k, n]);
+    let y = b.op(Op::MatMul, "y", &[left, right], Attrs::new());
+    let flops = 2.0 * batch as f64 * m as f64 * k as f64 * n as f64;
+    let case = finish(b, "y", y, Counts { samples: batch, flops, ..Counts::default() })?;
+    Ok(Case { note, ..case })
+}
+
+/// The gradient of a convolution's weights is a convolution too: of the input by the gradient of the output, with samples
+/// in the place of channels.
+fn weight_gradient(workload: &Workload) -> Result<Case, Reason> {
+    let get = |key| number(workload, key);
+    let (batch, c_in, h, w) = (get("batch")?, get("c_in")?, get("h")?, get("w")?);
+    let (c_out, kernel, stride) = (get("c_out")?, get("kernel")?, get("stride")?);
+    let pad = workload.spec.get("pad").and_then(Value::as_i64).unwrap_or(0);
+    let (rows, columns) = (convolved(h, kernel, stride, pad), convolved(w, kernel, stride, pad));
+    let mut b = Builder::new("conv2d", 1);
+    let x = b.input("x", DType::F32, [c_in, batch, h, w]);
+    let dy = b.input("dy", DType::F32, [c_out, batch, rows, columns]);
+    let attrs = Attrs::new()
+        .with("kernel_shape", vec![rows, columns])
+        .with("dilations", vec![stride, stride])
+        .with("pads", vec![pad; 4]);
+    let y = b.op(Op::Conv, "dw", &[x, dy], attrs);
+    let flops = 2.0 * (batch * c_out * rows * columns) as f64 * (c_in * kernel * kernel) as f64;
+    let case = finish(b, "dw", y, Counts { samples: batch, flops, ..Counts::default() })?;
+    Ok(Case { note: Some("the gradient of the weights, as a convolution over samples".to_owned()), ..case })
+}
+
+fn recurrence(workload: &Workload, backward: bool) -> Result<Case, Reason> {
+    let get = |key| number(workload, key);
+    let (op, gates) = match word(workload, "cell").unwrap_or("lstm").to_lowercase().as_str() {
+        "lstm" => (Op::LSTM, 4),
+        "gru" => (Op::GRU, 3),
+        "rnn" => (Op::RNN, 1),
+        other => return Err(format!("the cell `{other}` is not known")),
+    };
+    let (steps, batch) = (get("t")?, get("batch")?);
+    let (inputs, hidden) = (get("input")?, get("hidden")?);
+    let mut b = Builder::new("rnn", 1);
+    let x = b.input("x", DType::F32, [steps, batch, inputs]);
+    let weight = b.weight("weight", [1, gates * hidden, inputs], 0.05);
+    let recurrence = b.weight("recurrence", [1, gates * hidden, hidden], 0.05);
+    let bias = b.weight("bias", [1, 2 * gates * hidden], 0.05);
+    let operands = [x, weight, recurrence, bias].map(Some);
+    let made = b.ops(op, "rnn", &operands, Attrs::new().with("hidden_size", hidden), 1);
+    let flops = 2.0 * (gates * steps * batch) as f64 * (hidden * (inputs + hidden)) as f64;
+    let case = finish(b, "y", made[0], Counts { samples: batch, flops, ..Counts::default() })?;
+    if backward {
+        let note = "the backward pass taken as twice the forward pass".to_owned();
+        return Ok(Case { passes: 2.0, note: Some(note), ..case });
+    }
+    Ok(case)
+}
+
+fn attention(workload: &Workload) -> Result<Case, Reason> {
+    let get = |key| number(workload, key);
+    let (batch, queries, keys) = (get("batch")?, get("q_len")?, get("kv_len")?);
+    let (heads, kv_heads, width) = (get("heads")?, get("kv_heads")?, get("head_dim")?);
+    let causal = match workload.spec.get("causal") {
+        Some(Value::Bool(causal)) => *causal,
+        Some(Value::Number(n)) => n.as_i64() == Some(1),
+        _ => false,
+    };
+    let mut b = Builder::new(&workload.model, 1);
+    let query = b.input("query", DType::F32, [batch, heads, queries, width]);
+    let key = b.input("key", DType::F32, [batch, kv_heads, keys, width]);
+    let value = b.input("value", DType::F32, [batch, kv_heads, keys, width]);
+    // A single query sees all keys, whether causal or not.
+    let attrs = Attrs::new().with("is_causal", i64::from(causal && queries > 1));
+    let y = b.op(Op::Attention, "y", &[query, key, value], attrs);
+    let flops = 4.0 * (batch * heads) as f64 * (queries * keys) as f64 * width as f64;
+    finish(b, "y", y, Counts { samples: batch, flops, ..Counts::default() })
+}
+
+/// Keys of `spec` under which a model is another one than the built-in.
+const VARIANTS: [&str; 8] = ["n_layers", "d_model", "n_heads", "ffn", "vocab", "crop", "base_filters", "image"];
+/// Keys that say how many chips one copy of the model is cut over.
+const CUTS: [&str; 5] = ["tp", "pp", "ipus_per_replica", "cp", "tiles_per_instance"];
+
+fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
+    let identity = &record.identity;
+    let workload = &identity.workload;
+    let known = orrery_zoo::registry()
+        .iter()
+        .find(|m| m.name == workload.model || m.aliases.contains(&workload.model.as_str()))
+        .ok_or_else(|| format!("`{}` is not among the built-in models", workload.model))?;
+    for key in CUTS {
+        if workload.spec.get(key).and_then(Value::as_i64).is_some_and(|n| n > 1) {
+            return Err(format!("one copy of the model is cut over several chips (`{key}`)"));
+        }
+    }
+    let devices = identity.devices.ok_or("the number of devices is not published")?;
+    let micro = micro_batch(workload, devices)?;
+    let mut options = Options::default();
+    if known.name.starts_with("bert") && passes > 1.0 {
+        options.parameters.push("head=pretraining".to_owned());
+    }
+    if let Some(sequence) = workload.lengths.sequence {
+        let length = i64::try_from(sequence).map_err(|_| "the sequence length is out of range".to_owned())?;
+        options.dims.insert("seq".to_owned(), length);
+    }
+    let model = Model::open(known.name, &options).map_err(|d| d.cause.clone())?;
+    let bound = model.at_batch(Some(micro)).map_err(|d| d.cause.clone())?;
+    let flops = 2.0 * bound.macs().map_err(|d| d.cause.clone())? as f64;
+    let mut notes = Vec::new();
+    if passes > 1.0 {
+        notes.push("three times the forward pass; optimizer and all-reduce not counted".to_owned());
+    }
+    if devices != 1.0 {
+        notes.push(format!("{devices} devices taken as so many times one"));
+    }
+    if let Some(other) = VARIANTS.iter().find(|key| workload.spec.contains_key(**key)) {
+        notes.push(format!("the built-in variant, whatever the row's `{other}` says"));
+    }
+    Ok(Case {
+        model: bound,
+        passes,
+        devices,
+        samples: micro as f64,
+        flops: flops * passes,
+        elements: 0.0,
+        note: (!notes.is_empty()).then(|| notes.join("; ")),
+    })
+}
+
+/// Samples on one device at once: what the row says, else the global batch divided by devices and accumulations.
+fn micro_batch(workload: &Workload, devices: f64) -> Result<u64, Reason> {
+    let said = |key: &str| workload.spec.get(key).and_then(Value::as_u64).filter(|n| *n > 0);
+    if let Some(micro) = ["micro_batch", "bs_per_gpu", "bs_per_device"].into_iter().find_map(said) {
+        return Ok(micro);
+    }
+    let global = workload.batch.global.ok_or("the batch is not published")?;
+    let shared = devices * said("grad_accum").unwrap_or(1) as f64;
+    let micro = global as f64 / shared;
+    if micro < 1.0 || micro.fract() != 0.0 {
+        return Err(format!("a batch of {global} does not divide by {shared} devices and accumulations"));
+    }
+    Ok(micro as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orrery_record::rows::read;
+
+    fn of(workload: &str, mode: &str, batch: &str, spec: &str) -> Result<Case, Reason> {
+        let spec = spec.replace('"', "\"\"");
+        let text = format!(
+            "system,devices,workload,mode,precision,batch_size,seq_len,metric,value,spec\n\
+             a100,1,{workload},{mode},fp16,{batch},,tflops,1,\"{spec}\"\n"
+        );
+        case(&read(&text).unwrap()[0])
+    }
+
+    fn all_known(bound: &Bound) -> bool {
+        let types = bound.graph.values.values().filter_map(|v| v.ty.as_tensor());
+        types.filter_map(|t| t.shape.as_ref()).flatten().all(|d| d.known().is_some())
+    }
+
+    #[test]
+    fn sources_and_graphs_count_the_same_work() {
+        let cases = [
+            ("gemm", r#"{"batch": 3, "m": 64, "k": 1760, "n": 1760}"#),
+            ("conv2d", r#"{"batch": 8, "c_in": 32, "c_out": 16, "h": 7, "w": 9, "kernel": 3, "stride": 2, "pad": 1, "pass": "forward"}"#),
+            ("conv2d", r#"{"batch": 8, "c_in": 32, "c_out": 16, "h": 7, "w": 9, "kernel": 3, "stride": 1, "pad": 1, "pass": "backward"}"#),
+            ("rnn", r#"{"cell": "lstm", "t": 5, "batch": 4, "input": 16, "hidden": 32, "pass": "forward"}"#),
+            (
+                "attention_prefill",
+                r#"{"batch": 2, "q_len": 16, "kv_len": 16, "heads": 4, "kv_heads": 2, "head_dim": 8, "causal": false}"#,
+            ),
+        ];
+        for (name, spec) in cases {
+            let case = of(name, "primitive", "", spec).unwrap_or_else(|why| panic!("{name}: {why}"));
+            assert!(all_known(&case.model), "{name}");
+            assert_eq!(case.model.macs().unwrap() as f64 * 2.0, case.flops, "{name}");
+        }
+    }
+
+    #[test]
+    fn training_is_three_forward_passes_of_the_micro_batch() {
+        let case = of("resnet50", "train", "3200", r#"{"grad_accum": 10, "micro_batch": 20}"#).unwrap();
+        assert_eq!((case.samples, case.passes), (20.0, 3.0));
+        let shared = of("resnet50", "train", "40", r#"{"grad_accum": 10}"#).unwrap();
+        assert_eq!(shared.samples, 4.0);
+        assert!(of("resnet50", "train", "", "{}").is_err());
+        assert!(of("resnet50", "train", "41", r#"{"grad_accum": 10}"#).is_err());
+        assert!(of("llama2_70b", "inference", "1", "{}").is_err());
+        assert!(of("bert_large", "train", "16", r#"{"tp": 2}"#).is_err());
+    }
+}

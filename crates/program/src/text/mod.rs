@@ -1,0 +1,81 @@
+//! The text form of programs: printer and parser.
+//!
+//! A printed program parses back to the same program, but for the elements of large constants, of which the digest
+//! stays; a parsed one prints as the same text. Words, types, formulas, weights and the graphs of step bodies are those of
+//! [`orrery_ir::text`]. `docs/text-forms.md` shows the form by an example; this is its grammar.
+//!
+//! ```text
+//! program    = "program" string "{" statement* "}"
+//! statement  = "machine" string | "precision" string
+//!            | "symbol" name integer ".." integer
+//!            | "memory" id string "cores" integer "bytes" integer ["reserved" integer]
+//!            | "buffer" id string ":" type class "in" id [layout] ["=" weight] ["view" "of" id]
+//!            | step
+//!            | "input" id | "output" id "as" string
+//! class      = "input" | "parameter" | "state" | "accumulator" | "scratch"
+//! layout     = "at" integer ["over" "(" [cut {"," cut}] ")"] accesses
+//! cut        = name ":" dim ("parts" | "blocks") integer "stride" integer
+//! accesses   = "[" [access {"," access}] "]"
+//! access     = "whole" | integer ["times" dim] | integer "window" "(" integer "," integer "," integer ")"
+//! step       = "step" id string kind "on" unit "{" clause* graph "}"
+//! kind       = "compute" | "exchange" | "view" | "stream" | "host"
+//! unit       = "device" | "streaming" | "host_link"
+//! clause     = "grid" ["at" integer] "(" [cut {"," cut}] ")"
+//!            | "part" [attributes] ["padding" number]
+//!            | "read" id accesses
+//!            | "write" id accesses ("fill" | "in_place" | "sum" | "max" | "min")
+//!            | "arithmetic" string "group" integer ["inputs" string] ("nearest" | "stochastic")
+//!            | "work" dim "," dim "," dim               MACs, simple and special vector operations
+//!            | "tile" integer "," integer "," integer   rows, columns, depth
+//!            | "approximate" | "after" id {"," id}
+//! id         = "m" or "b" or "s" with the number: memories, buffers and steps are numbered in their order
+//! ```
+//!
+//! - A buffer without a layout is one block with everything on core 0.
+//! - An access `2` follows axis 2 of the grid one to one; `2 times 64` by 64 elements a step; `2 window (2, 3, 7)` is a
+//!   window of stride 2, with 3 in front, of 7 elements.
+//! - The clauses of a step stand in the order above, each at most once but for `read` and `write`. A step without
+//!   `arithmetic` has that of the step before it.
+//! - Ids may name what does not exist: that they do not is for [`crate::verify`] to say.
+
+mod parse;
+mod print;
+
+pub use parse::parse;
+pub use print::print;
+
+use crate::{BufferClass, StepKind, Unit, WriteMode};
+use orrery_ir::op::Combine;
+
+/// Words for the classes of buffers.
+const CLASSES: &[(&str, BufferClass)] = &[
+    ("input", BufferClass::Input),
+    ("parameter", BufferClass::Parameter),
+    ("state", BufferClass::State),
+    ("accumulator", BufferClass::Accumulator),
+    ("scratch", BufferClass::Scratch),
+];
+/// Words for the kinds of steps.
+const KINDS: &[(&str, StepKind)] = &[
+    ("compute", StepKind::Compute),
+    ("exchange", StepKind::Exchange),
+    ("view", StepKind::View),
+    ("stream", StepKind::Stream),
+    ("host", StepKind::Host),
+];
+/// Words for the units.
+const UNITS: &[(&str, Unit)] =
+    &[("device", Unit::Device), ("streaming", Unit::Streaming), ("host_link", Unit::HostLink)];
+/// Words for how a buffer is written.
+const MODES: &[(&str, WriteMode)] = &[
+    ("fill", WriteMode::Fill),
+    ("in_place", WriteMode::InPlace),
+    ("sum", WriteMode::Reduce(Combine::Sum)),
+    ("max", WriteMode::Reduce(Combine::Max)),
+    ("min", WriteMode::Reduce(Combine::Min)),
+];
+
+/// The word for a value of one of the tables above.
+fn word<T: PartialEq>(words: &[(&'static str, T)], value: &T) -> &'static str {
+    words.iter().find(|(_, v)| v == value).expect("the table has every value").0
+}
