@@ -45,19 +45,25 @@ pub(crate) struct Common {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List the machines, or show every number of one with its source
-    #[command(after_help = "Examples:\n  orrery systems\n  orrery systems show gc200\n  orrery systems show my-chip --system my-chip.toml")]
+    #[command(
+        after_help = "Examples:\n  orrery systems\n  orrery systems show gc200\n  orrery systems show my-chip --system my-chip.toml"
+    )]
     Systems(Systems),
     /// List the built-in models and their options
     #[command(after_help = "Examples:\n  orrery models\n  orrery models gemm")]
     Models(Models),
     /// Show what is in a model: inputs, outputs, ops, parameters, work
-    #[command(after_help = "Examples:\n  orrery inspect resnet50\n  orrery inspect ./model.onnx --text > model.graph")]
+    #[command(
+        after_help = "Examples:\n  orrery inspect resnet50\n  orrery inspect ./model.onnx --text > model.graph"
+    )]
     Inspect(Inspect),
     /// Say for each node whether a machine runs it exactly, approximately or not at all
     #[command(after_help = "Example:\n  orrery check ./model.onnx --on a100,gc200")]
     Check(Check),
     /// Compile a model for a machine
-    #[command(after_help = "Examples:\n  orrery compile braggnn --on gc200\n  orrery compile braggnn --on gc200 --emit program > braggnn.program")]
+    #[command(
+        after_help = "Examples:\n  orrery compile braggnn --on gc200\n  orrery compile braggnn --on gc200 --emit program > braggnn.program"
+    )]
     Compile(Compile),
     /// Compute a model's outputs, on this host or in a machine's arithmetic
     #[command(after_help = "\
@@ -70,16 +76,22 @@ name that ends in the type, as in `x:bf16` (u16) or `x:f8e4m3fn`, `x:i4` (u8); d
 not given are random, from --seed, and said to be so.")]
     Run(Run),
     /// Time a model on several machines, side by side
-    #[command(after_help = "Examples:\n  orrery compare braggnn\n  orrery compare resnet50 --batch 1,32 --on a100,h100,bow\n  orrery compare bert_large --dim seq=384 --precision fp16 --json")]
+    #[command(
+        after_help = "Examples:\n  orrery compare braggnn\n  orrery compare resnet50 --batch 1,32 --on a100,h100,bow\n  orrery compare bert_large --dim seq=384 --precision fp16 --json"
+    )]
     Compare(Compare),
     /// Show where time and memory go, op by op, and what would help
-    #[command(after_help = "Examples:\n  orrery explain resnet50 --on a100 --batch 32\n  orrery explain bert_base --on gc200 --all")]
+    #[command(
+        after_help = "Examples:\n  orrery explain resnet50 --on a100 --batch 32\n  orrery explain bert_base --on gc200 --all"
+    )]
     Explain(Explain),
     /// Write a model as an ONNX file
     #[command(after_help = "Example:\n  orrery export gpt2_small gpt2.onnx --param form=decode")]
     Export(Export),
     /// Hold predictions against measured figures, row by row
-    #[command(after_help = "Example:\n  orrery validate measurements/calibration.csv\n\nmeasurements/README.md describes the file.")]
+    #[command(
+        after_help = "Example:\n  orrery validate measurements/calibration.csv\n\nmeasurements/README.md describes the file."
+    )]
     Validate(Validate),
 }
 

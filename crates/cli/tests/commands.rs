@@ -9,7 +9,8 @@ use support::{orrery, orrery_in, scratch};
 fn masked(text: &str) -> String {
     let mut settings = insta::Settings::new();
     settings.set_filters(Vec::<(&str, &str)>::new());
-    let figure = regex::Regex::new(r"\d[\d.,]*( ?(ps|ns|µs|ms|s|%|[kMGT]?(i?B|FLOP/s))\b|%| [kMGT]\b|\b)").unwrap();
+    let figure =
+        regex::Regex::new(r"\d[\d.,]*( ?(ps|ns|µs|ms|s|%|[kMGT]?(i?B|FLOP/s))\b|%| [kMGT]\b|\b)").unwrap();
     let spaces = regex::Regex::new(r" {2,}").unwrap();
     let masked = figure.replace_all(text, "#");
     spaces.replace_all(&masked, "  ").into_owned()
@@ -97,7 +98,8 @@ fn a_program_is_printed() {
 #[test]
 fn outputs_go_through_files_and_agree_with_the_interpreter() {
     let folder = scratch("files");
-    let first = orrery_in(&folder, &["run", "braggnn", "--batch", "2", "--check", "--output", "y.npz", "--json"]);
+    let first =
+        orrery_in(&folder, &["run", "braggnn", "--batch", "2", "--check", "--output", "y.npz", "--json"]);
     assert_eq!(first.code, 0, "{}", first.all());
     let error = first.json()["check"]["outputs"][0]["relative_error"].as_f64().unwrap();
     assert!(error < 1e-5, "{error}");
@@ -141,7 +143,8 @@ fn an_exported_model_is_the_same_model() {
 #[test]
 fn figures_are_validated() {
     let folder = scratch("validate");
-    let header = "id,system,devices,workload,mode,precision,batch_size,scope,spec,metric,value,unit,scored,source";
+    let header =
+        "id,system,devices,workload,mode,precision,batch_size,scope,spec,metric,value,unit,scored,source";
     let rows = [
         r#"one,NVIDIA A100-40GB,1,gemm,primitive,fp16,1,device,"{""batch"": 1, ""m"": 4096, ""k"": 4096, ""n"": 4096}",tflops,213,TFLOPS,yes,a paper"#,
         r#"two,Cerebras CS-2,1,braggnn,train,fp16,512,device,{},samples_per_s,1000,samples/s,yes,a talk"#,
@@ -150,8 +153,19 @@ fn figures_are_validated() {
     let ran = orrery_in(&folder, &["validate", "rows.csv", "--json"]);
     let json = ran.json();
     let keys = [
-        "id", "system", "workload", "mode", "metric", "batch_size", "stack", "source", "measured", "predicted",
-        "ratio", "scored", "status",
+        "id",
+        "system",
+        "workload",
+        "mode",
+        "metric",
+        "batch_size",
+        "stack",
+        "source",
+        "measured",
+        "predicted",
+        "ratio",
+        "scored",
+        "status",
     ];
     for key in keys {
         assert!(json["rows"][0].get(key).is_some(), "{key}");
@@ -166,7 +180,9 @@ fn figures_are_validated() {
 #[test]
 fn help_has_examples() {
     insta::assert_snapshot!(orrery(&["--help"]).out);
-    for command in ["systems", "models", "inspect", "check", "compile", "run", "compare", "explain", "export", "validate"] {
+    for command in [
+        "systems", "models", "inspect", "check", "compile", "run", "compare", "explain", "export", "validate",
+    ] {
         let ran = orrery(&[command, "--help"]);
         assert_eq!(ran.code, 0);
         assert!(ran.out.contains("Example"), "{command}");

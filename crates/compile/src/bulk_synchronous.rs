@@ -427,7 +427,7 @@ impl Lowering<'_> {
         let (_, shape) = self.emitter.type_of(output);
         // Partial results are kept in the format of the accumulator.
         let partial_type = orrery_numerics::Format::parse(&step.arithmetic.accumulate)
-            .and_then(|f| f.dtype())
+            .and_then(orrery_numerics::Format::dtype)
             .unwrap_or(DType::F32);
         let access: Vec<Access> =
             std::iter::once(Access::along(axis)).chain(write_access[0].iter().cloned()).collect();

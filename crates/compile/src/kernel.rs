@@ -114,10 +114,10 @@ impl Lowering<'_> {
             sources.push(self.operand(value)?);
         }
         let results = self.results(&body.results, home);
-        if let (GroupKind::View, [from, ..], [to, ..]) = (group.kind, &sources[..], &results[..]) {
-            if self.emitter.program.buffers[*from].home == home {
-                self.emitter.program.buffers[*to].view_of = Some(*from);
-            }
+        if let (GroupKind::View, [from, ..], [to, ..]) = (group.kind, &sources[..], &results[..])
+            && self.emitter.program.buffers[*from].home == home
+        {
+            self.emitter.program.buffers[*to].view_of = Some(*from);
         }
         let mut step = self.emitter.step(group.name(self.emitter.graph), kind, body.graph);
         step.reads = reads(&sources, body.reads);

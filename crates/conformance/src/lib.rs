@@ -5,6 +5,7 @@
 //! reason; an exception that passes is a failure too, so the list stays true.
 
 pub mod compare;
+pub mod models;
 pub mod round_trip;
 
 use compare::{Tolerance, same, same_type};

@@ -35,7 +35,8 @@ pub fn same_graph(a: &Graph, b: &Graph) -> Result<(), String> {
         g.inputs.iter().map(|id| (name(g, id), g.values[*id].ty.clone())).collect()
     };
     differ("inputs", &inputs(a), &inputs(b))?;
-    let outputs = |g: &Graph| -> Vec<String> { (0..g.outputs.len()).map(|i| g.output_name(i).to_owned()).collect() };
+    let outputs =
+        |g: &Graph| -> Vec<String> { (0..g.outputs.len()).map(|i| g.output_name(i).to_owned()).collect() };
     differ("outputs", &outputs(a), &outputs(b))?;
     let types = |g: &Graph| -> BTreeMap<String, Type> {
         g.values.values().map(|v| (v.name.clone(), v.ty.clone())).collect()

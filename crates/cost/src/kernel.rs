@@ -118,12 +118,16 @@ fn memory(measure: &Measure, machine: &KernelMachine, losses: &KernelLosses) -> 
     let made_here = |class| matches!(class, BufferClass::Scratch | BufferClass::Accumulator);
     let (mut device, mut cached) = (0.0, 0.0);
     for (class, bytes) in &measure.read_bytes {
-        if made_here(*class) && total <= kept { cached += bytes } else { device += bytes }
+        if made_here(*class) && total <= kept {
+            cached += bytes;
+        } else {
+            device += bytes;
+        }
     }
     if measure.written_bytes <= kept && total <= kept {
-        cached += measure.written_bytes
+        cached += measure.written_bytes;
     } else {
-        device += measure.written_bytes
+        device += measure.written_bytes;
     }
     let bandwidth = machine.hbm_bandwidth * machine.hbm_fraction * losses.memory_fraction;
     vec![

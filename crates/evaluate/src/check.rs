@@ -160,10 +160,14 @@ fn impossible(graph: &Graph) -> Vec<NodeCheck> {
     for (id, node) in graph.nodes.iter() {
         let open = node.outputs.iter().flatten().find_map(|v| match &graph.values[*v].ty {
             Type::Tensor(ty) if ty.extents().is_some() => None,
-            other => Some(format!("`{}` is {other}: its size is known only by running", graph.values[*v].name)),
+            other => {
+                Some(format!("`{}` is {other}: its size is known only by running", graph.values[*v].name))
+            }
         });
         let reason = match node.op.def().engine {
-            Engine::Host => Some(format!("{} works on strings or lists, which no accelerator holds", node.op)),
+            Engine::Host => {
+                Some(format!("{} works on strings or lists, which no accelerator holds", node.op))
+            }
             _ => open,
         };
         found.extend(reason.map(|reason| NodeCheck {

@@ -51,8 +51,11 @@ pub fn random(graph: &Graph, number: usize, seed: u64) -> Result<Made> {
             let span = (end - least).max(1) as u64;
             let elements: Vec<i64> =
                 (0..count as u64).map(|i| least + (random_word(seed, i, 0) % span) as i64).collect();
-            let drawn =
-                if span == 1 { format!("all {least}") } else { format!("whole numbers from {least} below {end}") };
+            let drawn = if span == 1 {
+                format!("all {least}")
+            } else {
+                format!("whole numbers from {least} below {end}")
+            };
             (integers(dtype, extents, &elements), drawn)
         }
         _ => return refuse("cannot be drawn at random"),
@@ -88,9 +91,8 @@ fn range(graph: &Graph, input: ValueId, dtype: DType) -> (i64, i64) {
                         mask = true;
                         None
                     }
-                    (Op::OneHot, 0) => node.inputs[1].and_then(|depth| {
-                        graph.tensor_of(depth)?.values::<i64>()?.first().copied()
-                    }),
+                    (Op::OneHot, 0) => node.inputs[1]
+                        .and_then(|depth| graph.tensor_of(depth)?.values::<i64>()?.first().copied()),
                     (
                         Op::Cast
                         | Op::Unsqueeze
@@ -105,7 +107,9 @@ fn range(graph: &Graph, input: ValueId, dtype: DType) -> (i64, i64) {
                         | Op::Split,
                         _,
                     ) => {
-                        for output in node.outputs.iter().flatten().filter(|o| !seen.contains(o)).collect::<Vec<_>>() {
+                        for output in
+                            node.outputs.iter().flatten().filter(|o| !seen.contains(o)).collect::<Vec<_>>()
+                        {
                             seen.push(*output);
                             pending.push(*output);
                         }

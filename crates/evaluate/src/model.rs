@@ -86,7 +86,8 @@ impl Model {
     pub fn open(name_or_path: &str, options: &Options) -> Result<Self> {
         let path = Path::new(name_or_path);
         let looks_like_path = name_or_path.contains(['/', '\\']) || path.extension().is_some();
-        let entry = zoo::registry().iter().find(|m| m.name == name_or_path || m.aliases.contains(&name_or_path));
+        let entry =
+            zoo::registry().iter().find(|m| m.name == name_or_path || m.aliases.contains(&name_or_path));
         match entry {
             Some(entry) => Self::of_zoo(entry, options),
             None if looks_like_path || path.exists() => Self::of_file(path, options),
@@ -101,10 +102,13 @@ impl Model {
     fn of_file(path: &Path, options: &Options) -> Result<Self> {
         let shown = path.display().to_string();
         if let Some(parameter) = options.parameters.first() {
-            return Diagnostic::error("model-option", format!("`{parameter}` is an option of a model of the zoo"))
-                .at(shown)
-                .help("a file has no options; its dimensions are set with --dim name=value")
-                .err();
+            return Diagnostic::error(
+                "model-option",
+                format!("`{parameter}` is an option of a model of the zoo"),
+            )
+            .at(shown)
+            .help("a file has no options; its dimensions are set with --dim name=value")
+            .err();
         }
         let name = path.file_name().map_or_else(|| shown.clone(), |n| n.to_string_lossy().into_owned());
         match path.extension().and_then(|e| e.to_str()) {
@@ -119,7 +123,8 @@ impl Model {
                 Self::new(name, Origin::Text, Some(graph), None, Bindings::new(), options)
             }
             Some("onnx" | "pb") | None => {
-                let import = onnx::Options { allow_absent_weights: true, inspect: true, ..Default::default() };
+                let import =
+                    onnx::Options { allow_absent_weights: true, inspect: true, ..Default::default() };
                 let read = onnx::load_path(path, &import)?;
                 Self::new(name, Origin::Onnx, read.graph, Some(read.report), Bindings::new(), options)
             }
@@ -219,9 +224,12 @@ impl Model {
             }
             BatchAxis::None => {
                 if batch.is_some_and(|b| b != 1) {
-                    return Diagnostic::error("batch-fixed", "the model has no dimension that counts samples")
-                        .at(self.name.clone())
-                        .err();
+                    return Diagnostic::error(
+                        "batch-fixed",
+                        "the model has no dimension that counts samples",
+                    )
+                    .at(self.name.clone())
+                    .err();
                 }
             }
         }
@@ -285,7 +293,8 @@ impl Digest {
 
 fn unknown(name: &str) -> Diagnostic {
     let known = || zoo::registry().iter().flat_map(|m| m.aliases.iter().copied().chain([m.name]));
-    let error = Diagnostic::error("model-unknown", format!("there is no model called `{name}`, and no such file"));
+    let error =
+        Diagnostic::error("model-unknown", format!("there is no model called `{name}`, and no such file"));
     let error = match nearest(name, known()) {
         Some(close) => error.help(format!("did you mean `{close}`?")),
         None => error,
@@ -298,12 +307,14 @@ fn quoted(names: &[String]) -> String {
 }
 
 fn unknown_symbol(symbol: &str, known: &BTreeSet<String>) -> Diagnostic {
-    let error = Diagnostic::error("unknown-symbol", format!("the model has no open dimension named `{symbol}`"));
+    let error =
+        Diagnostic::error("unknown-symbol", format!("the model has no open dimension named `{symbol}`"));
     let error = match nearest(symbol, known.iter().map(String::as_str)) {
         Some(close) => error.help(format!("did you mean `{close}`?")),
         None => error,
     };
-    let list = if known.is_empty() { "none".to_owned() } else { quoted(&known.iter().cloned().collect::<Vec<_>>()) };
+    let list =
+        if known.is_empty() { "none".to_owned() } else { quoted(&known.iter().cloned().collect::<Vec<_>>()) };
     error.help(format!("its open dimensions: {list}"))
 }
 
@@ -351,8 +362,12 @@ fn set_leading(graph: &mut Graph, fixed: i64, wanted: i64) -> Result<()> {
     };
     let outputs: Vec<bool> =
         graph.outputs.iter().map(|id| leading_extent(graph, *id).is_some_and(|d| d.is(fixed))).collect();
-    let inputs: Vec<ValueId> =
-        graph.inputs.iter().copied().filter(|id| leading_extent(graph, *id).is_some_and(|d| d.is(fixed))).collect();
+    let inputs: Vec<ValueId> = graph
+        .inputs
+        .iter()
+        .copied()
+        .filter(|id| leading_extent(graph, *id).is_some_and(|d| d.is(fixed)))
+        .collect();
     for (id, value) in graph.values.iter_mut() {
         if matches!(value.def, Def::Node(..)) {
             value.ty = Type::Unknown;
@@ -367,7 +382,8 @@ fn set_leading(graph: &mut Graph, fixed: i64, wanted: i64) -> Result<()> {
         let place = error.place.join(" > ");
         return refuse(&format!("does not hold for {wanted}: {}", error.cause)).at(place).err();
     }
-    let follows = |(id, was): (&ValueId, &bool)| !was || leading_extent(graph, *id).is_none_or(|d| d.is(wanted));
+    let follows =
+        |(id, was): (&ValueId, &bool)| !was || leading_extent(graph, *id).is_none_or(|d| d.is(wanted));
     if !graph.outputs.iter().zip(&outputs).all(follows) {
         return refuse(&format!("its outputs do not become {wanted} samples")).err();
     }

@@ -156,8 +156,12 @@ pub const fn class_name(class: BufferClass) -> &'static str {
 }
 
 fn memory(track: &MemoryTrack) -> Value {
-    let classes: Map<String, Value> =
-        track.peak.by_class.iter().map(|(class, bytes)| (class_name(*class).to_owned(), (*bytes).into())).collect();
+    let classes: Map<String, Value> = track
+        .peak
+        .by_class
+        .iter()
+        .map(|(class, bytes)| (class_name(*class).to_owned(), (*bytes).into()))
+        .collect();
     json!({
         "name": track.memory,
         "cores": track.cores,

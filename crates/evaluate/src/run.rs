@@ -85,11 +85,11 @@ pub struct RunResult {
 /// # Errors
 /// `input-unknown` for inputs that the model does not have; `input-mismatch`, `input-random`, `weights-absent`,
 /// `evaluation`, and those of compiling.
-pub fn run(model: &Model, request: RunRequest<'_>) -> Result<RunResult> {
-    let (bound, inputs, drawn) = gather(model, &request)?;
+pub fn run(model: &Model, request: &RunRequest<'_>) -> Result<RunResult> {
+    let (bound, inputs, drawn) = gather(model, request)?;
     let (outputs, record, mut checked, notes) = match request.place {
-        Place::Host => on_host(&bound, &inputs, &request)?,
-        Place::Machine(setup) => on_machine(&bound, setup, &inputs, &request)?,
+        Place::Host => on_host(&bound, &inputs, request)?,
+        Place::Machine(setup) => on_machine(&bound, setup, &inputs, request)?,
     };
     if request.check {
         let expected = interpret::run(&bound.graph, inputs, request.seed)?;
@@ -127,20 +127,20 @@ fn gather(model: &Model, request: &RunRequest<'_>) -> Result<(Bound, Vec<Datum>,
 }
 
 /// Values of the symbols that the extents of given inputs tell.
-fn given_sizes<'a>(
-    graph: &Graph,
-    given: &impl Fn(&str) -> Option<&'a Datum>,
-) -> Result<orrery_ir::Bindings> {
+fn given_sizes<'a>(graph: &Graph, given: &impl Fn(&str) -> Option<&'a Datum>) -> Result<orrery_ir::Bindings> {
     let mut sizes = orrery_ir::Bindings::new();
     for id in &graph.inputs {
         let value = &graph.values[*id];
-        let (Type::Tensor(ty), Some(Datum::Tensor(tensor))) = (&value.ty, given(&value.name)) else { continue };
+        let (Type::Tensor(ty), Some(Datum::Tensor(tensor))) = (&value.ty, given(&value.name)) else {
+            continue;
+        };
         let Some(shape) = &ty.shape else { continue };
         for (dim, extent) in shape.iter().zip(tensor.shape()) {
             let Some(symbol) = dim.as_symbol() else { continue };
             let extent = i64::try_from(*extent).unwrap_or(i64::MAX);
             if *sizes.entry(symbol.to_owned()).or_insert(extent) != extent {
-                let cause = format!("`{symbol}` is {} in one input and {extent} in `{}`", sizes[symbol], value.name);
+                let cause =
+                    format!("`{symbol}` is {} in one input and {extent} in `{}`", sizes[symbol], value.name);
                 return Diagnostic::error("input-mismatch", cause).err();
             }
         }
@@ -176,7 +176,8 @@ fn on_machine(bound: &Bound, setup: &Setup, inputs: &[Datum], request: &RunReque
     let built = build(bound, setup, Weights::Compute, &orrery_compile::Options::default())?;
     let ready = start.elapsed();
     let start = Instant::now();
-    let options = program::Options { seed: request.seed, check: request.check, ..program::Options::default() };
+    let options =
+        program::Options { seed: request.seed, check: request.check, ..program::Options::default() };
     let outcome = program::run(&built.compiled.program, &tensors, &options)?;
     let spent = start.elapsed();
     let outputs = outcome.outputs.into_iter().map(|(name, tensor)| (name, tensor.into())).collect();

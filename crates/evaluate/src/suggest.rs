@@ -32,7 +32,12 @@ const MOST: usize = 3;
 const MULTIPLES: [u64; 4] = [2, 4, 16, 64];
 
 /// What would help a run that came out as `record`, most first.
-pub(crate) fn suggestions(model: &Model, batch: Option<u64>, setup: &Setup, record: &Record) -> Vec<Suggestion> {
+pub(crate) fn suggestions(
+    model: &Model,
+    batch: Option<u64>,
+    setup: &Setup,
+    record: &Record,
+) -> Vec<Suggestion> {
     if record.refusal().is_some() {
         return remedies(model, batch, setup);
     }

@@ -27,7 +27,8 @@ pub struct Ready {
 /// Those of the passes.
 pub fn make_ready(graph: &Graph, target: &Target<'_>, weights: Weights) -> Result<Ready> {
     let precision = target.precision;
-    let Prepared { graph: prepared, report } = prepare(graph, &Preparation { weights, ..Preparation::default() })?;
+    let Prepared { graph: prepared, report } =
+        prepare(graph, &Preparation { weights, ..Preparation::default() })?;
     let spec = PrecisionSpec {
         storage: precision.storage,
         multiply: precision.multiply.clone(),

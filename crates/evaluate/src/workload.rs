@@ -67,9 +67,10 @@ fn primitive(workload: &Workload) -> Result<Case, Reason> {
     };
     match workload.model.as_str() {
         "gemm" => product(workload, None),
-        name if name.ends_with("_op") => {
-            product(workload, Some("a product of the layer, by the dimensions that one device has".to_owned()))
-        }
+        name if name.ends_with("_op") => product(
+            workload,
+            Some("a product of the layer, by the dimensions that one device has".to_owned()),
+        ),
         "conv2d" if backward => weight_gradient(workload),
         "conv2d" => {
             let (batch, c_in, h, w) = (get("batch")?, get("c_in")?, get("h")?, get("w")?);
@@ -230,7 +231,8 @@ fn attention(workload: &Workload) -> Result<Case, Reason> {
 }
 
 /// Keys of `spec` under which a model is another one than the built-in.
-const VARIANTS: [&str; 8] = ["n_layers", "d_model", "n_heads", "ffn", "vocab", "crop", "base_filters", "image"];
+const VARIANTS: [&str; 8] =
+    ["n_layers", "d_model", "n_heads", "ffn", "vocab", "crop", "base_filters", "image"];
 /// Keys that say how many chips one copy of the model is cut over.
 const CUTS: [&str; 5] = ["tp", "pp", "ipus_per_replica", "cp", "tiles_per_instance"];
 
@@ -318,8 +320,14 @@ mod tests {
     fn sources_and_graphs_count_the_same_work() {
         let cases = [
             ("gemm", r#"{"batch": 3, "m": 64, "k": 1760, "n": 1760}"#),
-            ("conv2d", r#"{"batch": 8, "c_in": 32, "c_out": 16, "h": 7, "w": 9, "kernel": 3, "stride": 2, "pad": 1, "pass": "forward"}"#),
-            ("conv2d", r#"{"batch": 8, "c_in": 32, "c_out": 16, "h": 7, "w": 9, "kernel": 3, "stride": 1, "pad": 1, "pass": "backward"}"#),
+            (
+                "conv2d",
+                r#"{"batch": 8, "c_in": 32, "c_out": 16, "h": 7, "w": 9, "kernel": 3, "stride": 2, "pad": 1, "pass": "forward"}"#,
+            ),
+            (
+                "conv2d",
+                r#"{"batch": 8, "c_in": 32, "c_out": 16, "h": 7, "w": 9, "kernel": 3, "stride": 1, "pad": 1, "pass": "backward"}"#,
+            ),
             ("rnn", r#"{"cell": "lstm", "t": 5, "batch": 4, "input": 16, "hidden": 32, "pass": "forward"}"#),
             (
                 "attention_prefill",

@@ -33,7 +33,8 @@ pub fn verify(graph: &Graph) -> Result<()> {
     Ok(())
 }
 
-fn invalid(invariant: u32, cause: String) -> Diagnostic {
+fn invalid(invariant: u32, cause: impl AsRef<str>) -> Diagnostic {
+    let cause = cause.as_ref();
     Diagnostic::error("graph-invalid", format!("{cause} (invariant {invariant})"))
 }
 

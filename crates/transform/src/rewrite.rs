@@ -248,7 +248,7 @@ impl Rewriter {
         }
     }
     /// Inlines a closed graph before a node: its inputs read `inputs`, and the values of its outputs are returned.
-    pub(crate) fn inline(&mut self, at: NodeId, body: Graph, inputs: &[ValueId]) -> Vec<ValueId> {
+    pub(crate) fn inline(&mut self, at: NodeId, body: &Graph, inputs: &[ValueId]) -> Vec<ValueId> {
         let prefix = self.graph.nodes[at].name.clone();
         let mut map: Vec<Option<ValueId>> = vec![None; body.values.len()];
         for (inner, outer) in body.inputs.iter().zip(inputs) {

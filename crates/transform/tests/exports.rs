@@ -25,12 +25,13 @@ fn load(path: &Path) -> Graph {
 /// A network in every export, each prepared and run on all its inputs.
 fn each(network: &str, mut check: impl FnMut(&str, &Graph, &Prepared)) {
     let folder = exports().join(network);
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
+    let entries = std::fs::read_dir(&folder).expect("the exports are checked in");
+    let mut files: Vec<PathBuf> = entries.map(|e| e.expect("the folder can be read").path()).collect();
     files.sort();
     files.retain(|f| f.extension().is_some_and(|e| e == "onnx"));
     assert!(!files.is_empty(), "no exports of {network}");
     for file in files {
-        let name = file.file_stem().unwrap().to_str().unwrap();
+        let name = file.file_stem().and_then(|s| s.to_str()).expect("a plain name");
         let graph = load(&file);
         let prepared =
             prepare(&graph, &Options::default()).unwrap_or_else(|d| panic!("{network}/{name}: {d}"));

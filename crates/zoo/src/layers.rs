@@ -67,18 +67,20 @@ pub(crate) struct Conv {
     pub(crate) pad: i64,
     /// True where a bias is added.
     pub(crate) bias: bool,
+    /// Size of the weights, as a multiple of what suits a rectifier behind it.
+    pub(crate) gain: f64,
 }
 
 impl Conv {
-    /// With stride 1, no padding and a bias.
+    /// With stride 1, no padding, a bias and gain 1.
     pub(crate) const fn new(channels: i64, filters: i64, kernel: i64) -> Self {
-        Self { channels, filters, kernel, stride: 1, pad: 0, bias: true }
+        Self { channels, filters, kernel, stride: 1, pad: 0, bias: true, gain: 1.0 }
     }
-    /// Applies it, with weights for a rectifier behind it.
+    /// Applies it.
     pub(crate) fn apply(self, b: &mut Builder, name: &str, x: ValueId) -> ValueId {
-        let Self { channels, filters, kernel, stride, pad, bias } = self;
+        let Self { channels, filters, kernel, stride, pad, bias, gain } = self;
         let operands = b.scope(name, |b| {
-            let deviation = he(channels * kernel * kernel);
+            let deviation = gain * he(channels * kernel * kernel);
             let mut operands = vec![x, b.weight("weight", [filters, channels, kernel, kernel], deviation)];
             if bias {
                 operands.push(b.weight("bias", [filters], BIAS));
@@ -90,10 +92,10 @@ impl Conv {
     }
     /// Applies its counterpart that makes images larger by the stride.
     pub(crate) fn apply_transposed(self, b: &mut Builder, name: &str, x: ValueId) -> ValueId {
-        let Self { channels, filters, kernel, stride, pad, .. } = self;
+        let Self { channels, filters, kernel, stride, pad, gain, .. } = self;
         let operands = b.scope(name, |b| {
             // Each output sees one step of the kernel for each stride.
-            let deviation = he(channels * kernel * kernel / (stride * stride));
+            let deviation = gain * he(channels * kernel * kernel / (stride * stride));
             [
                 x,
                 b.weight("weight", [channels, filters, kernel, kernel], deviation),

@@ -63,7 +63,8 @@ fn brain(settings: &Settings<'_>) -> Result<Graph> {
         x = b.op(Op::Concat, &format!("concat{name}"), &[x, skip], Attrs::new().with("axis", 1_i64));
         x = block(&mut b, &format!("decoder{name}"), x, 2 * features, features);
     }
-    x = Conv::new(FEATURES, 1, 1).apply(&mut b, "conv", x);
+    // Small, so that the sigmoid does not saturate.
+    x = Conv { gain: 0.1, ..Conv::new(FEATURES, 1, 1) }.apply(&mut b, "conv", x);
     let mask = b.op(Op::Sigmoid, "sigmoid", &[x], Attrs::new());
     b.finish(&[("mask", mask)])
 }

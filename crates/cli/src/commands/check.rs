@@ -53,8 +53,11 @@ fn show(report: &CheckReport, all: bool) -> String {
         text += &wrapped(&format!("  {:<12}  {}{reason}", node.verdict.name(), node.node), &" ".repeat(16));
     }
     if let Some(refusal) = &report.refusal {
-        let place =
-            if refusal.place.is_empty() { String::new() } else { format!(" (at {})", refusal.place.join(" > ")) };
+        let place = if refusal.place.is_empty() {
+            String::new()
+        } else {
+            format!(" (at {})", refusal.place.join(" > "))
+        };
         text += &wrapped(&format!("  why: {} [{}]{place}", refusal.reason, refusal.code), "    ");
         for remedy in &refusal.remedies {
             text += &wrapped(&format!("  would help: {remedy}"), "    ");

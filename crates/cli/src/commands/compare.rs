@@ -73,7 +73,8 @@ fn row(record: &Record) -> Vec<String> {
         identity.precision.clone().unwrap_or_default(),
         latency(Scope::Device),
         latency(Scope::EndToEnd),
-        value("samples_per_s", Scope::Device).map_or_else(|| "-".to_owned(), |v| show_si(v, "").trim_end().to_owned()),
+        value("samples_per_s", Scope::Device)
+            .map_or_else(|| "-".to_owned(), |v| show_si(v, "").trim_end().to_owned()),
         memory(record),
         bound(record),
         record.provenance.name().to_owned(),
@@ -101,8 +102,10 @@ fn bound(record: &Record) -> String {
 fn refused(record: &Record, refusal: &Refusal) -> String {
     let identity = &record.identity;
     let batch = identity.workload.batch.global.map(|n| format!(" at batch {n}")).unwrap_or_default();
-    let place = if refusal.place.is_empty() { String::new() } else { format!(" (at {})", refusal.place.join(" > ")) };
-    let line = format!("{}{batch} cannot run it: {} [{}]{place}", identity.machine, refusal.reason, refusal.code);
+    let place =
+        if refusal.place.is_empty() { String::new() } else { format!(" (at {})", refusal.place.join(" > ")) };
+    let line =
+        format!("{}{batch} cannot run it: {} [{}]{place}", identity.machine, refusal.reason, refusal.code);
     let mut text = wrapped(&line, "  ");
     for remedy in &refusal.remedies {
         text += &wrapped(&format!("  would help: {remedy}"), "    ");

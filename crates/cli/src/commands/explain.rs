@@ -4,7 +4,9 @@ use crate::args::{Common, Explain};
 use crate::commands::shared::{notes, open, setup};
 use crate::output::{Answer, Exit, diagnostic_json, table, wrapped};
 use orrery::record::{Record, Scope};
-use orrery::{Explanation, MemoryPart, Result, StepPart, Suggestion, explain, show_bytes, show_seconds, show_si};
+use orrery::{
+    Explanation, MemoryPart, Result, StepPart, Suggestion, explain, show_bytes, show_seconds, show_si,
+};
 use serde_json::Value;
 
 /// Steps shown where not all are asked for.
@@ -126,7 +128,11 @@ fn steps(parts: &[StepPart], all: bool) -> String {
 
 fn memory_text(memory: &MemoryPart) -> String {
     let share = memory.peak as f64 / memory.capacity.max(1) as f64;
-    let where_ = if memory.cores > 1 { format!(" (of each of {} cores, the fullest)", memory.cores) } else { String::new() };
+    let where_ = if memory.cores > 1 {
+        format!(" (of each of {} cores, the fullest)", memory.cores)
+    } else {
+        String::new()
+    };
     let mut text = format!(
         "\nmemory `{}`{where_}: {} of {} at the peak, {}, in step `{}`\n",
         memory.name,
@@ -148,7 +154,8 @@ fn memory_text(memory: &MemoryPart) -> String {
 fn track(bytes: &[u64], peak: u64) -> String {
     let columns = TRACK.min(bytes.len());
     let column = |i: usize| {
-        let (from, to) = (i * bytes.len() / columns, ((i + 1) * bytes.len() / columns).max(i * bytes.len() / columns + 1));
+        let (from, to) =
+            (i * bytes.len() / columns, ((i + 1) * bytes.len() / columns).max(i * bytes.len() / columns + 1));
         let most = bytes[from..to].iter().copied().max().unwrap_or(0);
         BARS[((most as f64 / peak.max(1) as f64) * (BARS.len() - 1) as f64).round() as usize]
     };

@@ -70,7 +70,9 @@ fn text(model: &Model, graph: &Graph) -> Result<String> {
     text += &table(&["op", "nodes"], 1, &rows);
     if let Some(report) = &model.report {
         let (exact, approximated, unknown) = report.counts();
-        text += &format!("\nread from the file: {exact} nodes exact, {approximated} approximated, {unknown} unknown\n");
+        text += &format!(
+            "\nread from the file: {exact} nodes exact, {approximated} approximated, {unknown} unknown\n"
+        );
         if !report.absent_weights.is_empty() {
             text += &format!(
                 "{} weights have no elements: it can be compiled and timed, not run\n",

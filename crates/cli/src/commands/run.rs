@@ -26,7 +26,7 @@ pub(crate) fn answer(args: &Run, common: &Common) -> Result<Answer> {
         check: args.check,
         progress: progress(common.quiet),
     };
-    let result = run(&model, request)?;
+    let result = run(&model, &request)?;
     for made in &result.drawn {
         note(common, &format!("input `{}` is random: {} (seed {})", made.name, made.drawn, args.seed));
     }
@@ -101,7 +101,9 @@ fn described(datum: &Datum) -> String {
 fn beginning(datum: &Datum) -> String {
     let Some(tensor) = datum.as_tensor() else { return String::new() };
     let mut words: Vec<String> = match tensor.to_f64() {
-        Ok(values) if tensor.dtype().is_float() => values.iter().take(SHOWN).map(|v| format!("{v:.4}")).collect(),
+        Ok(values) if tensor.dtype().is_float() => {
+            values.iter().take(SHOWN).map(|v| format!("{v:.4}")).collect()
+        }
         Ok(values) => values.iter().take(SHOWN).map(f64::to_string).collect(),
         Err(_) => tensor.strings().iter().take(SHOWN).map(|s| format!("{s:?}")).collect(),
     };

@@ -26,9 +26,8 @@ pub(crate) fn find(name: &str, own: &[System]) -> Result<System> {
 /// The machines asked for, as they are to be used.
 pub(crate) fn setups(names: &[String], args: &MachineArgs) -> Result<Vec<Setup>> {
     let own = load(&args.files)?;
-    let with = |system: System| {
-        Setup::of(system).precision(args.precision.as_deref()).stack(args.stack.as_deref())
-    };
+    let with =
+        |system: System| Setup::of(system).precision(args.precision.as_deref()).stack(args.stack.as_deref());
     names.iter().map(|name| find(name, &own).map(with)).collect()
 }
 

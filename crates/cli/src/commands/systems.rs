@@ -42,8 +42,10 @@ fn list(all: &[&System]) -> String {
             text += &wrapped(&format!("  {label:<32}  {cell}"), &" ".repeat(36));
         }
         for error in system.published.iter().flat_map(|p| &p.known_errors) {
-            let line =
-                format!("  ! the testbed's table prints {:?} for {}: {}", error.printed, error.row, error.right);
+            let line = format!(
+                "  ! the testbed's table prints {:?} for {}: {}",
+                error.printed, error.row, error.right
+            );
             text += &wrapped(&line, "    ");
         }
     }
@@ -91,12 +93,7 @@ fn shown(parameter: &Parameter) -> String {
 }
 
 fn row(name: &str, parameter: &Parameter) -> Vec<String> {
-    vec![
-        name.to_owned(),
-        shown(parameter),
-        parameter.status.name().to_owned(),
-        parameter.sources.join(", "),
-    ]
+    vec![name.to_owned(), shown(parameter), parameter.status.name().to_owned(), parameter.sources.join(", ")]
 }
 
 fn show(system: &System) -> String {

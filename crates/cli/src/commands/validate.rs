@@ -45,7 +45,11 @@ fn cells(row: &ValidationRow) -> Vec<String> {
 
 /// Four digits or more.
 fn digits(value: f64) -> String {
-    if value.abs() >= 1000.0 { format!("{value:.0}") } else { format!("{value:.4}").chars().take(6).collect() }
+    if value.abs() >= 1000.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.4}").chars().take(6).collect()
+    }
 }
 
 /// Rows without a prediction, by reason.

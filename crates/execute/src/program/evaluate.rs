@@ -272,7 +272,7 @@ impl Evaluator<'_> {
             output.push(usize::try_from(span.div_euclid(strides[d].max(1)) + 1).ok()?);
         }
         let (channels, outs) = (ws[1], ws[0] / groups);
-        if xs[1] != channels * groups || ws[0] % groups != 0 {
+        if xs[1] != channels * groups || !ws[0].is_multiple_of(groups) {
             return None;
         }
         let (positions, window): (usize, usize) = (output.iter().product(), kernel.iter().product());

@@ -157,7 +157,7 @@ impl Machine<'_> {
         let stored = if self.is_shared(buffer) {
             Stored::Whole(array)
         } else {
-            Stored::scatter(&self.program.buffers[buffer], array, &self.bindings, padding)?
+            Stored::scatter(&self.program.buffers[buffer], &array, &self.bindings, padding)?
         };
         self.stored.insert(self.program.storage(buffer), stored);
         Ok(())

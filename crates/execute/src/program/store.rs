@@ -90,7 +90,7 @@ impl Bound {
 
 impl Stored {
     /// Lays an array out over the cores.
-    pub(super) fn scatter(buffer: &Buffer, whole: Array, bindings: &Bindings, padding: f64) -> Result<Self> {
+    pub(super) fn scatter(buffer: &Buffer, whole: &Array, bindings: &Bindings, padding: f64) -> Result<Self> {
         let bound = Bound::of(buffer, bindings)?;
         let blocks = (0..bound.count())
             .map(|i| {

@@ -12,7 +12,7 @@ use orrery_ir::op::Fact;
 use orrery_ir::verify::node_structure;
 use orrery_ir::{Attrs, Graph, Op, Type, ValueId, Weight};
 use orrery_numerics::{DType, Tensor};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 
 /// Bodies and functions may stand this deep in one another.
@@ -39,6 +39,8 @@ pub(super) struct Env<'m> {
     parent: Option<usize>,
     /// Types that the file declares for values.
     pub(super) declared: FxHashMap<&'m str, &'m TypeProto>,
+    /// Names that something uses.
+    pub(super) used: FxHashSet<&'m str>,
     /// What `ref_attr_name` refers to: the attributes of the call, completed by the function's defaults.
     pub(super) attributes: BTreeMap<&'m str, &'m AttributeProto>,
     /// Versions of operator sets by domain.

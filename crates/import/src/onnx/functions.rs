@@ -3,7 +3,7 @@
 use super::build::MOST_NESTING;
 use super::call::{Call, place_of};
 use super::import::{Import, domain_of, versions};
-use super::order::order;
+use super::order::{order, used_names};
 use super::proto::{FunctionProto, NodeProto};
 use orrery_base::diagnostic::Context;
 use orrery_base::{Diagnostic, Result};
@@ -136,7 +136,10 @@ impl<'m> Import<'m> {
         self.functions.enter(function)?;
         self.build.check_nesting()?;
         self.build.enter_function(prefix);
+        let mut used = used_names(&function.node);
+        used.extend(function.output.iter().map(String::as_str));
         let env = self.build.env_mut();
+        env.used = used;
         env.attributes = attributes;
         env.versions = versions(&function.opset_import)?;
         env.renamed = renamed;

@@ -5,7 +5,7 @@ use super::call::{Call, place_of};
 use super::external::External;
 use super::functions::Functions;
 use super::operators::{Done, Form, lookup, newest};
-use super::order::order;
+use super::order::{order, used_names};
 use super::proto::{GraphProto, ModelProto, NodeProto, TypeProto};
 use super::report::{Fidelity, Imported, NodeReport, Report};
 use super::tensor::{read_sparse, read_tensor};
@@ -172,6 +172,9 @@ impl<'m> Import<'m> {
             let ty = Type::tensor(dense.dtype(), dense.shape().iter().copied());
             self.build.weight(name, ty, Weight::Data(dense))?;
         }
+        let mut used = used_names(&graph.node);
+        used.extend(graph.output.iter().map(super::proto::ValueInfoProto::name));
+        self.build.env_mut().used = used;
         for number in order(&graph.node)? {
             let node = &graph.node[number];
             self.node(node).at(|| place_of(node))?;

@@ -75,6 +75,17 @@ pub(super) fn order(nodes: &[NodeProto]) -> Result<Vec<usize>> {
     }
 }
 
+/// All names that nodes use, with those that their bodies take from outside.
+pub(super) fn used_names(nodes: &[NodeProto]) -> FxHashSet<&str> {
+    let mut names = FxHashSet::default();
+    for node in nodes {
+        uses(node, &mut |name| {
+            names.insert(name);
+        });
+    }
+    names
+}
+
 /// A node on a cycle and one that it waits for. Some node is left open.
 fn on_cycle(waits_for: &[BTreeSet<usize>], open: &[usize]) -> (usize, usize) {
     let mut at = open.iter().position(|n| *n > 0).unwrap_or(0);

@@ -21,7 +21,7 @@ pub(super) struct Loaded {
     pub(super) tensor: Option<Tensor>,
 }
 
-fn size_error(owner: &str, what: String) -> Box<Diagnostic> {
+fn size_error(owner: &str, what: impl std::fmt::Display) -> Box<Diagnostic> {
     Box::new(Diagnostic::error("onnx-tensor-size", format!("tensor `{owner}` {what}")))
 }
 
@@ -41,7 +41,7 @@ pub(super) fn read_tensor(proto: &TensorProto, owner: &str, external: &mut Exter
     let shape: Vec<usize> = proto.dims.iter().map(|&extent| extent as usize).collect();
     let count = checked_count(&shape).and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
     if proto.segment.is_some() {
-        return Err(size_error(owner, "is stored in segments, which are not handled".into()));
+        return Err(size_error(owner, "is stored in segments, which are not handled"));
     }
     let raw = if proto.data_location == Some(DataLocation::External as i32) {
         match external.bytes(&proto.external_data).at(|| format!("tensor `{owner}`"))? {
@@ -53,7 +53,7 @@ pub(super) fn read_tensor(proto: &TensorProto, owner: &str, external: &mut Exter
     };
     let tensor = match raw {
         Some(_) if dtype == DType::Str => {
-            return Err(size_error(owner, "holds strings as raw data, which ONNX does not allow".into()));
+            return Err(size_error(owner, "holds strings as raw data, which ONNX does not allow"));
         }
         Some(bytes) => Some(from_raw(dtype, &shape, count, bytes, owner)?),
         None => from_fields(proto, dtype, &shape, count, owner)?,
@@ -129,10 +129,7 @@ fn from_fields(
         DType::U32 => {
             expect(proto.uint64_data.len(), count)?;
             let narrow: Option<Vec<u32>> = proto.uint64_data.iter().map(|&v| v.try_into().ok()).collect();
-            Tensor::from_vec(
-                shape,
-                narrow.ok_or_else(|| size_error(owner, "holds numbers beyond 32 bits".into()))?,
-            )
+            Tensor::from_vec(shape, narrow.ok_or_else(|| size_error(owner, "holds numbers beyond 32 bits"))?)
         }
         DType::I32 => {
             expect(proto.int32_data.len(), count)?;

@@ -48,12 +48,13 @@ fn read_shape(shape: &TensorShapeProto, dtype: DType, owner: &str) -> Result<Vec
     let mut dims = Vec::with_capacity(shape.dim.len());
     for (number, dim) in shape.dim.iter().enumerate() {
         dims.push(match &dim.value {
-            Some(dimension::Value::DimValue(extent)) if *extent < 0 => {
+            Some(dimension::Value::DimValue(extent)) if *extent < -1 => {
                 return Diagnostic::error("onnx-shape", format!("extent {number} of `{owner}` is {extent}"))
                     .help("an extent that is not known is written as a name, or left out")
                     .err();
             }
-            Some(dimension::Value::DimValue(extent)) => Dim::Known(*extent),
+            // Some exporters write -1 where nothing is known.
+            Some(dimension::Value::DimValue(extent)) if *extent >= 0 => Dim::Known(*extent),
             Some(dimension::Value::DimParam(name)) if !name.is_empty() => Dim::symbol(name),
             _ => Dim::symbol(&format!("{owner}.dim{number}")),
         });

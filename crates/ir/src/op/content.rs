@@ -131,6 +131,9 @@ fn sign(formula: &Dim, least: i64) -> Option<Ordering> {
 
 /// How two formulas compare, where it is so whatever the symbols are.
 pub fn compare(a: &Dim, b: &Dim) -> Option<Ordering> {
+    if let (Some(a), Some(b)) = (a.known(), b.known()) {
+        return Some(a.cmp(&b));
+    }
     sign(&(a.clone() - b.clone()), 0)
 }
 

@@ -9,20 +9,23 @@ use std::borrow::Cow;
 use std::ops::{Add, AddAssign, Div, Mul, Neg, Rem, Sub};
 
 /// Most bytes that a tensor may take: sizes beyond it come from a wrong model, not from a large one.
-const MOST_BYTES: u64 = 1 << 40;
+const MOST_BYTES: usize = 1 << 40;
 /// What every host has to give, so that it need not be asked.
 const ALWAYS_THERE: usize = 1 << 28;
 
 /// Number of elements of a tensor that is about to be made.
 ///
 /// # Errors
-/// Where the size overflows, or this host cannot hold it with a copy in 64 bits, as meanings make.
+/// Where the size overflows, or this host cannot hold it with a copy in 64 bits, as meanings make. An extent of zero
+/// makes none of the others bearable.
 pub fn element_count(dtype: DType, shape: &[usize]) -> Result<usize, String> {
     let unit = if dtype == DType::Str { size_of::<String>() } else { dtype.host_bytes().max(8) };
-    orrery_numerics::tensor::checked_count(shape)
-        .filter(|n| n.saturating_mul(unit as u64) <= MOST_BYTES)
-        .and_then(|n| usize::try_from(n).ok())
-        .filter(|n| n * unit < ALWAYS_THERE || Vec::<u8>::new().try_reserve_exact(n * unit).is_ok())
+    shape
+        .iter()
+        .try_fold(unit, |bytes, &n| bytes.checked_mul(n.max(1)))
+        .filter(|&bytes| bytes <= MOST_BYTES)
+        .filter(|&bytes| bytes <= ALWAYS_THERE || Vec::<u8>::new().try_reserve_exact(bytes).is_ok())
+        .map(|_| shape.iter().product())
         .ok_or_else(|| format!("a tensor {dtype}{shape:?} is too large to be made"))
 }
 
@@ -540,7 +543,8 @@ mod tests {
         assert_eq!(concat(&[&words, &words], 0).unwrap().strings(), ["a", "b", "a", "b"]);
         assert!(concat(&[&t, &words], 0).is_err());
         assert!(element_count(DType::F32, &[usize::MAX, 2]).is_err());
-        assert!(element_count(DType::F32, &[usize::MAX, 0]).is_ok());
+        assert!(element_count(DType::F32, &[usize::MAX, 0]).is_err());
+        assert_eq!(element_count(DType::F32, &[7, 0]), Ok(0));
     }
 
     #[test]

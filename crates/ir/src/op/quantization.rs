@@ -206,7 +206,7 @@ fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
     let block = ctx.attrs().int_or("block_size", 0);
     let access = if scale.len() == shape.len() && block > 0 {
         let axis = normalize_axis(ctx.attrs().int_or("axis", 1), shape.len()).ok()?;
-        let blocks = scale[axis].clone();
+        let blocks = scale.get(axis)?.clone();
         if blocks.clone() * Dim::Known(block) != shape[axis] {
             return None;
         }

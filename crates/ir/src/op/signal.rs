@@ -22,7 +22,7 @@ const fn window(op: Op, doc: &'static str, eval: fn(&EvalCtx<'_>) -> Result<Vec<
             rules::integer(ctx, 0)?;
             let size =
                 ctx.content(0).and_then(|c| c.first().cloned()).unwrap_or_else(|| ctx.unknown_dim(0, 0));
-            Ok(vec![Fact::tensor(output_type(ctx.attrs()), vec![size])])
+            Ok(vec![Fact::tensor(output_type(ctx.attrs())?, vec![size])])
         },
         work: |ctx| {
             Work::vector(ctx.output_elements(0) * Dim::Known(4), ctx.output_elements(0) * Dim::Known(2))
@@ -103,17 +103,18 @@ pub const TABLE: &[OpDef] = &[
                 || ctx.unknown_dim(0, 0),
                 |length| length.floor_div(&Dim::Known(2)) + Dim::Known(1),
             );
-            Ok(vec![Fact::tensor(output_type(ctx.attrs()), vec![rows, bins])])
+            Ok(vec![Fact::tensor(output_type(ctx.attrs())?, vec![rows, bins])])
         },
         eval: mel_weights,
         ..OpDef::new(Op::MelWeightMatrix, "Weights that turn a linear spectrum into bins of the mel scale.")
     },
 ];
 
-fn output_type(attrs: &Attrs) -> DType {
+fn output_type(attrs: &Attrs) -> Result<DType, String> {
     match attrs.get("output_datatype") {
-        Some(Attr::DType(dtype)) => *dtype,
-        _ => DType::F32,
+        Some(Attr::DType(dtype)) if dtype.is_float() || dtype.is_int() => Ok(*dtype),
+        Some(other) => Err(format!("output_datatype must be a type of numbers, is {other:?}")),
+        None => Ok(DType::F32),
     }
 }
 
@@ -203,6 +204,7 @@ fn dft(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let inner: usize = shape[axis + 1..shape.len() - 1].iter().product();
     let outer: usize = shape[..axis].iter().product();
     let (extent, wanted) = (shape[axis], out_shape[axis]);
+    element_count(DType::F64, &[length])?;
     let table = twiddles(length, inverse);
     let scale = if inverse { 1.0 / length.max(1) as f64 } else { 1.0 };
     let mut out = vec![0.0; element_count(dtype, &out_shape)?];

@@ -44,8 +44,8 @@ pub mod parts;
 mod print;
 
 pub use elements::digest;
-pub use parse::{graph, parse};
-pub use print::print;
+pub use parse::{attributes, graph, parse, weight};
+pub use print::{attributes_text, print, weight_text};
 
 /// Constants of up to so many elements print element by element.
 pub const INLINE_ELEMENTS: usize = 64;

@@ -183,7 +183,11 @@ fn op(cursor: &mut Cursor<'_>) -> Result<Op> {
     }
 }
 
-fn attributes(cursor: &mut Cursor<'_>) -> Result<Attrs> {
+/// Attributes in braces, or none.
+///
+/// # Errors
+/// As [`parse`].
+pub fn attributes(cursor: &mut Cursor<'_>) -> Result<Attrs> {
     let mut attrs = Attrs::new();
     if cursor.take("{")? {
         cursor.list("}", |cursor| {
@@ -201,7 +205,11 @@ fn attributes(cursor: &mut Cursor<'_>) -> Result<Attrs> {
     Ok(attrs)
 }
 
-fn weight(cursor: &mut Cursor<'_>, declared: &Type) -> Result<Weight> {
+/// What a constant of type `declared` holds.
+///
+/// # Errors
+/// As [`parse`].
+pub fn weight(cursor: &mut Cursor<'_>, declared: &Type) -> Result<Weight> {
     if cursor.take_name("absent")? {
         return Ok(Weight::Absent);
     }

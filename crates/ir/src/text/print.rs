@@ -84,24 +84,7 @@ impl Printer<'_> {
     }
     fn constant(&self, f: &mut fmt::Formatter<'_>, id: ValueId, weight: &Weight) -> fmt::Result {
         self.line(f)?;
-        write!(f, "constant {} = ", self.typed(id))?;
-        match weight {
-            Weight::Absent => f.write_str("absent"),
-            Weight::Digest(digest) => write!(f, "digest({digest:#018x})"),
-            Weight::Seeded { seed, mean, deviation } => {
-                let number = |x: &f64| float_text(Format::FP64, x.to_bits());
-                write!(f, "seeded(seed={seed}, mean={}, deviation={})", number(mean), number(deviation))
-            }
-            Weight::Data(tensor) => {
-                let own = Type::tensor(tensor.dtype(), tensor.shape().iter().copied());
-                if own != self.graph.values[id].ty {
-                    write!(f, "{own} ")?;
-                } else if tensor.len() > INLINE_ELEMENTS {
-                    return write!(f, "digest({:#018x})", digest(tensor));
-                }
-                f.write_str(&elements_text(tensor))
-            }
-        }
+        write!(f, "constant {} = {}", self.typed(id), weight_text(weight, &self.graph.values[id].ty))
     }
     fn node(&self, f: &mut fmt::Formatter<'_>, node: &Node) -> fmt::Result {
         let results = node.outputs.iter().map(|output| output.map_or("_".into(), |id| self.typed(id)));
@@ -130,7 +113,30 @@ impl Printer<'_> {
     }
 }
 
-fn attributes_text(attrs: &Attrs) -> String {
+/// What a constant of type `declared` holds, as it prints.
+pub fn weight_text(weight: &Weight, declared: &Type) -> String {
+    match weight {
+        Weight::Absent => "absent".into(),
+        Weight::Digest(digest) => format!("digest({digest:#018x})"),
+        Weight::Seeded { seed, mean, deviation } => {
+            let number = |x: &f64| float_text(Format::FP64, x.to_bits());
+            format!("seeded(seed={seed}, mean={}, deviation={})", number(mean), number(deviation))
+        }
+        Weight::Data(tensor) => {
+            let own = Type::tensor(tensor.dtype(), tensor.shape().iter().copied());
+            if own != *declared {
+                format!("{own} {}", elements_text(tensor))
+            } else if tensor.len() > INLINE_ELEMENTS {
+                format!("digest({:#018x})", digest(tensor))
+            } else {
+                elements_text(tensor)
+            }
+        }
+    }
+}
+
+/// Attributes as they print: nothing, or with a space in front.
+pub fn attributes_text(attrs: &Attrs) -> String {
     if attrs.is_empty() {
         return String::new();
     }

@@ -10,13 +10,10 @@ pub(super) fn simplify(pass: &mut Pass<'_>, id: NodeId) -> bool {
     if let Some(source) = forwarded(pass, id, output) {
         return forward(pass, output, source);
     }
-    match pass.rewriter.node(id).op {
+    let op = pass.rewriter.node(id).op;
+    match op {
         Op::Transpose => compose_transposes(pass, id),
-        Op::Reshape => {
-            if !swap_by_reshapes(pass, id, output) {
-                reshape_by_constant(pass, id, output);
-            }
-        }
+        Op::Reshape if !swap_by_reshapes(pass, id, output) => reshape_by_constant(pass, id, output),
         Op::Expand => expand_by_constant(pass, id, output),
         _ => {}
     }
@@ -48,7 +45,9 @@ fn forwarded(pass: &Pass<'_>, id: NodeId, output: ValueId) -> Option<ValueId> {
                 .then(input)?
         }
         Op::Cast | Op::CastLike => uncast(pass, input()?, dtype(pass, output)?),
-        Op::Reshape | Op::Flatten | Op::Squeeze | Op::Unsqueeze => same_shape_above(pass, input()?, output),
+        Op::Reshape | Op::Flatten | Op::Squeeze | Op::Unsqueeze => {
+            view_source(pass, output).and_then(|source| same_shape_above(pass, source, output))
+        }
         Op::Expand => input().filter(|v| same_type(pass, *v, output)),
         Op::Slice => {
             let steps = pass.rewriter.input(id, 4);
@@ -138,11 +137,19 @@ fn same_shape_above(pass: &Pass<'_>, mut value: ValueId, output: ValueId) -> Opt
     }
 }
 
-/// What a value is a reshape of.
+/// What a value is a reshape of. A `Squeeze` that is not told its axes is one only where no extent is open: which extents
+/// are one decides its rank.
 fn view_source(pass: &Pass<'_>, value: ValueId) -> Option<ValueId> {
     let maker = pass.rewriter.maker(value)?;
-    matches!(pass.rewriter.node(maker).op, Op::Reshape | Op::Flatten | Op::Squeeze | Op::Unsqueeze)
-        .then(|| pass.rewriter.input(maker, 0))?
+    let source = pass.rewriter.input(maker, 0)?;
+    match pass.rewriter.node(maker).op {
+        Op::Reshape | Op::Flatten | Op::Unsqueeze => Some(source),
+        Op::Squeeze => {
+            let told = pass.rewriter.input(maker, 1).is_some();
+            (told || pass.shape(source)?.iter().all(|d| d.known().is_some())).then_some(source)
+        }
+        _ => None,
+    }
 }
 
 /// The other operand, where the one at a place of `places` is the number `neutral` and widens nothing.

@@ -33,7 +33,7 @@ pub(super) fn triangle(view: &View<'_>, value: ValueId, visible: bool) -> Option
         Op::Trilu => {
             let one = filled(view, input(0)?)? != 0.0;
             let (upper, diagonal) = trilu(view, node)?;
-            match (one && visible == !upper, upper) {
+            match (one && visible != upper, upper) {
                 (false, _) => None,
                 (true, false) => Some(diagonal),
                 (true, true) => Some(diagonal - Dim::Known(1)),

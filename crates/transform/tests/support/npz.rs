@@ -13,13 +13,13 @@ pub(crate) fn read(path: &Path) -> BTreeMap<String, Tensor> {
     names
         .into_iter()
         .map(|name| {
-            let array = archive.by_name(&name).unwrap().expect("it was listed");
+            let array = archive.by_name(&name).expect("a valid file").expect("it was listed");
             let shape: Vec<usize> = array.shape().iter().map(|&n| n as usize).collect();
             let npyz::DType::Plain(ty) = array.dtype() else { panic!("`{name}` is a record") };
             let tensor = match ty.to_string().trim_start_matches(['<', '|', '=']) {
-                "f4" => Tensor::from_vec(shape, array.into_vec::<f32>().unwrap()),
-                "i8" => Tensor::from_vec(shape, array.into_vec::<i64>().unwrap()),
-                "i4" => Tensor::from_vec(shape, array.into_vec::<i32>().unwrap()),
+                "f4" => Tensor::from_vec(shape, array.into_vec::<f32>().expect("all elements")),
+                "i8" => Tensor::from_vec(shape, array.into_vec::<i64>().expect("all elements")),
+                "i4" => Tensor::from_vec(shape, array.into_vec::<i32>().expect("all elements")),
                 other => panic!("`{name}` has elements {other}"),
             };
             (name, tensor)

@@ -4,7 +4,7 @@ use super::super::call::Call;
 use super::super::import::Import;
 use super::super::operators::Done;
 use orrery_base::Result;
-use orrery_ir::{Attrs, Op};
+use orrery_ir::{Attrs, Op, Type};
 use orrery_numerics::Tensor;
 
 /// BatchNormalization before 14: training shows in the number of outputs.
@@ -60,11 +60,24 @@ pub(in super::super) fn dropout<'m>(import: &mut Import<'m>, call: &mut Call<'m>
     if call.version < 7 && call.take_int("is_test")?.unwrap_or(0) == 0 {
         call.approximation = Some("dropout in training mode is imported in inference mode".into());
     }
-    if call.version < 10 && call.outputs.len() > 1 {
-        call.approximation = Some("the mask is bool rather than of the data's type".into());
-    }
     let name = import.build.step_name(call, "ratio");
     let ratio = import.build.constant(&name, Tensor::scalar(ratio as f32));
     call.set_input(1, ratio);
-    Ok(Done::Becomes(Op::Dropout))
+    let Some(&mask) = call.outputs.get(1).filter(|_| call.version < 10) else {
+        return Ok(Done::Becomes(Op::Dropout));
+    };
+    call.outputs.truncate(1);
+    if !import.build.env().used.contains(mask) {
+        return Ok(Done::Becomes(Op::Dropout));
+    }
+    // The mask was of the data's type before 10, and is bool since.
+    let data = call.needed(0)?;
+    let names = [import.build.value_name(call.outputs[0]), import.build.step_name(call, "mask")];
+    let outputs = names.into_iter().map(|name| Some((name, Type::Unknown))).collect();
+    let attrs = std::mem::take(&mut call.set);
+    let made = import.build.node(Op::Dropout, &call.name, call.inputs.clone(), outputs, attrs, Vec::new())?;
+    import.build.bind(call.outputs[0], made[0])?;
+    call.outputs = vec![mask];
+    call.inputs = vec![made[1], Some(data)];
+    Ok(Done::Becomes(Op::CastLike))
 }

@@ -17,6 +17,9 @@ fn axes(attrs: &Attrs, rank: usize) -> Result<Vec<usize>, String> {
 pub(super) fn infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
     let dtype = ctx.dtype(0)?;
     let Some(shape) = ctx.shape(0) else { return Ok(vec![Fact::unranked(dtype)]) };
+    if shape.is_empty() {
+        return Err("a scalar cannot be resized".into());
+    }
     let axes = axes(ctx.attrs(), shape.len())?;
     let given = |i: usize| ctx.has(i) && !ctx.shape(i).is_some_and(|s| s.len() == 1 && s[0].is(0));
     let mut out = shape.clone();
@@ -255,6 +258,7 @@ impl Filter<'_> {
 }
 
 pub(super) fn evaluate(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
+    crate::op::rules::facts(ctx)?;
     let input = ctx.tensor(0)?;
     let plan = Plan::new(ctx, input.shape())?;
     element_count(input.dtype(), &plan.sizes)?;

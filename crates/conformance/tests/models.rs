@@ -1,0 +1,85 @@
+//! Models with real weights: they import whole, shapes come out, and the interpreter gives what ONNX Runtime gives.
+
+use orrery_conformance::models::model_cases;
+use orrery_conformance::round_trip::round_trip;
+use orrery_conformance::{cache, workspace};
+use orrery_import::onnx::{Options, load_path};
+use orrery_ir::{Graph, Type, interpret};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// True where the test must be left out because there are no data; fails in CI.
+fn skipped(found: usize) -> bool {
+    if found == 0 {
+        assert!(std::env::var_os("CI").is_none(), "no models in {}", cache().display());
+        println!("skipped: no models in {}", cache().display());
+    }
+    found == 0
+}
+
+fn models_under(folder: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.is_dir() {
+            models_under(&path, found);
+        } else if path.extension().is_some_and(|e| e == "onnx") {
+            found.push(path);
+        }
+    }
+}
+
+fn real_models() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for package in ["rapidocr-onnxruntime-1.4.4", "magika-1.0.3", "silero-vad-6.2.3"] {
+        models_under(&cache().join("models").join(package), &mut found);
+    }
+    models_under(&cache().join("models/onnx-1.20.1/onnx/backend/test/data/light"), &mut found);
+    found.sort();
+    found
+}
+
+/// How many values of a graph are of unknown rank, and how many have an extent of its own that nothing is known of.
+fn open_shapes(graph: &Graph) -> usize {
+    graph.values.values().filter(|v| !matches!(&v.ty, Type::Tensor(t) if t.shape.is_some())).count()
+}
+
+#[test]
+fn real_models_import_whole_and_with_shapes() {
+    let models = real_models();
+    if skipped(models.len()) {
+        return;
+    }
+    assert_eq!(models.len(), 3 + 1 + 6 + 9);
+    for path in models {
+        let start = Instant::now();
+        let imported = load_path(&path, &Options::default()).unwrap_or_else(|d| panic!("{d}"));
+        let took = start.elapsed();
+        let (exact, approximated, unknown) = imported.report.counts();
+        assert_eq!((approximated, unknown), (0, 0), "{}", path.display());
+        let graph = imported.into_graph().unwrap();
+        let open = open_shapes(&graph);
+        println!(
+            "{}: {exact} nodes, {} after upgrades, {open} of {} values without shape, {took:.1?}",
+            path.file_name().unwrap().to_string_lossy(),
+            graph.nodes.len(),
+            graph.values.len(),
+        );
+        if let Err(why) = round_trip(&graph) {
+            panic!("{}: {why}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_interpreter_gives_what_onnx_runtime_gives() {
+    let cases = model_cases();
+    if skipped(cases.len()) {
+        return;
+    }
+    for case in cases {
+        let start = Instant::now();
+        let ran = case.run(|graph, inputs| interpret::run(graph, inputs, 0));
+        println!("{}: {:?} in {:.1?}", case.name, ran, start.elapsed());
+    }
+    println!("{}", workspace().display());
+}
