@@ -1,12 +1,16 @@
 //! Models with real weights: they import whole, shapes come out, and the interpreter gives what ONNX Runtime gives.
 
+use orrery_conformance::cache;
 use orrery_conformance::models::model_cases;
 use orrery_conformance::round_trip::round_trip;
-use orrery_conformance::{cache, workspace};
 use orrery_import::onnx::{Options, load_path};
+use orrery_ir::op::Datum;
 use orrery_ir::{Graph, Type, interpret};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Inputs larger than this are left to the fast path.
+const MOST_VALUES: usize = 1 << 20;
 
 /// True where the test must be left out because there are no data; fails in CI.
 fn skipped(found: usize) -> bool {
@@ -38,7 +42,7 @@ fn real_models() -> Vec<PathBuf> {
     found
 }
 
-/// How many values of a graph are of unknown rank, and how many have an extent of its own that nothing is known of.
+/// How many values of a graph are of unknown rank.
 fn open_shapes(graph: &Graph) -> usize {
     graph.values.values().filter(|v| !matches!(&v.ty, Type::Tensor(t) if t.shape.is_some())).count()
 }
@@ -58,9 +62,13 @@ fn real_models_import_whole_and_with_shapes() {
         assert_eq!((approximated, unknown), (0, 0), "{}", path.display());
         let graph = imported.into_graph().unwrap();
         let open = open_shapes(&graph);
+        let name = path.file_name().unwrap().to_string_lossy();
+        // These two have an If whose branches differ in rank; behind it no shape is known.
+        let most = if name.ends_with("op15.onnx") || name.ends_with("half.onnx") { 13 } else { 0 };
+        assert!(open <= most, "{name}: {open} values without shape");
         println!(
             "{}: {exact} nodes, {} after upgrades, {open} of {} values without shape, {took:.1?}",
-            path.file_name().unwrap().to_string_lossy(),
+            name,
             graph.nodes.len(),
             graph.values.len(),
         );
@@ -76,10 +84,18 @@ fn the_interpreter_gives_what_onnx_runtime_gives() {
     if skipped(cases.len()) {
         return;
     }
+    let mut ran = 0;
     for case in cases {
+        let inputs = case.load().and_then(|graph| case.inputs(&graph)).unwrap_or_else(|why| panic!("{why}"));
+        if inputs.iter().filter_map(Datum::as_tensor).any(|t| t.len() > MOST_VALUES) {
+            println!("{}: left out, too large for the interpreter in a test", case.name);
+            continue;
+        }
         let start = Instant::now();
-        let ran = case.run(|graph, inputs| interpret::run(graph, inputs, 0));
-        println!("{}: {:?} in {:.1?}", case.name, ran, start.elapsed());
+        case.run(|graph, inputs| interpret::run(graph, inputs, 0))
+            .unwrap_or_else(|why| panic!("{}: {why}", case.name));
+        println!("{}: {:.1?}", case.name, start.elapsed());
+        ran += 1;
     }
-    println!("{}", workspace().display());
+    assert!(ran >= 20, "only {ran} models ran");
 }

@@ -10,6 +10,9 @@ use orrery_numerics::DType;
 /// More elements than this in one tensor is a mistake in the file, not a model.
 const MOST_ELEMENTS: i128 = 1 << 48;
 
+/// What exporters write as the name of an extent that they know nothing of: no two of these need be equal.
+const NAMELESS: [&str; 4] = ["", "?", "-1", "None"];
+
 /// Reads a type. An extent without number or name becomes a symbol of its own: `OWNER.dimN`.
 ///
 /// # Errors
@@ -55,7 +58,7 @@ fn read_shape(shape: &TensorShapeProto, dtype: DType, owner: &str) -> Result<Vec
             }
             // Some exporters write -1 where nothing is known.
             Some(dimension::Value::DimValue(extent)) if *extent >= 0 => Dim::Known(*extent),
-            Some(dimension::Value::DimParam(name)) if !name.is_empty() => Dim::symbol(name),
+            Some(dimension::Value::DimParam(name)) if !NAMELESS.contains(&name.as_str()) => Dim::symbol(name),
             _ => Dim::symbol(&format!("{owner}.dim{number}")),
         });
     }
