@@ -1,6 +1,6 @@
 //! Runs a model on the host for a script that measures: commands on standard input, answers on standard output.
 //!
-//! `host_run MODEL.onnx THREADS`, then lines of: `input TYPE EXTENT,EXTENT,... FILE` (raw little-endian elements, for each
+//! `host_run MODEL.onnx THREADS` reads a model, cleans, folds and fuses it, and prepares it. Then lines of: `input TYPE EXTENT,EXTENT,... FILE` (raw little-endian elements, for each
 //! input in order), `run COUNT` (answers the seconds of each run), `output NUMBER FILE` (writes the raw elements of the last
 //! run's output and answers its shape), `profile` (answers a line for each step and an empty one).
 #![allow(clippy::print_stdout, reason = "a program for scripts")]
@@ -23,6 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let graph = onnx::load_path(Path::new(&model), &onnx::Options::default())
         .and_then(onnx::Imported::into_graph)
         .map_err(|d: Box<Diagnostic>| d.to_string())?;
+    let prepared = orrery_transform::prepare(&graph, &orrery_transform::Options::default());
+    let graph = prepared.map_err(|d| d.to_string())?.graph;
     let started = Instant::now();
     let session = Session::new(&graph, threads.parse()?).map_err(|d| d.to_string())?;
     println!("ready {} {:.3}", session.instructions(), started.elapsed().as_secs_f64());

@@ -1,13 +1,17 @@
 //! Kernels against plain sums in f64, on random shapes, with bounds that follow from the length of each sum.
 
-use orrery_execute::kernels::conv::{Convolution, Geometry, Placement, Transposed};
+use orrery_execute::kernels::attention::{Attention, Heads, Mask};
+use orrery_execute::kernels::conv::{Convolution, Geometry, Placement};
 use orrery_execute::kernels::gemm::{Finish, Packed, Product, Rows};
-use orrery_execute::kernels::matmul::{Attention, Batch};
+use orrery_execute::kernels::matmul::Batch;
 use orrery_execute::kernels::movement::{copy_region, gather_strided, transpose};
 use orrery_execute::kernels::pointwise::{Binary, Bound, Function, Instruction, Operand, Program, Source};
-use orrery_execute::kernels::reduce::{Normalize, Reduction, reduce, softmax};
+use orrery_execute::kernels::reduce::{Normalize, Reduction, reduce};
+use orrery_execute::kernels::softmax::softmax;
 use orrery_execute::kernels::threads::Threads;
+use orrery_execute::kernels::transposed::Transposed;
 use orrery_execute::kernels::window::{Pool, Pooling, Samples, resize};
+use orrery_execute::kernels::winograd::Winograd;
 use orrery_ir::weights::hash64;
 
 /// Numbers from a seed.
@@ -77,20 +81,21 @@ fn products_of_all_shapes() {
         let packed = [Packed::from_rows(k, n, &b)];
         let clamp = (round % 3 == 0).then_some((-0.5, 0.75));
         let got = same_on_all(m * n, |threads, out| {
-            let finish = Finish { bias: Some(&bias), clamp, then: None };
+            let finish = Finish { bias: Some(&bias), clamp, ..Finish::default() };
             Product { rows: Rows::Dense { data: &a, stride: k }, segments: 1, packed: &packed, finish }
                 .run(threads, out);
         });
         let mut turned = Packed::room(k, n);
         turned.repack_transposed(
             &(0..n).flat_map(|j| (0..k).map(move |i| (i, j))).map(|(i, j)| b[i * n + j]).collect::<Vec<_>>(),
+            k,
         );
         let mut again = vec![0.0; m * n];
         Product {
             rows: Rows::Dense { data: &a, stride: k },
             segments: 1,
             packed: &[turned],
-            finish: Finish { bias: Some(&bias), clamp, then: None },
+            finish: Finish { bias: Some(&bias), clamp, ..Finish::default() },
         }
         .run_here(&mut again);
         assert_eq!(got, again, "packed from rows and from columns");
@@ -191,9 +196,13 @@ fn convolutions_of_all_kinds() {
         let data = random.floats(images * size[0] * size[1] * geometry.channels);
         let weights = random.floats(geometry.out_channels * inner * taps[0] * taps[1]);
         let bias = random.floats(geometry.out_channels);
-        let packed = Convolution::new(geometry, &weights);
+        let packed = Convolution::new(geometry, &weights, None);
+        if Winograd::takes(&geometry) && Winograd::pays(&geometry, images, out) {
+            // Other sums: see the test of their own.
+            continue;
+        }
         let got = same_on_all(images * out[0] * out[1] * geometry.out_channels, |threads, result| {
-            let finish = Finish { bias: Some(&bias), clamp: None, then: None };
+            let finish = Finish { bias: Some(&bias), ..Finish::default() };
             packed.run(threads, &data, images, &place, finish, result);
         });
         for (i, got) in got.iter().enumerate() {
@@ -247,14 +256,7 @@ fn transposed_convolutions_scatter() {
         let packed = Transposed::new(geometry, &weights);
         let place = Placement { size, out, pad: [0, 0] };
         let got = same_on_all(expected.len(), |threads, result| {
-            packed.run(
-                threads,
-                &data,
-                2,
-                &place,
-                Finish { bias: Some(&bias), clamp: None, then: None },
-                result,
-            );
+            packed.run(threads, &data, &place, Finish { bias: Some(&bias), ..Finish::default() }, result);
         });
         got.iter().zip(&expected).for_each(|(got, sum)| sum.holds(*got));
     }
@@ -429,54 +431,160 @@ fn softmax_and_normalization_of_rows() {
 }
 
 #[test]
+fn winograd_is_convolution_within_its_bound() {
+    // The transforms with all numbers positive: what rounding errors can grow to.
+    let into = [
+        [4, 0, 5, 0, 1, 0],
+        [0, 4, 4, 1, 1, 0],
+        [0, 4, 4, 1, 1, 0],
+        [0, 2, 1, 2, 1, 0],
+        [0, 2, 1, 2, 1, 0],
+        [0, 4, 0, 5, 0, 1],
+    ]
+    .map(|row| row.map(f64::from));
+    let (sixth, twelfth) = (1.0 / 6.0, 1.0 / 12.0);
+    let weight = [
+        [0.25, 0.0, 0.0],
+        [sixth; 3],
+        [sixth; 3],
+        [twelfth / 2.0, twelfth, sixth],
+        [twelfth / 2.0, twelfth, sixth],
+        [0.0, 0.0, 1.0],
+    ];
+    let from = [[1, 1, 1, 1, 1, 0], [0, 1, 1, 2, 2, 0], [0, 1, 1, 4, 4, 0], [0, 1, 1, 8, 8, 1]]
+        .map(|row| row.map(f64::from));
+    let mut random = Random(11);
+    for _ in 0..6 {
+        let (channels, out_channels) = (15 + random.up_to(20), 15 + random.up_to(20));
+        let (stride, dilation) = ([1, 1], [1, 1]);
+        let geometry = Geometry { channels, out_channels, groups: 1, taps: [3, 3], stride, dilation };
+        let (size, pad) = ([12 + random.up_to(9), 12 + random.up_to(9)], [random.up_to(3) - 1, 1]);
+        let out = [0, 1].map(|d| size[d] + 2 * pad[d] - 2);
+        let place = Placement { size, out, pad };
+        assert!(Winograd::takes(&geometry));
+        let data = random.floats(2 * size[0] * size[1] * channels);
+        let weights = random.floats(out_channels * channels * 9);
+        let (bias, added) = (random.floats(out_channels), random.floats(2 * out[0] * out[1] * out_channels));
+        let packed = Winograd::new(geometry, &weights);
+        let got = same_on_all(added.len(), |threads, result| {
+            let finish = Finish { bias: Some(&bias), added: Some(&added), ..Finish::default() };
+            packed.run(threads, &data, &place, &finish, result);
+        });
+        for (i, &got) in got.iter().enumerate().step_by(7) {
+            let c = i % out_channels;
+            let (image, y, x) = (
+                i / out_channels / out[1] / out[0],
+                i / out_channels / out[1] % out[0],
+                i / out_channels % out[1],
+            );
+            let exact = plain_convolution(&geometry, &place, &data, &weights, &bias, [image, y, x, c]).value;
+            let mut largest = 0.0_f64;
+            for k in 0..channels {
+                let mut pixels = [[0.0; 6]; 6];
+                for (r, row) in pixels.iter_mut().enumerate() {
+                    for (q, pixel) in row.iter_mut().enumerate() {
+                        let (v, h) =
+                            ((y / 4 * 4 + r).wrapping_sub(pad[0]), (x / 4 * 4 + q).wrapping_sub(pad[1]));
+                        if v < size[0] && h < size[1] {
+                            *pixel =
+                                f64::from(data[((image * size[0] + v) * size[1] + h) * channels + k].abs());
+                        }
+                    }
+                }
+                for (r, q) in (0..6).flat_map(|r| (0..6).map(move |q| (r, q))) {
+                    let d: f64 =
+                        (0..36).map(|t| into[r][t / 6] * into[q][t % 6] * pixels[t / 6][t % 6]).sum();
+                    let g: f64 = (0..9)
+                        .map(|t| {
+                            weight[r][t / 3]
+                                * weight[q][t % 3]
+                                * f64::from(weights[(c * channels + k) * 9 + t].abs())
+                        })
+                        .sum();
+                    largest += from[y % 4][r] * from[x % 4][q] * d * g;
+                }
+            }
+            // Six roundings on each way of each transform in each dimension, one for the weights, one for each product.
+            let bound = (channels + 26) as f64 * f64::from(f32::EPSILON) * largest + 1e-6;
+            let exact = exact + f64::from(added[i]);
+            assert!((f64::from(got) - exact).abs() <= bound, "{got} {exact} {bound}");
+        }
+    }
+}
+
+#[test]
 fn attention_is_softmax_of_products() {
     let mut random = Random(9);
-    for round in 0..12 {
-        let (heads, queries, keys, width, value_width) =
-            (2 * random.up_to(3), random.up_to(100), random.up_to(70), random.up_to(40), random.up_to(40));
-        let share = 1 + round % 2;
-        let q = random.floats(heads * queries * width);
-        let k = random.floats(heads / share * keys * width);
-        let v = random.floats(heads / share * keys * value_width);
-        let mask = |_: usize, first: usize, scores: &mut [f32]| {
-            for (r, row) in scores.chunks_mut(keys).enumerate() {
-                row.iter_mut().skip(first + r + 1).for_each(|x| *x = f32::NEG_INFINITY);
+    for round in 0..16 {
+        let (batch, share, queries, keys) =
+            (random.up_to(2), 1 + round % 2, random.up_to(if round < 8 { 4 } else { 100 }), random.up_to(70));
+        let (heads, width, value_width) = (share * random.up_to(3), random.up_to(40), random.up_to(40));
+        let kv_heads = heads / share;
+        let by_head = round % 3 == 0;
+        let steps = |heads: usize, length: usize, size: usize| {
+            if by_head {
+                [heads * length * size, length * size, size]
+            } else {
+                [heads * length * size, size, heads * size]
             }
         };
-        let got = same_on_all(heads * queries * value_width, |threads, out| {
+        let (q_steps, k_steps) = (steps(heads, queries, width), steps(kv_heads, keys, width));
+        let (v_steps, out_steps) = (steps(kv_heads, keys, value_width), steps(heads, queries, value_width));
+        let q = random.floats(batch * heads * queries * width);
+        let k = random.floats(batch * kv_heads * keys * width);
+        let v = random.floats(batch * kv_heads * keys * value_width);
+        let added = random.floats(batch * queries * keys);
+        let mask = Mask { data: &added, steps: [queries * keys, 0, keys], keys };
+        let (masked, causal) = (round % 4 != 1, (round % 4 != 2).then_some(round % 5));
+        let cap = (round % 4 == 3).then_some(2.0_f32);
+        let got = same_on_all(batch * heads * queries * value_width, |threads, out| {
             Attention {
-                q: &q,
-                k: &k,
-                v: &v,
+                q: Heads { data: &q, steps: q_steps },
+                k: Heads { data: &k, steps: k_steps },
+                v: Heads { data: &v, steps: v_steps },
+                heads,
+                share,
                 queries,
                 keys,
                 width,
                 value_width,
-                share,
                 scale: 0.3,
-                mask: Some(&mask),
+                mask: masked.then_some(mask),
+                causal,
+                counted: None,
+                cap,
+                by_head,
             }
             .run(threads, out);
         });
-        for (i, &got) in got.iter().enumerate() {
-            let (head, query, column) =
-                (i / value_width / queries, i / value_width % queries, i % value_width);
-            let mut total = 0.0;
-            let mut sum = 0.0;
-            for key in 0..keys.min(query + 1) {
-                let score: f64 = (0..width)
-                    .map(|w| {
-                        f64::from(q[(head * queries + query) * width + w])
-                            * f64::from(k[(head / share * keys + key) * width + w])
-                    })
+        for at in 0..batch * heads * queries {
+            let (b, h, query) = (at / queries / heads, at / queries % heads, at % queries);
+            let place = |steps: [usize; 3], h: usize, p: usize| b * steps[0] + h * steps[1] + p * steps[2];
+            let weights: Vec<f64> = (0..keys)
+                .map(|key| {
+                    let (from, to) = (place(q_steps, h, query), place(k_steps, h / share, key));
+                    let dot: f64 = (0..width).map(|w| f64::from(q[from + w]) * f64::from(k[to + w])).sum();
+                    let mut score = 0.3 * dot;
+                    if masked {
+                        score += f64::from(added[(b * queries + query) * keys + key]);
+                    }
+                    if causal.is_some_and(|before| key > before + query) {
+                        score = f64::NEG_INFINITY;
+                    }
+                    let capped = cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh());
+                    capped.exp()
+                })
+                .collect();
+            let total: f64 = weights.iter().sum();
+            for column in 0..value_width {
+                let sum: f64 = (0..keys)
+                    .map(|key| weights[key] * f64::from(v[place(v_steps, h / share, key) + column]))
                     .sum();
-                let e = (0.3 * score).exp();
-                total += e;
-                sum += e * f64::from(v[(head / share * keys + key) * value_width + column]);
+                let got = f64::from(got[place(out_steps, h, query) + column]);
+                // Scores of up to 13 with a sum of `width` terms each, weights that add up to one.
+                let bound = (width + keys + 20) as f64 * 13.0 * f64::from(f32::EPSILON);
+                assert!((got - sum / total).abs() <= bound, "{got} {}", sum / total);
             }
-            // Scores of up to 12 with a sum of `width` terms each, weights that add up to one.
-            let bound = (width + keys + 20) as f64 * 12.0 * f64::from(f32::EPSILON);
-            assert!((f64::from(got) - sum / total).abs() <= bound, "{got} {}", sum / total);
         }
     }
 }

@@ -54,7 +54,7 @@ impl HostKernel for PackedMatMul {
         let Some(data) = call.floats(0, Layout::Plain) else { return Ok(Outcome::Declined) };
         let last = shape.len() - 1;
         shape[last] = packed.columns();
-        call.make_with_tail(shape, Layout::Plain, None, |call, finish, out| {
+        call.make_with_tail(shape, Layout::Plain, None, true, |call, finish, out| {
             let rows = Rows::Dense { data: &data, stride: packed.depth() };
             Product { rows, segments: 1, packed: &self.packed, finish }.run(&call.machine.threads, out);
         })
@@ -99,7 +99,7 @@ impl HostKernel for Gemm {
             transpose(&call.machine.threads, &data, &[k, m], &[1, 0], &mut turned);
             turned
         });
-        call.make_with_tail(vec![m, n], Layout::Plain, bias.as_deref(), |call, finish, out| {
+        call.make_with_tail(vec![m, n], Layout::Plain, bias.as_deref(), true, |call, finish, out| {
             let rows = Rows::Dense { data: turned.as_deref().unwrap_or(&data), stride: k };
             Product { rows, segments: 1, packed: &self.packed, finish }.run(&call.machine.threads, out);
         })

@@ -5,6 +5,7 @@
 //! defines, so every graph runs. It expects a graph that the general rewrites have been over; it does only what is about
 //! this machine. The result is the same whatever the number of threads.
 
+mod attention;
 mod fuse;
 mod lower;
 mod matrix;

@@ -116,7 +116,7 @@ impl View {
                 }
                 let known: usize = out.iter().product();
                 if let Some(i) = open {
-                    if known == 0 || total % known != 0 {
+                    if known == 0 || !total.is_multiple_of(known) {
                         return Ok(None);
                     }
                     out[i] = total / known;
@@ -430,8 +430,8 @@ impl HostKernel for Gather {
         let out_shape: Vec<usize> =
             shape[..axis].iter().chain(&index_shape).chain(&shape[axis + 1..]).copied().collect();
         let mut out = call.room(out_shape.iter().product());
-        if inner > 0 {
-            let rows = (16384 / inner).max(1);
+        if let Some(rows) = 16384_usize.checked_div(inner) {
+            let rows = rows.max(1);
             call.machine.threads.chunks(&mut out, rows * inner, |i, piece| {
                 for (r, row) in piece.chunks_mut(inner).enumerate() {
                     let (outer, place) =

@@ -4,7 +4,7 @@ use super::fuse::{self, Group, Numbers};
 use super::lower::lower;
 use super::step::{HostKernel, Step, Tail};
 use super::value::{Layout, Machine, Value};
-use super::{matrix, movement, nested, rows, spatial};
+use super::{attention, matrix, movement, nested, rows, spatial};
 use crate::kernels::pointwise::{Program, Source};
 use orrery_base::Result;
 use orrery_ir::interpret::eval_node;
@@ -97,7 +97,7 @@ fn fold(graph: &Graph) -> Result<(Constants, BTreeSet<NodeId>)> {
     let mut done = BTreeSet::new();
     for (id, node) in graph.nodes.iter() {
         let small = node.outputs.iter().flatten().all(|v| {
-            let elements = graph.values[*v].ty.as_tensor().and_then(|t| t.elements());
+            let elements = graph.values[*v].ty.as_tensor().and_then(orrery_ir::TensorType::elements);
             elements.and_then(|n| n.extent()).is_some_and(|n| n <= FOLDED)
         });
         if !small || node.op.def().class == Class::Random || !node.bodies.is_empty() {
@@ -195,13 +195,45 @@ fn step(
         // The tail reads what the head makes as input 0.
         let made = head.outputs.first().copied().flatten();
         let (program, operands) = program(graph, &group.tail, made, numbers);
-        step.tail = Tail { program, operands };
+        step.tail = Tail { bias: None, program, operands };
+        split_bias(graph, head, constants, &mut step.tail);
         step.kernel = kernel;
     } else if let Some(kernel) = rows::Pointwise::new(graph, &step.nodes, numbers) {
         step.inputs = kernel.inputs.iter().copied().map(Some).collect();
         step.kernel = Some(Box::new(kernel));
     }
     Ok(step)
+}
+
+/// Where the tail of a product without bias adds a constant to each channel first, that becomes its bias.
+fn split_bias(graph: &Graph, head: &Node, constants: &Constants, tail: &mut Tail) {
+    let bias_input = match head.op {
+        Op::MatMul => None,
+        Op::Conv | Op::ConvTranspose | Op::Gemm => Some(2),
+        _ => return,
+    };
+    let shape = |v: ValueId| graph.values[v].ty.as_tensor().and_then(|t| t.shape.clone());
+    let has_bias = bias_input.is_some_and(|i| head.inputs.get(i).copied().flatten().is_some());
+    let made = head.outputs.first().copied().flatten().and_then(shape);
+    let (Some(made), false) = (made, has_bias) else { return };
+    let Some((i, rest)) = tail.program.split_first_sum() else { return };
+    let value = tail.operands[i - 1];
+    let channel = if matches!(head.op, Op::MatMul | Op::Gemm) { made.len() - 1 } else { 1 };
+    let Some(tensor) = constants.get(&value).filter(|t| t.rank() <= made.len()) else { return };
+    // As many elements as channels, all of them along the channels.
+    let lead = made.len() - tensor.rank();
+    let along = channel >= lead && tensor.shape()[channel - lead] == tensor.len();
+    let still_read = {
+        let mut read = false;
+        for instruction in rest.instructions() {
+            instruction.for_each_source(|source| read |= source == Source::Input(i));
+        }
+        read
+    };
+    if along && made[channel].extent() == Some(tensor.len()) && !still_read {
+        tail.bias = Some(value);
+        tail.program = rest;
+    }
 }
 
 /// The nodes as one program; `first` is its input 0, and the rest are returned in order.
@@ -255,6 +287,7 @@ fn choose(choice: &Choice<'_>) -> Result<Option<Box<dyn HostKernel>>> {
     }
     Ok(spatial::choose(choice)
         .or_else(|| matrix::choose(choice))
+        .or_else(|| attention::choose(choice))
         .or_else(|| rows::choose(choice))
         .or_else(|| movement::choose(choice)))
 }

@@ -3,10 +3,11 @@
 use super::prepare::{Choice, integers, layout_at_hand};
 use super::step::{Call, HostKernel, Outcome};
 use super::value::Layout;
-use crate::kernels::conv::{Convolution, Geometry, Placement, Transposed};
+use crate::kernels::conv::{Convolution, Geometry, Placement};
 use crate::kernels::reduce::{Reduction, reduce};
+use crate::kernels::transposed::Transposed;
 use crate::kernels::window::{Pool, Pooling, Samples, resize};
-use orrery_ir::{Node, Op};
+use orrery_ir::{Dim, Node, Op};
 
 pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
     if !choice.is_f32(0) {
@@ -30,7 +31,7 @@ pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
             let WindowAttrs { taps, stride, dilation, .. } = window;
             let geometry = Geometry { channels, out_channels, groups, taps, stride, dilation };
             if transposed {
-                let extra = two(integers(node, "output_padding", dims, 0)?, 0);
+                let extra = two(&integers(node, "output_padding", dims, 0)?, 0);
                 let sizes = node.attrs.ints("output_shape").is_some();
                 if sizes || window.same.is_some() {
                     return None;
@@ -38,7 +39,11 @@ pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
                 let packed = Transposed::new(geometry, &values);
                 return Some(Box::new(ConvTranspose { window, extra, packed }));
             }
-            Some(Box::new(Conv { window, packed: Convolution::new(geometry, &values) }))
+            let made = node.outputs.first().copied().flatten()?;
+            let extents = choice.graph.values[made].ty.as_tensor().and_then(|t| t.shape.clone());
+            let out: Option<Vec<usize>> = extents.and_then(|s| s.get(2..)?.iter().map(Dim::extent).collect());
+            let out = out.map(|out| two(&out, 1));
+            Some(Box::new(Conv { window, packed: Convolution::new(geometry, &values, out) }))
         }
         Op::MaxPool | Op::AveragePool => {
             if node.outputs.len() > 1 && node.outputs[1].is_some() {
@@ -58,8 +63,8 @@ pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
 }
 
 /// A pair from one or two values; one-dimensional images are one row.
-fn two(values: Vec<usize>, first: usize) -> [usize; 2] {
-    match values.as_slice() {
+fn two(values: &[usize], first: usize) -> [usize; 2] {
+    match values {
         [x] => [first, *x],
         [y, x, ..] => [*y, *x],
         [] => [first, first],
@@ -88,7 +93,7 @@ impl WindowAttrs {
             Some(taps) => taps.to_vec(),
             None => integers(node, "kernel_shape", dims, 1)?,
         };
-        let stride = two(integers(node, "strides", dims, 1)?, 1);
+        let stride = two(&integers(node, "strides", dims, 1)?, 1);
         let pads = integers(node, "pads", 2 * dims, 0)?;
         let (same, explicit) = match node.attrs.str_or("auto_pad", "NOTSET") {
             "NOTSET" => (None, true),
@@ -100,11 +105,11 @@ impl WindowAttrs {
         let pads = if explicit { pads } else { vec![0; 2 * dims] };
         let window = Self {
             dims,
-            taps: two(taps, 1),
+            taps: two(&taps, 1),
             stride,
-            dilation: two(integers(node, "dilations", dims, 1)?, 1),
-            before: two(pads[..dims].to_vec(), 0),
-            after: two(pads[dims..].to_vec(), 0),
+            dilation: two(&integers(node, "dilations", dims, 1)?, 1),
+            before: two(&pads[..dims], 0),
+            after: two(&pads[dims..], 0),
             same,
             round_up: node.attrs.flag("ceil_mode"),
         };
@@ -113,7 +118,7 @@ impl WindowAttrs {
     }
     /// Height and width of an input shape.
     fn size(&self, shape: &[usize]) -> Option<[usize; 2]> {
-        (shape.len() == self.dims + 2).then(|| two(shape[2..].to_vec(), 1))
+        (shape.len() == self.dims + 2).then(|| two(&shape[2..], 1))
     }
     /// Shape of the output.
     fn shape(&self, images: usize, channels: usize, out: [usize; 2]) -> Vec<usize> {
@@ -168,9 +173,15 @@ impl HostKernel for Conv {
             return Ok(Outcome::Declined);
         }
         let out = self.window.shape(shape[0], geometry.out_channels, place.out);
-        call.make_with_tail(out, Layout::ChannelsLast, bias.as_deref(), |call, finish, out| {
-            self.packed.run(&call.machine.threads, &data, shape[0], &place, finish, out);
-        })
+        call.make_with_tail(
+            out,
+            Layout::ChannelsLast,
+            bias.as_deref(),
+            self.packed.adds(),
+            |call, finish, out| {
+                self.packed.run(&call.machine.threads, &data, shape[0], &place, finish, out);
+            },
+        )
     }
 }
 
@@ -205,8 +216,8 @@ impl HostKernel for ConvTranspose {
         }
         let place = Placement { size, out, pad: window.before };
         let out = window.shape(shape[0], geometry.out_channels, out);
-        call.make_with_tail(out, Layout::ChannelsLast, bias.as_deref(), |call, finish, out| {
-            self.packed.run(&call.machine.threads, &data, shape[0], &place, finish, out);
+        call.make_with_tail(out, Layout::ChannelsLast, bias.as_deref(), false, |call, finish, out| {
+            self.packed.run(&call.machine.threads, &data, &place, finish, out);
         })
     }
 }
@@ -430,7 +441,7 @@ impl HostKernel for ResizeKernel {
         }
         let layout = call.input(0).map_or(Layout::Plain, |v| layout_at_hand(v));
         let Some(data) = call.floats(0, layout) else { return Ok(Outcome::Declined) };
-        let size = two(shape[2..].to_vec(), 1);
+        let size = two(&shape[2..], 1);
         let rows =
             if shape.len() == 4 { self.samples(size[0], target[2]) } else { Samples::Nearest(vec![0]) };
         let columns = self.samples(size[1], target[shape.len() - 1]);

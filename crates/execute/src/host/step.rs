@@ -6,6 +6,7 @@ use crate::kernels::gemm::Finish;
 use crate::kernels::pointwise::{Bound, Operand, Program};
 use orrery_base::IndexVec;
 use orrery_ir::{Graph, NodeId, ValueId};
+use orrery_numerics::Tensor;
 
 /// What a kernel did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub(crate) struct Step {
 /// Elementwise ops joined to the op before: input 0 of the program is what that op made.
 #[derive(Default)]
 pub(crate) struct Tail {
+    /// A constant that is added to each channel first.
+    pub(crate) bias: Option<ValueId>,
     /// The ops as a program.
     pub(crate) program: Program,
     /// Values behind inputs 1 and on.
@@ -94,6 +97,10 @@ impl Call<'_> {
     /// Integers of input `i`.
     pub(crate) fn integers(&mut self, i: usize) -> Option<Vec<i64>> {
         self.input(i)?.integers()
+    }
+    /// Input `i` as a tensor that is not f32.
+    pub(crate) fn other(&mut self, i: usize) -> Option<Tensor> {
+        self.input(i)?.other_tensor().cloned()
     }
     /// The memory of input `i`, where nobody else needs it: the result can go where the operand was.
     pub(crate) fn take_over(&mut self, i: usize, layout: Layout) -> Option<Buffer> {
@@ -164,23 +171,38 @@ impl Call<'_> {
         let dims = layout.order(shape.len()).into_iter().map(|d| (shape[d], steps[d])).collect();
         Some(Fitted { floats, dims: Some(dims) })
     }
-    /// Computes with `compute` into new memory, the tail joined on, and sets output 0.
+    /// Computes with `compute` into new memory, the tail joined on, and sets output 0. `adds` tells whether `compute`
+    /// can add numbers to its sums.
     pub(crate) fn make_with_tail(
         &mut self,
         shape: Vec<usize>,
         layout: Layout,
         bias: Option<&[f32]>,
+        adds: bool,
         compute: impl FnOnce(&Call<'_>, Finish<'_>, &mut [f32]),
     ) -> Result<Outcome, String> {
+        let step = self.step;
+        let own_bias = match step.tail.bias {
+            None => None,
+            Some(id) => match self.values[id].as_mut().and_then(|v| v.get(Layout::Plain, self.machine)) {
+                Some(floats) => Some(floats),
+                None => return Ok(Outcome::Declined),
+            },
+        };
         let Some(fitted) = self.tail_operands(&shape, layout) else { return Ok(Outcome::Declined) };
         let mut out = self.room(shape.iter().product());
         let columns = match layout {
             Layout::ChannelsLast if shape.len() > 2 => shape[1],
             _ => shape.last().copied().unwrap_or(1),
         };
-        let program = &self.step.tail.program;
-        let mut finish = Finish { bias, clamp: program.as_clamp(), then: None };
-        if finish.clamp.is_some() || program.is_empty() {
+        let program = &step.tail.program;
+        let mut finish = Finish { bias: own_bias.as_deref().or(bias), ..Finish::default() };
+        let simple = program.as_sum_and_clamp().and_then(|(sum, clamp)| match sum {
+            None => Some((None, clamp)),
+            Some(i) => fitted[i - 1].full().filter(|_| adds).map(|added| (Some(added), clamp)),
+        });
+        if let Some((added, clamp)) = simple {
+            (finish.added, finish.clamp) = (added, clamp);
             compute(self, finish, &mut out);
         } else {
             let operands = [Operand::InPlace].into_iter().chain(fitted.iter().map(Fitted::operand)).collect();
@@ -222,6 +244,10 @@ pub(crate) struct Fitted {
     dims: Option<Vec<(usize, usize)>>,
 }
 impl Fitted {
+    /// The numbers, where they go number for number with the result.
+    fn full(&self) -> Option<&[f32]> {
+        self.dims.is_none().then_some(&*self.floats)
+    }
     /// As an operand of a program.
     pub(crate) fn operand(&self) -> Operand<'_> {
         match &self.dims {

@@ -43,6 +43,12 @@ pub(crate) enum Floats {
     /// Borrowed from a tensor whose bytes are aligned.
     Tensor(Tensor),
 }
+impl Floats {
+    /// A copy of numbers.
+    pub(crate) fn of(numbers: &[f32]) -> Self {
+        Self::Own(Arc::new(Buffer::copy_of(numbers)))
+    }
+}
 impl std::ops::Deref for Floats {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
@@ -135,6 +141,7 @@ impl Value {
         Some(floats)
     }
     /// The buffer itself, where this value alone holds it in that layout; the value is gone then.
+    #[expect(clippy::result_large_err, reason = "the value is handed back, and moves either way")]
     pub(crate) fn into_buffer(self, layout: Layout) -> Result<Buffer, Self> {
         let Self { shape, data } = self;
         let Data::Floats { plain, last } = data else { return Err(Self { shape, data }) };

@@ -1,12 +1,13 @@
-//! Convolution over channels-last images, and its transpose.
+//! Convolution over channels-last images.
 //!
-//! [`Convolution`] and [`Transposed`] hold the packed weights; `run` is given images. Windows of all channels are products
+//! [`Convolution`] holds the packed weights; `run` is given images. Windows of all channels are products
 //! whose left rows are pixels of the image ([`super::gemm`]); windows of one channel each go to [`super::depthwise`].
 
 use super::buffer::Buffer;
 use super::depthwise::Depthwise;
 use super::gemm::{Finish, Packed, Product, Rows, Window};
-use super::threads::{Block, Threads};
+use super::threads::Threads;
+use super::winograd::Winograd;
 
 /// The window of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +52,16 @@ enum Method {
     Depthwise(Vec<f32>),
     /// One product for each group; each tap is a segment.
     Taps(Vec<Packed>),
+    /// A quarter of the products, for images large enough; else the taps.
+    Winograd(Winograd, Vec<Packed>),
     /// One product over a padded copy; each row of taps is a segment.
     PaddedRows(Vec<Packed>),
 }
 
 impl Convolution {
-    /// Packs weights `[out channels, channels / groups, taps down, taps across]`.
-    pub fn new(geometry: Geometry, weights: &[f32]) -> Self {
+    /// Packs weights `[out channels, channels / groups, taps down, taps across]`; `out` is the size of an output image,
+    /// where it is always the same.
+    pub fn new(geometry: Geometry, weights: &[f32], out: Option<[usize; 2]>) -> Self {
         let Geometry { channels, out_channels, groups, taps: [down, across], .. } = geometry;
         let area = down * across;
         if groups == channels && out_channels == channels && groups > 1 {
@@ -65,20 +69,29 @@ impl Convolution {
             return Self { geometry, method: Method::Depthwise(by_tap) };
         }
         let (inner, outer) = (channels / groups, out_channels / groups);
-        let packed = (0..groups)
-            .map(|g| {
-                Packed::new(area * inner, outer, |k, n| {
-                    let (tap, channel) = (k / inner, k % inner);
-                    weights[((g * outer + n) * inner + channel) * area + tap]
-                })
+        let group = |g: usize| {
+            Packed::new(area * inner, outer, |k, n| {
+                let (tap, channel) = (k / inner, k % inner);
+                weights[((g * outer + n) * inner + channel) * area + tap]
             })
-            .collect();
+        };
+        let packed = || -> Vec<Packed> { (0..groups).map(group).collect() };
+        if Winograd::takes(&geometry) && out.is_none_or(|out| Winograd::pays(&geometry, 1, out)) {
+            // Where the size is known, the taps are not needed as well.
+            let taps = if out.is_some() { Vec::new() } else { packed() };
+            return Self { geometry, method: Method::Winograd(Winograd::new(geometry, weights), taps) };
+        }
+        let packed = packed();
         let few = groups == 1 && channels < FEW_CHANNELS && across > 1 && geometry.dilation[1] == 1;
         Self { geometry, method: if few { Method::PaddedRows(packed) } else { Method::Taps(packed) } }
     }
     /// Its window.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
+    }
+    /// Whether [`Finish::added`] is taken.
+    pub fn adds(&self) -> bool {
+        !matches!(self.method, Method::Depthwise(_))
     }
     /// Convolves `images` images of `data`.
     pub fn run(
@@ -107,7 +120,12 @@ impl Convolution {
                 dilation,
             }
             .run(threads, &finish, out),
-            Method::Taps(packed) => {
+            Method::Winograd(winograd, taps)
+                if taps.is_empty() || Winograd::pays(&self.geometry, images, place.out) =>
+            {
+                winograd.run(threads, data, place, &finish, out);
+            }
+            Method::Taps(packed) | Method::Winograd(_, packed) => {
                 let plain = taps == [1, 1] && stride == [1, 1] && pad == [0, 0] && place.size == place.out;
                 let zeros = vec![0.0; if plain { 0 } else { channels }];
                 let rows = if plain {
@@ -177,105 +195,4 @@ fn padded(
         }
     });
     out
-}
-
-/// A transposed convolution with packed weights: each input pixel times the window is added to the output.
-#[derive(Debug)]
-pub struct Transposed {
-    geometry: Geometry,
-    packed: Vec<Packed>,
-}
-
-impl Transposed {
-    /// Packs weights `[channels, out channels / groups, taps down, taps across]`.
-    pub fn new(geometry: Geometry, weights: &[f32]) -> Self {
-        let Geometry { channels, out_channels, groups, taps: [down, across], .. } = geometry;
-        let (area, inner, outer) = (down * across, channels / groups, out_channels / groups);
-        let packed = (0..groups)
-            .map(|g| {
-                Packed::new(inner, area * outer, |k, n| {
-                    let (tap, channel) = (n / outer, n % outer);
-                    weights[((g * inner + k) * outer + channel) * area + tap]
-                })
-            })
-            .collect();
-        Self { geometry, packed }
-    }
-    /// Its window.
-    pub fn geometry(&self) -> &Geometry {
-        &self.geometry
-    }
-    /// Computes `images` images of `data`; `place.pad` is what is cut off above and left.
-    pub fn run(
-        &self,
-        threads: &Threads,
-        data: &[f32],
-        images: usize,
-        place: &Placement,
-        finish: Finish<'_>,
-        out: &mut [f32],
-    ) {
-        let Geometry { channels, out_channels, groups, taps, stride, dilation } = self.geometry;
-        let [height, width] = place.size;
-        let [out_height, out_width] = place.out;
-        let (area, outer) = (taps[0] * taps[1], out_channels / groups);
-        // What each input pixel gives to each tap; then each output pixel gathers what falls on it.
-        let mut given = Buffer::zeros(images * height * width * groups * area * outer);
-        let product = Product {
-            rows: Rows::Dense { data, stride: channels },
-            segments: 1,
-            packed: &self.packed,
-            finish: Finish::default(),
-        };
-        product.run(threads, &mut given);
-        let row_len = out_width * out_channels;
-        let piece_rows = (16384 / row_len.max(1)).clamp(1, out_height.max(1));
-        threads.chunks(out, piece_rows * row_len, |i, piece| {
-            for (r, row) in piece.chunks_mut(row_len).enumerate() {
-                let (image, y) = ((i * piece_rows + r) / out_height, (i * piece_rows + r) % out_height);
-                for pixel in row.chunks_exact_mut(out_channels) {
-                    match finish.bias {
-                        Some(bias) => pixel.copy_from_slice(bias),
-                        None => pixel.fill(0.0),
-                    }
-                }
-                for ky in 0..taps[0] {
-                    let Some(from_y) = source(y, ky, place.pad[0], stride[0], dilation[0], height) else {
-                        continue;
-                    };
-                    for kx in 0..taps[1] {
-                        for (x, pixel) in row.chunks_exact_mut(out_channels).enumerate() {
-                            let Some(from_x) = source(x, kx, place.pad[1], stride[1], dilation[1], width)
-                            else {
-                                continue;
-                            };
-                            let at = ((image * height + from_y) * width + from_x) * groups * area * outer;
-                            for (g, to) in pixel.chunks_exact_mut(outer).enumerate() {
-                                let given = &given[at + (g * area + ky * taps[1] + kx) * outer..][..outer];
-                                to.iter_mut().zip(given).for_each(|(to, x)| *to += x);
-                            }
-                        }
-                    }
-                }
-                if let Some((least, largest)) = finish.clamp {
-                    row.iter_mut().for_each(|x| *x = clamp(*x, least, largest));
-                }
-            }
-            if let Some(then) = finish.then {
-                then(i * piece_rows * out_width, 0, &mut Block::of(piece, out_channels));
-            }
-        });
-    }
-}
-
-/// Within the bounds; NaN passes through.
-fn clamp(x: f32, least: f32, largest: f32) -> f32 {
-    let x = if x < least { least } else { x };
-    if x > largest { largest } else { x }
-}
-
-/// The input position from which tap `k` reaches output position `at`.
-fn source(at: usize, k: usize, pad: usize, stride: usize, dilation: usize, extent: usize) -> Option<usize> {
-    let reached = (at + pad).checked_sub(k * dilation)?;
-    (reached % stride == 0 && reached / stride < extent).then_some(reached / stride)
 }

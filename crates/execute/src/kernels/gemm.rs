@@ -13,6 +13,8 @@ use super::threads::{Block, Threads};
 const DEPTH: usize = 512;
 /// Bytes of the packed operand up to which one piece of work takes all of its columns.
 const NARROW_BYTES: usize = 512 << 10;
+/// Pieces of work across that are wanted of a wide operand.
+const PIECES: usize = 8;
 /// Bytes of left rows that one piece of work passes over again and again.
 const BLOCK_BYTES: usize = 192 << 10;
 
@@ -39,7 +41,7 @@ impl Packed {
     /// Packs a row-major matrix.
     pub fn from_rows(depth: usize, columns: usize, matrix: &[f32]) -> Self {
         let mut packed = Self::room(depth, columns);
-        packed.repack_rows(matrix);
+        packed.repack_rows(matrix, columns);
         packed
     }
     /// Room for an operand, to be filled by `repack_rows` or `repack_transposed`.
@@ -56,13 +58,12 @@ impl Packed {
         let data = Buffer::zeros(depth * columns.next_multiple_of(level.lanes()));
         Self { data, depth, columns, level }
     }
-    /// Packs a row-major matrix into this room.
-    pub fn repack_rows(&mut self, matrix: &[f32]) {
-        let columns = self.columns;
-        self.fill(|k, from, to| to.copy_from_slice(&matrix[k * columns + from..][..to.len()]));
+    /// Packs a matrix whose rows start `stride` apart into this room.
+    pub fn repack_rows(&mut self, matrix: &[f32], stride: usize) {
+        self.fill(|k, from, to| to.copy_from_slice(&matrix[k * stride + from..][..to.len()]));
     }
-    /// Packs the transpose of a row-major matrix of `columns` rows into this room.
-    pub fn repack_transposed(&mut self, matrix: &[f32]) {
+    /// Packs the transpose of a matrix of `columns` rows, which start `stride` apart, into this room.
+    pub fn repack_transposed(&mut self, matrix: &[f32], stride: usize) {
         let depth = self.depth;
         let width = self.full_width();
         for first in (0..self.columns).step_by(width) {
@@ -72,7 +73,7 @@ impl Packed {
             for k0 in (0..depth).step_by(16) {
                 for j0 in (0..used).step_by(16) {
                     for j in j0..(j0 + 16).min(used) {
-                        let row = &matrix[(first + j) * depth..][..depth];
+                        let row = &matrix[(first + j) * stride..][..depth];
                         for k in k0..(k0 + 16).min(depth) {
                             panel[k * panel_width + j] = row[k];
                         }
@@ -207,6 +208,8 @@ impl<'a> Rows<'a> {
 pub struct Finish<'a> {
     /// One starting value for each column.
     pub bias: Option<&'a [f32]>,
+    /// Added to the sums, number for number.
+    pub added: Option<&'a [f32]>,
     /// Least and largest value; none leaves all as they are.
     pub clamp: Option<(f32, f32)>,
     /// Called with first row, first column and the finished block while it is in the cache.
@@ -243,7 +246,9 @@ impl Product<'_> {
         let (depth, columns, groups) = (packed.depth, packed.columns, self.packed.len());
         let m = out.len() / (columns * groups);
         let narrow = depth * columns * 4 <= NARROW_BYTES;
-        let step = if narrow { columns } else { packed.full_width() };
+        // Several panels together where enough pieces are left: longer rows for what is done to the sums.
+        let panels = (columns / packed.full_width() / PIECES).clamp(1, 4);
+        let step = if narrow { columns } else { panels * packed.full_width() };
         let cuts: Vec<usize> = (0..groups)
             .flat_map(|g| (0..columns).step_by(step).map(move |c| g * columns + c))
             .chain([groups * columns])
@@ -258,10 +263,15 @@ impl Product<'_> {
     }
     /// Computes all rows into `out` on this thread.
     pub fn run_here(&self, out: &mut [f32]) {
-        let Some(packed) = self.packed.first().filter(|_| !out.is_empty()) else { return };
-        let columns = packed.columns * self.packed.len();
+        let columns = self.packed.iter().map(Packed::columns).sum();
+        if !out.is_empty() {
+            self.run_into(&mut Block::of(out, columns));
+        }
+    }
+    /// Computes the rows of a block as wide as the result on this thread; what is done to the sums sees it as the whole.
+    pub fn run_into(&self, all: &mut Block<'_>) {
+        let Some(packed) = self.packed.first() else { return };
         let runs = self.runs();
-        let mut all = Block::of(out, columns);
         for group in 0..self.packed.len() {
             self.block(
                 &runs,
@@ -402,6 +412,8 @@ impl Tile<'_, '_, '_> {
         }
         let bias = self.product.finish.bias.map(|bias| &bias[self.column..][..self.used]);
         let clamp = if self.last_part { self.product.finish.clamp } else { None };
+        let added = if self.last_part { self.product.finish.added } else { None };
+        let all_columns = self.product.packed.len() * self.product.packed[0].columns;
         for (r, sums) in sums.iter().enumerate() {
             let out = &mut self.block.row(i + r)[self.at..][..self.used];
             for (v, sum) in sums.iter().enumerate() {
@@ -412,6 +424,10 @@ impl Tile<'_, '_, '_> {
                     sum = s.add(sum, s.load_partial(to));
                 } else if let Some(bias) = bias {
                     sum = s.add(sum, s.load_partial(&bias[from..]));
+                }
+                if let Some(added) = added {
+                    let at = (self.row + i + r) * all_columns + self.column + from;
+                    sum = s.add(sum, s.load_partial(&added[at..][..to.len()]));
                 }
                 if let Some((least, largest)) = clamp {
                     // The bound comes first: a NaN passes through.

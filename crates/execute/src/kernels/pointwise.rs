@@ -124,14 +124,51 @@ impl Program {
     pub fn instructions(&self) -> &[Instruction] {
         &self.instructions
     }
-    /// Where the program does no more than clamp input 0: the bounds.
-    pub fn as_clamp(&self) -> Option<(f32, f32)> {
-        match self.instructions.as_slice() {
-            [Instruction::Line { x: Source::Input(0), scale: 1.0, shift: 0.0, least, largest }] => {
-                Some((*least, *largest))
+    /// Where the program does no more than add inputs to input 0 and clamp: which input, if any, and the bounds, if any.
+    pub fn as_sum_and_clamp(&self) -> Option<(Option<usize>, Option<(f32, f32)>)> {
+        let sum = |instruction: &Instruction| match *instruction {
+            Instruction::Binary(Binary::Add, Source::Input(0), Source::Input(i))
+            | Instruction::Binary(Binary::Add, Source::Input(i), Source::Input(0)) => (i != 0).then_some(i),
+            _ => None,
+        };
+        let clamp = |instruction: &Instruction, of: Source| match *instruction {
+            Instruction::Line { x, scale: 1.0, shift: 0.0, least, largest } => {
+                (x == of).then_some((least, largest))
             }
             _ => None,
+        };
+        match self.instructions.as_slice() {
+            [] => Some((None, None)),
+            [one] => match clamp(one, Source::Input(0)) {
+                Some(bounds) => Some((None, Some(bounds))),
+                None => sum(one).map(|i| (Some(i), None)),
+            },
+            [first, second] => Some((Some(sum(first)?), Some(clamp(second, Source::Step(0))?))),
+            _ => None,
         }
+    }
+    /// Where the program first adds another input to input 0, which nothing else reads: that input, and the rest, whose
+    /// input 0 is the sum.
+    pub fn split_first_sum(&self) -> Option<(usize, Self)> {
+        let (first, rest) = self.instructions.split_first()?;
+        let (Instruction::Binary(Binary::Add, Source::Input(0), Source::Input(i))
+        | Instruction::Binary(Binary::Add, Source::Input(i), Source::Input(0))) = *first
+        else {
+            return None;
+        };
+        let mut read_again = i == 0;
+        let rest = rest.iter().map(|instruction| {
+            instruction.map_sources(|source| match source {
+                Source::Step(0) => Source::Input(0),
+                Source::Step(i) => Source::Step(i - 1),
+                other => {
+                    read_again |= other == Source::Input(0);
+                    other
+                }
+            })
+        });
+        let instructions = rest.collect();
+        (!read_again).then_some((i, Self { instructions }))
     }
     /// Joins neighbouring instructions: a line over a line that nothing else reads becomes one where no bound is between.
     #[must_use]
@@ -326,24 +363,30 @@ impl<'a> Bound<'a> {
     }
     /// Computes numbers `from..from + out.len()` of the result into `out`.
     pub fn apply(&self, from: usize, out: &mut [f32]) {
-        thread_local!(static SCRATCH: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) });
-        SCRATCH.with_borrow_mut(|scratch| dispatch(Apply { bound: self, from, out, scratch }));
+        let columns = out.len().max(1);
+        if !out.is_empty() {
+            self.apply_rows(from, columns, &mut Block::of(out, columns));
+        }
     }
     /// Computes a block of the result, whose rows are `columns` long.
     pub fn apply_block(&self, columns: usize, row: usize, column: usize, block: &mut Block<'_>) {
-        if let Some(all) = block.contiguous() {
-            return self.apply(row * columns + column, all);
+        match block.contiguous() {
+            Some(all) => self.apply(row * columns + column, all),
+            None => self.apply_rows(row * columns + column, columns, block),
         }
-        for i in 0..block.rows() {
-            self.apply((row + i) * columns + column, block.row(i));
-        }
+    }
+    fn apply_rows(&self, from: usize, columns: usize, block: &mut Block<'_>) {
+        thread_local!(static SCRATCH: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) });
+        SCRATCH.with_borrow_mut(|scratch| dispatch(Apply { bound: self, from, columns, block, scratch }));
     }
 }
 
-struct Apply<'a, 'b> {
+struct Apply<'a, 'b, 'c> {
     bound: &'b Bound<'a>,
+    /// Number of the result at the block's start, and from a row of the block to the next.
     from: usize,
-    out: &'b mut [f32],
+    columns: usize,
+    block: &'b mut Block<'c>,
     scratch: &'b mut Vec<Buffer>,
 }
 
@@ -353,43 +396,48 @@ enum Tile<'a> {
     Number(f32),
 }
 
-impl Kernel for Apply<'_, '_> {
+impl Kernel for Apply<'_, '_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { bound, from, out, scratch } = self;
-        let steps = bound.program.instructions.len();
-        let operands = bound.operands.len();
+        let Self { bound, from, columns, block, scratch } = self;
         // One tile for each operand that has to be expanded, one for each step but the last.
-        let mut tiles = std::mem::take(scratch);
-        if tiles.len() < operands + steps {
-            tiles.resize_with(operands + steps, || Buffer::zeros(TILE));
+        let count = bound.operands.len() + bound.program.instructions.len();
+        if scratch.len() < count {
+            scratch.resize_with(count, || Buffer::zeros(TILE));
         }
-        for (t, out) in out.chunks_mut(TILE).enumerate() {
-            let at = from + t * TILE;
-            for (i, operand) in bound.operands.iter().enumerate() {
-                match operand {
-                    Operand::Strided(data, dims) if bound.repeated[i].is_none() => {
-                        expand(data, dims, at, &mut tiles[i][..out.len()]);
-                    }
-                    Operand::InPlace => tiles[i][..out.len()].copy_from_slice(out),
-                    _ => {}
+        for i in 0..block.rows() {
+            apply_row(s, bound, from + i * columns, block.row(i), scratch);
+        }
+    }
+}
+
+#[inline(always)]
+fn apply_row<S: Simd>(s: S, bound: &Bound<'_>, from: usize, out: &mut [f32], tiles: &mut [Buffer]) {
+    let steps = bound.program.instructions.len();
+    let operands = bound.operands.len();
+    for (t, out) in out.chunks_mut(TILE).enumerate() {
+        let at = from + t * TILE;
+        for (i, operand) in bound.operands.iter().enumerate() {
+            match operand {
+                Operand::Strided(data, dims) if bound.repeated[i].is_none() => {
+                    expand(data, dims, at, &mut tiles[i][..out.len()]);
                 }
-            }
-            for (step, instruction) in bound.program.instructions.iter().enumerate() {
-                let last = step + 1 == steps;
-                let mut own =
-                    if last { Buffer::default() } else { std::mem::take(&mut tiles[operands + step]) };
-                let len = out.len();
-                let to = if last { &mut *out } else { &mut own[..len] };
-                let view = View { bound, tiles: &tiles, at, len };
-                execute(s, instruction, view, to);
-                if !last {
-                    tiles[operands + step] = own;
-                }
+                Operand::InPlace => tiles[i][..out.len()].copy_from_slice(out),
+                _ => {}
             }
         }
-        *scratch = tiles;
+        for (step, instruction) in bound.program.instructions.iter().enumerate() {
+            let last = step + 1 == steps;
+            let mut own = if last { Buffer::default() } else { std::mem::take(&mut tiles[operands + step]) };
+            let len = out.len();
+            let to = if last { &mut *out } else { &mut own[..len] };
+            let view = View { bound, tiles, at, len };
+            execute(s, instruction, view, to);
+            if !last {
+                tiles[operands + step] = own;
+            }
+        }
     }
 }
 

@@ -1,6 +1,5 @@
-//! Sums, extremes and what is built on them: reduction over one run of dimensions, softmax, normalization of rows.
+//! Sums and extremes over one run of dimensions, and normalization of rows, which is built on them.
 
-use super::math;
 use super::simd::{Kernel, Simd, dispatch};
 use super::threads::Threads;
 
@@ -22,7 +21,7 @@ pub enum Reduction {
 /// Rows of a reduced dimension in one partial result; fixed, so that the result depends on no number of threads.
 const PART: usize = 256;
 /// Numbers in a piece of work.
-const PIECE: usize = 16 << 10;
+pub(super) const PIECE: usize = 16 << 10;
 
 impl Reduction {
     #[inline(always)]
@@ -159,7 +158,7 @@ impl Kernel for RowsKernel<'_> {
 
 /// All of a row brought together: four vectors in turn, then their lanes, then what is left.
 #[inline(always)]
-fn row_total<S: Simd>(s: S, row: &[f32], how: Reduction) -> f32 {
+pub(super) fn row_total<S: Simd>(s: S, row: &[f32], how: Reduction) -> f32 {
     let mut sums = [s.splat(how.start()); 4];
     let mut wide = row.chunks_exact(4 * S::LANES);
     for chunk in &mut wide {
@@ -198,63 +197,6 @@ fn row_total<S: Simd>(s: S, row: &[f32], how: Reduction) -> f32 {
         }
     }
     total
-}
-
-/// Softmax of every row of `len` numbers in place, or its logarithm.
-pub fn softmax(threads: &Threads, data: &mut [f32], len: usize, logarithm: bool) {
-    let rows = (PIECE / len.max(1)).max(1);
-    threads.chunks(data, rows * len, |_, rows| softmax_here(rows, len, logarithm));
-}
-
-/// As [`softmax`], on this thread.
-pub fn softmax_here(rows: &mut [f32], len: usize, logarithm: bool) {
-    dispatch(SoftmaxKernel { rows, len, logarithm });
-}
-
-struct SoftmaxKernel<'a> {
-    rows: &'a mut [f32],
-    len: usize,
-    logarithm: bool,
-}
-impl Kernel for SoftmaxKernel<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        for row in self.rows.chunks_exact_mut(self.len) {
-            let largest = s.splat(row_total(s, row, Reduction::Max));
-            let mut sums = s.splat(0.0);
-            if self.logarithm {
-                let mut chunks = row.chunks_exact(S::LANES);
-                for chunk in &mut chunks {
-                    sums = s.add(sums, math::exp(s, s.sub(s.load(chunk), largest)));
-                }
-                let rest = chunks.remainder();
-                let mut tail = [0.0; super::simd::MAX_LANES];
-                s.store(&mut tail, math::exp(s, s.sub(s.load_partial(rest), largest)));
-                tail[rest.len()..].fill(0.0);
-                let total = s.sum(sums) + tail.iter().sum::<f32>();
-                let shift = s.add(largest, s.splat(total.ln()));
-                for chunk in row.chunks_mut(S::LANES) {
-                    s.store_partial(chunk, s.sub(s.load_partial(chunk), shift));
-                }
-                continue;
-            }
-            let mut rest_total = 0.0;
-            for chunk in row.chunks_mut(S::LANES) {
-                let e = math::exp(s, s.sub(s.load_partial(chunk), largest));
-                s.store_partial(chunk, e);
-                if chunk.len() == S::LANES {
-                    sums = s.add(sums, e);
-                } else {
-                    rest_total = chunk.iter().sum();
-                }
-            }
-            let factor = s.splat(1.0 / (s.sum(sums) + rest_total));
-            for chunk in row.chunks_mut(S::LANES) {
-                s.store_partial(chunk, s.mul(s.load_partial(chunk), factor));
-            }
-        }
-    }
 }
 
 /// How rows are normalized.

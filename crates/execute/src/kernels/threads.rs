@@ -290,6 +290,12 @@ impl<'a> Block<'a> {
             life: PhantomData,
         }
     }
+    /// `count` of its rows from `first` on. Panics where there are fewer.
+    pub fn rows_of(&mut self, first: usize, count: usize) -> Block<'_> {
+        assert!(first + count <= self.rows, "rows {first}..+{count} of {}", self.rows);
+        let base = self.base.wrapping_add(first * self.stride);
+        Block { base, stride: self.stride, rows: count, columns: self.columns, life: PhantomData }
+    }
     /// All of it as one run, where its rows follow each other without gap.
     pub fn contiguous(&mut self) -> Option<&mut [f32]> {
         (self.stride == self.columns || self.rows == 1)

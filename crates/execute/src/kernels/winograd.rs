@@ -1,0 +1,263 @@
+//! Convolution by 3 x 3 windows with a quarter of the products: Winograd's F(4 x 4, 3 x 3).
+//!
+//! Tiles of 6 x 6 input pixels are transformed, multiplied by transformed weights place by place (36 products over the
+//! channels), and transformed back to 4 x 4 output pixels (Lavin and Gray 2015, points 0, 1, -1, 2, -2). The sums are not
+//! those of the plain convolution: the error is bounded by the roundings times what the transforms, all their numbers
+//! taken as positive, make of the magnitudes.
+
+use super::buffer::Buffer;
+use super::conv::{Geometry, Placement};
+use super::gemm::{Finish, Packed, Product, Rows};
+use super::simd::{Kernel, Simd, dispatch};
+use super::threads::{Block, Threads};
+
+/// Output pixels of a tile in each dimension.
+const OUT: usize = 4;
+/// Input pixels of a tile in each dimension.
+const IN: usize = 6;
+/// Places of a tile.
+const PLACES: usize = IN * IN;
+/// Tiles whose transforms are held at a time.
+const TILES: usize = 256;
+
+/// A convolution with transformed weights.
+#[derive(Debug)]
+pub struct Winograd {
+    geometry: Geometry,
+    /// One for each place of a tile.
+    packed: Vec<Packed>,
+}
+
+impl Winograd {
+    /// Whether a window is of the kind that this computes.
+    pub fn takes(geometry: &Geometry) -> bool {
+        let Geometry { groups, taps, stride, dilation, .. } = *geometry;
+        groups == 1 && taps == [3, 3] && stride == [1, 1] && dilation == [1, 1]
+    }
+    /// Whether it is faster than the plain sums: there must be enough channels for the products to outweigh the
+    /// transforms, and enough tiles for each of the larger weights.
+    pub fn pays(geometry: &Geometry, images: usize, out: [usize; 2]) -> bool {
+        let tiles = images * out[0].div_ceil(OUT) * out[1].div_ceil(OUT);
+        let used = (images * out[0] * out[1]) as f64 / (tiles.max(1) * OUT * OUT) as f64;
+        geometry.channels >= 16 && geometry.out_channels >= 16 && tiles >= 12 && used > 0.5
+    }
+    /// Transforms and packs weights `[out channels, channels, 3, 3]`.
+    pub fn new(geometry: Geometry, weights: &[f32]) -> Self {
+        // G of the transform G g G^T.
+        const G: [[f64; 3]; IN] = [
+            [1.0 / 4.0, 0.0, 0.0],
+            [-1.0 / 6.0, -1.0 / 6.0, -1.0 / 6.0],
+            [-1.0 / 6.0, 1.0 / 6.0, -1.0 / 6.0],
+            [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0],
+            [1.0 / 24.0, -1.0 / 12.0, 1.0 / 6.0],
+            [0.0, 0.0, 1.0],
+        ];
+        let Geometry { channels, out_channels, .. } = geometry;
+        let packed = (0..PLACES)
+            .map(|place| {
+                let (down, across) = (G[place / IN], G[place % IN]);
+                Packed::new(channels, out_channels, |k, n| {
+                    let window = &weights[(n * channels + k) * 9..][..9];
+                    let sum: f64 = (0..9).map(|t| down[t / 3] * across[t % 3] * f64::from(window[t])).sum();
+                    sum as f32
+                })
+            })
+            .collect();
+        Self { geometry, packed }
+    }
+    /// Convolves the images of `data` into those of `out`.
+    pub fn run(
+        &self,
+        threads: &Threads,
+        data: &[f32],
+        place: &Placement,
+        finish: &Finish<'_>,
+        out: &mut [f32],
+    ) {
+        let Geometry { channels, out_channels, .. } = self.geometry;
+        let [out_height, out_width] = place.out;
+        if out.is_empty() {
+            return;
+        }
+        let across = out_width.div_ceil(OUT);
+        let rows_at_a_time = (TILES / across).max(1).min(out_height.div_ceil(OUT));
+        let most = rows_at_a_time * across;
+        let mut transformed = Buffer::zeros(most * PLACES * channels);
+        let mut products = Buffer::zeros(most * PLACES * out_channels);
+        for image in 0..out.len() / (out_height * out_width * out_channels) {
+            let pixels = &data[image * place.size[0] * place.size[1] * channels..];
+            for first in (0..out_height).step_by(rows_at_a_time * OUT) {
+                let rows = (out_height - first).min(rows_at_a_time * OUT);
+                let tiles = rows.div_ceil(OUT) * across;
+                let transformed = &mut transformed[..tiles * PLACES * channels];
+                threads.chunks(transformed, across * PLACES * channels, |i, to| {
+                    dispatch(IntoPlaces { data: pixels, channels, place, top: first + i * OUT, to });
+                });
+                let products = &mut products[..tiles * PLACES * out_channels];
+                Product {
+                    rows: Rows::Dense { data: transformed, stride: PLACES * channels },
+                    segments: 1,
+                    packed: &self.packed,
+                    finish: Finish::default(),
+                }
+                .run(threads, products);
+                let at = (image * out_height + first) * out_width;
+                let out = &mut out[at * out_channels..][..rows * out_width * out_channels];
+                threads.chunks(out, OUT * out_width * out_channels, |i, out| {
+                    let at = at + i * OUT * out_width;
+                    let from = &products[i * across * PLACES * out_channels..];
+                    dispatch(FromPlaces { from, width: out_width, channels: out_channels, at, finish, out });
+                    if let Some(then) = finish.then {
+                        then(at, 0, &mut Block::of(out, out_channels));
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// B^T d B for a row of tiles.
+struct IntoPlaces<'a> {
+    /// One image.
+    data: &'a [f32],
+    channels: usize,
+    place: &'a Placement,
+    /// The tiles' first output row.
+    top: usize,
+    /// Tile by tile, place by place, the channels.
+    to: &'a mut [f32],
+}
+
+/// B^T of one column of six.
+#[inline(always)]
+fn into_places<S: Simd>(s: S, d: [S::V; IN]) -> [S::V; IN] {
+    let (two, four, five) = (s.splat(2.0), s.splat(4.0), s.splat(-5.0));
+    let minus_four = s.splat(-4.0);
+    let even = s.fma(minus_four, d[2], d[4]);
+    let odd = s.fma(minus_four, d[1], d[3]);
+    let low = s.sub(d[4], d[2]);
+    let high = s.mul(two, s.sub(d[3], d[1]));
+    [
+        s.fma(four, d[0], s.fma(five, d[2], d[4])),
+        s.add(even, odd),
+        s.sub(even, odd),
+        s.add(low, high),
+        s.sub(low, high),
+        s.fma(four, d[1], s.fma(five, d[3], d[5])),
+    ]
+}
+
+impl Kernel for IntoPlaces<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { data, channels, place, top, to } = self;
+        let Placement { size: [height, width], pad, .. } = *place;
+        for (t, to) in to.chunks_exact_mut(PLACES * channels).enumerate() {
+            for c in (0..channels).step_by(S::LANES) {
+                let lanes = S::LANES.min(channels - c);
+                let mut half = [[s.splat(0.0); IN]; IN];
+                for (x, half) in half.iter_mut().enumerate() {
+                    let column = (t * OUT + x).wrapping_sub(pad[1]);
+                    if column >= width {
+                        continue;
+                    }
+                    let mut pixels = [s.splat(0.0); IN];
+                    for (y, pixel) in pixels.iter_mut().enumerate() {
+                        let row = (top + y).wrapping_sub(pad[0]);
+                        if row < height {
+                            *pixel = s.load_partial(&data[(row * width + column) * channels + c..][..lanes]);
+                        }
+                    }
+                    *half = into_places(s, pixels);
+                }
+                for y in 0..IN {
+                    let mut row = [s.splat(0.0); IN];
+                    for (x, half) in half.iter().enumerate() {
+                        row[x] = half[y];
+                    }
+                    for (x, value) in into_places(s, row).into_iter().enumerate() {
+                        s.store_partial(&mut to[(y * IN + x) * channels + c..][..lanes], value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A^T m A for a row of tiles, and what is done to the sums.
+struct FromPlaces<'a> {
+    /// Tile by tile, place by place, the channels.
+    from: &'a [f32],
+    /// Of the result.
+    width: usize,
+    channels: usize,
+    /// The first pixel of the result.
+    at: usize,
+    finish: &'a Finish<'a>,
+    /// Up to four rows of the result.
+    out: &'a mut [f32],
+}
+
+/// A^T of one column of six.
+#[inline(always)]
+fn from_places<S: Simd>(s: S, m: [S::V; IN]) -> [S::V; OUT] {
+    let (sum1, difference1) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
+    let (sum2, difference2) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
+    [
+        s.add(m[0], s.add(sum1, sum2)),
+        s.fma(s.splat(2.0), difference2, difference1),
+        s.fma(s.splat(4.0), sum2, sum1),
+        s.add(s.fma(s.splat(8.0), difference2, difference1), m[5]),
+    ]
+}
+
+impl Kernel for FromPlaces<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { from, width, channels, at, finish, out } = self;
+        let rows = out.len() / (width * channels);
+        for t in 0..width.div_ceil(OUT) {
+            let tile = &from[t * PLACES * channels..][..PLACES * channels];
+            let columns = OUT.min(width - t * OUT);
+            for c in (0..channels).step_by(S::LANES) {
+                let lanes = S::LANES.min(channels - c);
+                let mut half = [[s.splat(0.0); OUT]; IN];
+                for (x, half) in half.iter_mut().enumerate() {
+                    let mut column = [s.splat(0.0); IN];
+                    for (y, value) in column.iter_mut().enumerate() {
+                        *value = s.load_partial(&tile[(y * IN + x) * channels + c..][..lanes]);
+                    }
+                    *half = from_places(s, column);
+                }
+                let bias = finish.bias.map_or(
+                    s.splat(0.0),
+                    #[inline(always)]
+                    |b| s.load_partial(&b[c..c + lanes]),
+                );
+                for y in 0..OUT {
+                    if y == rows {
+                        break;
+                    }
+                    let mut row = [s.splat(0.0); IN];
+                    for (x, half) in half.iter().enumerate() {
+                        row[x] = half[y];
+                    }
+                    let values = from_places(s, row);
+                    for (x, value) in values.into_iter().enumerate().take(columns) {
+                        let place = (y * width + t * OUT + x) * channels + c;
+                        let mut value = s.add(value, bias);
+                        if let Some(added) = finish.added {
+                            value = s.add(value, s.load_partial(&added[at * channels + place..][..lanes]));
+                        }
+                        if let Some((least, largest)) = finish.clamp {
+                            value = s.min(s.splat(largest), s.max(s.splat(least), value));
+                        }
+                        s.store_partial(&mut out[place..][..lanes], value);
+                    }
+                }
+            }
+        }
+    }
+}
