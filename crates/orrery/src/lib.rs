@@ -26,8 +26,8 @@ pub use orrery_evaluate::validate::{Status, Summary, Validation, ValidationRow, 
 pub use orrery_evaluate::way::Built;
 pub use orrery_evaluate::{Model, Setup, Suggestion};
 pub use orrery_import::onnx::{SaveOptions, save as save_onnx};
-pub use orrery_ir::op::Datum;
 pub use orrery_ir::infer::facts;
+pub use orrery_ir::op::Datum;
 pub use orrery_ir::{Graph, Type, count};
 pub use orrery_machine::{
     ExecutionModel, Parameter, SummaryRow, System, find_or_load as find_system, load_path as load_system,

@@ -137,7 +137,11 @@ fn read_array(reader: &mut impl Read) -> Result<Tensor> {
     let shape: Option<Vec<usize>> = header.shape().iter().map(|&n| usize::try_from(n).ok()).collect();
     let count = header.shape().iter().try_fold(1_u64, |n, &extent| n.checked_mul(extent));
     let (Some(shape), Some(count)) = (shape, count.filter(|n| *n <= LARGEST)) else {
-        return Diagnostic::error("npz-read", format!("an array of shape {:?} cannot be held", header.shape())).err();
+        return Diagnostic::error(
+            "npz-read",
+            format!("an array of shape {:?} cannot be held", header.shape()),
+        )
+        .err();
     };
     if header.order() == Order::Fortran && shape.len() > 1 {
         return Diagnostic::error("npz-order", "the array lies column by column (Fortran order)")
@@ -159,7 +163,8 @@ fn read_array(reader: &mut impl Read) -> Result<Tensor> {
         let unit = if dtype.is_complex() { dtype.host_bytes() / 2 } else { dtype.host_bytes() };
         bytes.chunks_exact_mut(unit).for_each(<[u8]>::reverse);
     }
-    Tensor::from_bytes(dtype, shape, bytes.into()).map_err(|e| failed("npz-read", "the array is cut short", &e))
+    Tensor::from_bytes(dtype, shape, bytes.into())
+        .map_err(|e| failed("npz-read", "the array is cut short", &e))
 }
 
 fn read_bytes(reader: &mut impl Read, count: u64, each: u64) -> Result<Vec<u8>> {
@@ -197,9 +202,11 @@ fn strings(bytes: &[u8], count: usize, letters: usize, word: &str) -> Result<Vec
         let end = codes.iter().rposition(|code| *code != 0).map_or(0, |last| last + 1);
         codes[..end].iter().map(|code| char::from_u32(*code)).collect()
     };
-    bytes.chunks_exact(4 * letters).map(one).collect::<Option<Vec<String>>>().ok_or_else(|| {
-        Box::new(Diagnostic::error("npz-read", "a string of the array is not Unicode"))
-    })
+    bytes
+        .chunks_exact(4 * letters)
+        .map(one)
+        .collect::<Option<Vec<String>>>()
+        .ok_or_else(|| Box::new(Diagnostic::error("npz-read", "a string of the array is not Unicode")))
 }
 
 /// Writes arrays under their names. The file appears whole or not at all.
@@ -277,8 +284,10 @@ fn fixed_width(tensor: &Tensor) -> Vec<u8> {
 /// The header of version 1.0, padded so that the elements start at a multiple of 64.
 fn header(word: &str, shape: &[usize]) -> Vec<u8> {
     let extents: String = shape.iter().map(|n| format!("{n}, ")).collect();
-    let mut text =
-        format!("{{'descr': '{word}', 'fortran_order': False, 'shape': ({}), }}", extents.trim_end_matches(' '));
+    let mut text = format!(
+        "{{'descr': '{word}', 'fortran_order': False, 'shape': ({}), }}",
+        extents.trim_end_matches(' ')
+    );
     let unpadded = 10 + text.len() + 1;
     text.extend(std::iter::repeat_n(' ', unpadded.next_multiple_of(64) - unpadded));
     text.push('\n');
