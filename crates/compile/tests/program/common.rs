@@ -116,7 +116,7 @@ pub(crate) fn faults_of(
     let mut faults: Vec<String> = outcome.disagreements.iter().map(|d| format!("{d:?}")).collect();
     for ((name, got), want) in outcome.outputs.iter().zip(meaning(graph, &inputs)) {
         let (difference, magnitude) = difference(got, &want);
-        if !(difference <= tolerance * magnitude.max(1.0)) {
+        if difference.is_nan() || difference > tolerance * magnitude.max(1.0) {
             faults.push(format!("output `{name}` is off by {difference:e} of {magnitude:e}"));
         }
     }
