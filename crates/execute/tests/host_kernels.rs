@@ -68,7 +68,7 @@ fn same_on_all(len: usize, run: impl Fn(&Threads, &mut [f32])) -> Vec<f32> {
     let bits = |v: &[f32]| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&results[0]), bits(&results[1]));
     assert_eq!(bits(&results[0]), bits(&results[2]));
-    results.into_iter().next().unwrap()
+    results.into_iter().next().expect("there is one for each number of threads")
 }
 
 #[test]

@@ -186,10 +186,15 @@ fn graph(name: &str, build: Build, dtype: DType) -> Graph {
     b.finish(&outputs).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
+/// All of them, by name.
+pub(crate) fn examples(dtype: DType) -> impl Iterator<Item = (&'static str, Graph)> {
+    GRAPHS.iter().map(move |(name, build)| (*name, graph(name, *build, dtype)))
+}
+
 fn check_all(system: &System, precision: &str, dtype: DType, tolerance: f64) {
     let mut found = String::new();
-    for (name, build) in GRAPHS {
-        for fault in faults(&graph(name, *build, dtype), system, precision, tolerance) {
+    for (name, graph) in examples(dtype) {
+        for fault in faults(&graph, system, precision, tolerance) {
             found += &format!("{} {precision}, {name}: {fault}\n", system.name);
         }
     }

@@ -129,6 +129,8 @@ fn either(a: &Type, b: &Type, fresh: &dyn Fn(usize) -> Dim) -> Result<Type, Stri
         }),
         (Type::Sequence(a), Type::Sequence(b)) => Type::Sequence(Box::new(either(a, b, fresh)?)),
         (Type::Optional(a), Type::Optional(b)) => Type::Optional(Box::new(either(a, b, fresh)?)),
+        // What may be absent at first and is there later may be absent.
+        (Type::Optional(a), b) | (b, Type::Optional(a)) => Type::Optional(Box::new(either(a, b, fresh)?)),
         (a, b) => return Err(format!("it is {a} and {b}")),
     })
 }

@@ -205,6 +205,16 @@ pub const TABLE: &[OpDef] = &[
     },
     OpDef {
         inputs: &[Port::One("input"), Port::One("shape")],
+        space: |ctx| {
+            // Where the given shape says 1, the input's own extent counts, whatever a part's is.
+            let wanted = content::list(ctx, 1).ok()??;
+            let (rank, out) = (ctx.rank(0)?, ctx.output_shape(0)?.len());
+            let own = |d: usize| match (d + wanted.len()).checked_sub(out) {
+                Some(at) => wanted[at].is(1),
+                None => true,
+            };
+            free_in(ctx, false, |d| (d + rank).checked_sub(out).filter(|_| own(d)))
+        },
         ..moving(
             Op::Expand,
             "Repeats a tensor to the shape that it and the given one broadcast to.",

@@ -154,8 +154,11 @@ pub(super) fn squeeze(ctx: &Ctx<'_>) -> Facts {
             return Ok(vec![open(ctx, dtype, list_len(ctx, 1).and_then(|n| shape.len().checked_sub(n)))]);
         };
         distinct_axes(&axes, shape.len())?
-    } else {
+    } else if shape.iter().all(|n| n.known().is_some()) {
         (0..shape.len()).filter(|&d| shape[d].is(1)).collect()
+    } else {
+        // A symbol may turn out to be 1, and its dimension would go.
+        return Ok(vec![open(ctx, dtype, None)]);
     };
     if let Some(d) = axes.iter().find(|&&d| shape[d].known().is_some_and(|n| n != 1)) {
         return Err(format!("dimension {d} of {shape:?} is not 1"));
