@@ -11,7 +11,7 @@ mod rewrite;
 pub use affine::fold_batch_norm;
 pub use clean::clean;
 pub use fuse::fuse;
-pub use legalise::{Legalised, NarrowedWeight, Narrowing, PrecisionSpec, legalise};
+pub use legalise::{Legalised, NarrowedWeight, Narrowing, PrecisionSpec, legalise, store_states};
 pub use report::{Exactness, Kind, Replacement, Report};
 
 use orrery_base::Result;
@@ -71,6 +71,7 @@ pub fn prepare(graph: &Graph, options: &Options) -> Result<Prepared> {
     infer::infer(&mut graph)?;
     check(&graph)?;
     report.nodes_after = graph.nodes.len();
+    report.note_approximations();
     Ok(Prepared { graph, report })
 }
 

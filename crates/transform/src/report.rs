@@ -87,6 +87,23 @@ pub struct Report {
 }
 
 impl Report {
+    /// One note for each reason why replacements do not mean the same.
+    pub(crate) fn note_approximations(&mut self) {
+        let mut reasons: Vec<(&'static str, &Replacement, usize)> = Vec::new();
+        for replacement in &self.replacements {
+            let Exactness::Approximated(why) = replacement.exactness else { continue };
+            match reasons.iter_mut().find(|(reason, ..)| *reason == why) {
+                Some((_, _, count)) => *count += 1,
+                None => reasons.push((why, replacement, 1)),
+            }
+        }
+        let notes = reasons.into_iter().map(|(why, first, count)| {
+            let more = if count > 1 { format!(", and {} more", count - 1) } else { String::new() };
+            Diagnostic::note("transform-approximated", format!("{} recognised{more}: {why}", first.kind))
+                .at(first.place.clone())
+        });
+        self.notes.extend(notes.collect::<Vec<_>>());
+    }
     /// How often something was recognised.
     pub fn count(&self, kind: Kind) -> usize {
         self.replacements.iter().filter(|r| r.kind == kind).count()

@@ -90,6 +90,19 @@ impl Rewriter {
     pub(crate) fn uses(&self, id: ValueId) -> u32 {
         self.uses[id.index()]
     }
+    /// Living nodes that read a value, each with the number of the input that does.
+    pub(crate) fn readers(&self, id: ValueId) -> Vec<(NodeId, usize)> {
+        let living = self.graph.nodes.iter().filter(|(node, _)| !self.is_dead(*node));
+        let reads = |node: NodeId, inputs: &[Option<ValueId>]| -> Vec<(NodeId, usize)> {
+            let same = inputs.iter().enumerate().filter(|(_, v)| v.is_some_and(|v| self.resolve(v) == id));
+            same.map(|(i, _)| (node, i)).collect()
+        };
+        living.flat_map(|(node, n)| reads(node, &n.inputs)).collect()
+    }
+    /// Sets the type of a value.
+    pub(crate) fn set_type(&mut self, id: ValueId, ty: Type) {
+        self.graph.values[id].ty = ty;
+    }
     /// The node that makes a value, where one does.
     pub(crate) fn maker(&self, id: ValueId) -> Option<NodeId> {
         match self.graph.values[id].def {

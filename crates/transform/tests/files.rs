@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `# clean` | the graph after cleaning |
 //! | `# prepare [shape-only] [no-fuse] [no-fold]` | the report, and the graph after all passes |
-//! | `# legalise STORAGE [multiply=FORMAT] [accumulate=FORMAT] [shape-only]` | the notes, and the legal graph |
+//! | `# legalise STORAGE [multiply=FORMAT] [accumulate=FORMAT] [stochastic] [shape-only] [states]` | the notes, and the legal graph |
 //!
 //! A line `# where symbol=number ...` binds symbols and has both graphs run on the same random inputs; outputs must agree
 //! within a few roundings of binary32, or, after legalising, of the storage type. What cannot be done gives the diagnostic.
@@ -20,7 +20,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use orrery_base::Result;
 use orrery_ir::{Bindings, Graph, infer, text};
 use orrery_numerics::{DType, Format};
-use orrery_transform::{Options, PrecisionSpec, Weights, clean, legalise, prepare};
+use orrery_transform::{Options, PrecisionSpec, Weights, clean, legalise, prepare, store_states};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -107,7 +107,7 @@ fn outcome(given: &str) -> Result<std::result::Result<String, Failed>> {
             }
             let format = Format::parse(&spec.multiply).expect("legalise has read it");
             tolerance = ROUNDINGS * format.unit_roundoff();
-            legal.graph
+            if words.contains(&"states") { store_states(&legal.graph)? } else { legal.graph }
         }
         other => panic!("there is no command `{other}`"),
     };

@@ -56,6 +56,10 @@ fn try_fold(pass: &Pass<'_>, id: NodeId) -> Option<Vec<(ValueId, Type, Weight)>>
     let sizes: Option<Vec<u64>> = outputs.iter().map(|v| bytes(rewriter.ty(*v))).collect();
     let floats = outputs.iter().all(|v| rewriter.ty(*v).as_tensor().is_some_and(|t| t.dtype.is_float()));
     let largest = sizes.as_ref().and_then(|s| s.iter().copied().max());
+    if node.op == Op::Transpose && largest.is_some_and(|l| l > SHAPE_ONLY) && stays(pass, &inputs, outputs[0])
+    {
+        return None;
+    }
     if floats && let Some(largest) = largest {
         if node.op == Op::ConstantOfShape && largest > SHAPE_ONLY {
             return filled(pass, id, outputs[0]);
@@ -93,6 +97,15 @@ fn try_fold(pass: &Pass<'_>, id: NodeId) -> Option<Vec<(ValueId, Type, Weight)>>
         }
     }
     Some(constants)
+}
+
+/// Whether a large weight is not to be transposed: it is read as it is too and would be there twice, or only products read
+/// the transpose, which can do with the weight as it is.
+fn stays(pass: &Pass<'_>, inputs: &[Option<ValueId>], output: ValueId) -> bool {
+    let rewriter = &pass.rewriter;
+    let multiplied = |(node, input): (NodeId, usize)| rewriter.node(node).op == Op::MatMul && input == 1;
+    inputs.iter().flatten().any(|v| rewriter.uses(*v) > 1)
+        || (!rewriter.is_output(output) && rewriter.readers(output).into_iter().all(multiplied))
 }
 
 /// A large tensor of equal elements: zeros without a second input.

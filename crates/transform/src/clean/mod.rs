@@ -37,15 +37,24 @@ pub fn clean(graph: &Graph) -> Result<Graph> {
 /// Walks over a graph are repeated while branches are inlined, at most so often: one for each level of nesting.
 const MOST_ROUNDS: usize = 8;
 
-pub(crate) fn clean_graph(mut graph: Graph, weights: Weights) -> Result<Graph> {
+pub(crate) fn clean_graph(graph: Graph, weights: Weights) -> Result<Graph> {
+    if graph.nodes.values().all(|n| n.op != Op::If) {
+        return rounds(graph, weights, false);
+    }
+    // What inference had to leave open in a branch may turn out to be a contradiction outside of it.
+    rounds(graph.clone(), weights, true).or_else(|_| rounds(graph, weights, false))
+}
+
+fn rounds(mut graph: Graph, weights: Weights, inline: bool) -> Result<Graph> {
     for _ in 0..MOST_ROUNDS {
         let facts = infer::infer(&mut graph)?;
-        let (cleaned, inlined) = walk(graph, &facts, weights);
+        let (cleaned, inlined) = walk(graph, &facts, weights, inline);
         graph = cleaned;
         if !inlined {
-            break;
+            return Ok(graph);
         }
     }
+    infer::infer(&mut graph)?;
     Ok(graph)
 }
 
@@ -53,12 +62,12 @@ pub(crate) fn clean_graph(mut graph: Graph, weights: Weights) -> Result<Graph> {
 fn clean_body(mut body: Graph, weights: Weights) -> Graph {
     let unclean = body.clone();
     match infer::infer(&mut body) {
-        Ok(facts) => walk(body, &facts, weights).0,
+        Ok(facts) => walk(body, &facts, weights, false).0,
         Err(_) => unclean,
     }
 }
 
-fn walk(graph: Graph, facts: &Facts, weights: Weights) -> (Graph, bool) {
+fn walk(graph: Graph, facts: &Facts, weights: Weights, inline: bool) -> (Graph, bool) {
     let mut pass = Pass { rewriter: Rewriter::new(graph), facts, weights };
     let mut inlined = false;
     for id in pass.rewriter.node_ids() {
@@ -69,7 +78,7 @@ fn walk(graph: Graph, facts: &Facts, weights: Weights) -> (Graph, bool) {
             let bodies = pass.rewriter.take_bodies(id);
             let bodies = bodies.into_iter().map(|b| clean_body(b, weights)).collect();
             pass.rewriter.set_bodies(id, bodies);
-            inlined |= pass.inline_branch(id);
+            inlined |= inline && pass.inline_branch(id);
             continue;
         }
         pass.known_content(id);

@@ -15,6 +15,7 @@ pub(super) fn simplify(pass: &mut Pass<'_>, id: NodeId) -> bool {
         Op::Transpose => compose_transposes(pass, id),
         Op::Reshape if !swap_by_reshapes(pass, id, output) => reshape_by_constant(pass, id, output),
         Op::Expand => expand_by_constant(pass, id, output),
+        Op::MatMul => multiply_by_transpose(pass, id, output),
         _ => {}
     }
     false
@@ -316,4 +317,54 @@ fn expand_by_constant(pass: &mut Pass<'_>, id: NodeId, output: ValueId) {
     let name = format!("{}.shape", pass.rewriter.value(output).name);
     let target = pass.rewriter.add_tensor(&name, Tensor::from_vec(vec![target.len()], target));
     pass.rewriter.set_inputs(id, vec![Some(input), Some(target)]);
+}
+
+/// Gives a product with the transpose of a weight to `Gemm`, which reads the weight as it is.
+fn multiply_by_transpose(pass: &mut Pass<'_>, id: NodeId, output: ValueId) {
+    let Some((x, weight, lead)) = transposed_weight(pass, id, output) else { return };
+    let attrs = Attrs::new().with("transB", 1_i64);
+    if lead.len() == 1 {
+        pass.rewriter.change(id, Op::Gemm, vec![Some(x), Some(weight)], attrs);
+        return;
+    }
+    let name = pass.rewriter.value(output).name.clone();
+    let extents = |v: ValueId| pass.shape(v).map(<[Dim]>::to_vec).unwrap_or_default();
+    let (inner, outer) = (extents(weight), extents(output));
+    let rows: Dim = outer[..outer.len() - 1].iter().cloned().product();
+    let dtype = dtype(pass, output).unwrap_or(DType::F32);
+    let flat = |columns: &Dim| Type::tensor(dtype, [rows.clone(), columns.clone()]);
+    let (narrow, wide) = (flat(&inner[1]), flat(&inner[0]));
+    let columns = inner[1].known().expect("weights have numbers for extents");
+    let target = Tensor::from_vec(vec![2], vec![-1, columns]);
+    let target = pass.rewriter.add_tensor(&format!("{name}.rows.shape"), target);
+    let x = pass.rewriter.insert_before(
+        id,
+        Op::Reshape,
+        &format!("{name}.rows"),
+        &[x, target],
+        Attrs::new(),
+        narrow,
+    );
+    let product =
+        pass.rewriter.insert_before(id, Op::Gemm, &format!("{name}.product"), &[x, weight], attrs, wide);
+    let target = Tensor::from_vec(vec![lead.len() + 1], lead.into_iter().chain(inner[0].known()).collect());
+    let target = pass.rewriter.add_tensor(&format!("{name}.shape"), target);
+    pass.rewriter.change(id, Op::Reshape, vec![Some(product), Some(target)], Attrs::new());
+}
+
+/// The left operand, the weight whose transpose is the right one, and the target of a reshape to the dimensions before the
+/// last, -1 for one that is open.
+fn transposed_weight(pass: &Pass<'_>, id: NodeId, output: ValueId) -> Option<(ValueId, ValueId, Vec<i64>)> {
+    let (x, right) = (pass.rewriter.input(id, 0)?, pass.rewriter.input(id, 1)?);
+    let transpose = pass.rewriter.maker(right).filter(|n| pass.rewriter.node(*n).op == Op::Transpose)?;
+    let weight = pass.rewriter.input(transpose, 0)?;
+    pass.rewriter.weight(weight)?;
+    let known = pass.shape(weight)?.iter().all(|d| d.known().is_some());
+    if permutation(pass, transpose)? != [1, 0] || !known || !dtype(pass, weight)?.is_float() {
+        return None;
+    }
+    let (lead, from) = (pass.shape(output)?.split_last()?.1, pass.shape(x)?);
+    let open = lead.iter().filter(|d| d.known().is_none_or(|n| n == 0)).count();
+    (from.len() >= 2 && lead.len() + 1 == from.len() && (lead.len() == 1 || open <= 1))
+        .then(|| (x, weight, lead.iter().map(|d| d.known().filter(|n| *n != 0).unwrap_or(-1)).collect()))
 }

@@ -51,11 +51,11 @@ pub(super) fn find(view: &View<'_>, root: NodeId) -> Option<Found> {
             })?
         }
         [a, b] => {
-            let gate =
-                |x, gate| gated(view, x, gate, product.constant, &mut Numbers::default()).map(|g| (x, g));
-            let (x, _) = gate(a, b).or_else(|| gate(b, a))?;
-            let other = if x == a { b } else { a };
-            let found = gated(view, x, other, product.constant, &mut numbers)?;
+            let (x, found, used) = [(a, b), (b, a)].into_iter().find_map(|(x, gate)| {
+                let mut used = Numbers::default();
+                Some((x, gated(view, x, gate, product.constant, &mut used)?, used))
+            })?;
+            numbers = used;
             nodes.extend(found.nodes);
             (x, found.kind, found.op, found.attrs)
         }

@@ -64,6 +64,7 @@ pub(super) fn restored(view: &View<'_>, value: ValueId, of: ValueId) -> Option<(
 }
 
 /// What a deviation is the root of: the mean square of `of`, or of its distance from its mean.
+#[derive(Clone)]
 struct Statistics {
     of: ValueId,
     centred: bool,
@@ -228,13 +229,6 @@ pub(super) fn find(view: &View<'_>, id: NodeId) -> Option<Found> {
         }
         Op::Add => shifted_form(view, id),
         _ => None,
-    }
-}
-
-impl Clone for Statistics {
-    fn clone(&self) -> Self {
-        let (axes, nodes, exactness) = (self.axes.clone(), self.nodes.clone(), self.exactness.clone());
-        Self { axes, nodes, exactness, ..*self }
     }
 }
 
