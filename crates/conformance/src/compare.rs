@@ -85,7 +85,7 @@ fn same_tensor(expected: &Tensor, got: &Tensor, tolerance: Tolerance) -> Result<
     let close = |e: f64, g: f64| {
         e == g
             || (e.is_nan() && g.is_nan())
-            || (e - g).abs() <= tolerance.absolute + tolerance.relative * e.abs()
+            || (e.is_finite() && (e - g).abs() <= tolerance.absolute + tolerance.relative * e.abs())
     };
     let wrong: Vec<usize> = (0..expected.len()).filter(|&i| !close(expected[i], got[i])).collect();
     match wrong.first() {
