@@ -4,9 +4,10 @@
 //! needs the value, and then done by the exchange that brings it. Weights lie where the step that uses them wants them, or
 //! spread evenly and are sent round. Where the tiles cannot hold the weights, they stay in streaming memory.
 
-use crate::groups::{Group, GroupKind, is_inline, used};
+use crate::groups::{Group, GroupKind, is_inline};
 use crate::kernel::split_axis;
 use crate::lower::{Body, Emitter, fill, grid, reads, reduction_body, retype_output};
+use crate::needed::needed;
 use crate::partition::{Axis, Choice, Operand, Problem, Tiles};
 use crate::{Compiled, Fidelity, Options};
 use orrery_base::{Diagnostic, Result};
@@ -18,7 +19,9 @@ use orrery_ir::{Bindings, Dim, Graph, NodeId, ValueId};
 use orrery_machine::{BspLosses, BspMachine, Losses};
 use orrery_numerics::DType;
 use orrery_program::memory::unbound;
-use orrery_program::{Buffer, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Step, StepKind, verify};
+use orrery_program::{
+    Buffer, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Program, Step, StepKind, verify,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Compiles groups for a machine of tiles.
@@ -81,9 +84,8 @@ fn emit(
         next_core: 0,
         chosen: BTreeMap::new(),
     };
-    let used = used(graph, groups);
     for &value in &graph.inputs {
-        lowering.host_input(value, used.contains(&value))?;
+        lowering.host_input(value)?;
     }
     for group in groups {
         match group.kind {
@@ -95,9 +97,9 @@ fn emit(
     for (i, &value) in graph.outputs.iter().enumerate() {
         lowering.host_output(value, graph.output_name(i))?;
     }
-    let reserved = lowering.code_bytes();
-    let Emitter { mut program, nodes, .. } = lowering.emitter;
-    program.memories[tile].reserved = reserved;
+    let Emitter { program, nodes, .. } = lowering.emitter;
+    let mut program = needed(program);
+    program.memories[tile].reserved = code_bytes(&program, machine);
     Ok(Compiled { program, nodes, notes: Vec::new() })
 }
 
@@ -157,13 +159,10 @@ impl Lowering<'_> {
         self.next_core = (base + cores) % self.tiles.machine.tiles;
         Ok(Layout { base, cuts, access: (0..shape.len()).map(Access::along).collect() })
     }
-    fn host_input(&mut self, value: ValueId, used: bool) -> Result<()> {
+    fn host_input(&mut self, value: ValueId) -> Result<()> {
         let whole = Layout::whole(self.whole(value).len(), 0);
         let from = self.emitter.buffer(value, "@host", BufferClass::Input, self.host, whole);
         self.emitter.program.inputs.push(from);
-        if !used {
-            return Ok(());
-        }
         let layout = self.spread(value)?;
         let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.tile, layout);
         self.transfer(format!("{} to tiles", self.emitter.name_of(value)), StepKind::Host, value, from, to);
@@ -185,11 +184,14 @@ impl Lowering<'_> {
         if let Some(&buffer) = self.emitter.buffer_of.get(&value) {
             return Ok(buffer);
         }
+        let layout = match wanted.filter(|layout| layout.copies().is_empty()) {
+            Some(layout) => layout.clone(),
+            None => self.spread(value)?,
+        };
         if self.stream_weights {
             let whole = Layout::whole(self.whole(value).len(), 0);
             let from =
                 self.emitter.buffer(value, "@streaming", BufferClass::Parameter, self.streaming, whole);
-            let layout = self.spread(value)?;
             let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.tile, layout);
             self.transfer(
                 format!("stream {}", self.emitter.name_of(value)),
@@ -201,10 +203,6 @@ impl Lowering<'_> {
             self.emitter.buffer_of.insert(value, to);
             return Ok(to);
         }
-        let layout = match wanted.filter(|layout| layout.copies().is_empty()) {
-            Some(layout) => layout.clone(),
-            None => self.spread(value)?,
-        };
         let buffer = self.emitter.buffer(value, "", BufferClass::Parameter, self.tile, layout);
         self.emitter.buffer_of.insert(value, buffer);
         Ok(buffer)
@@ -582,28 +580,28 @@ impl Lowering<'_> {
         }
         Some((cuts, buffer.layout.base))
     }
-    /// Bytes that the program takes on every tile.
-    fn code_bytes(&self) -> u64 {
-        let machine = self.tiles.machine;
-        let mut kinds = BTreeSet::new();
-        let mut total = machine.tile_reserved_bytes;
-        for step in self.emitter.program.steps.values() {
-            total += machine.control_step_bytes;
-            match step.kind {
-                StepKind::Compute => {
-                    total += machine.vertex_state_bytes;
-                    let dtype = step.writes.first().map(|w| self.emitter.program.buffers[w.buffer].dtype);
-                    kinds.extend(step.body.nodes.values().map(|n| (n.op, dtype)));
-                }
-                StepKind::Exchange | StepKind::Stream | StepKind::Host => {
-                    total +=
-                        machine.exchange_phase_bytes + machine.exchange_piece_bytes * step.reads.len() as u64;
-                }
-                StepKind::View => {}
+}
+
+/// Bytes that the program takes on every tile.
+fn code_bytes(program: &Program, machine: &BspMachine) -> u64 {
+    let mut kinds = BTreeSet::new();
+    let mut total = machine.tile_reserved_bytes;
+    for step in program.steps.values() {
+        total += machine.control_step_bytes;
+        match step.kind {
+            StepKind::Compute => {
+                total += machine.vertex_state_bytes;
+                let dtype = step.writes.first().map(|w| program.buffers[w.buffer].dtype);
+                kinds.extend(step.body.nodes.values().map(|n| (n.op, dtype)));
             }
+            StepKind::Exchange | StepKind::Stream | StepKind::Host => {
+                total +=
+                    machine.exchange_phase_bytes + machine.exchange_piece_bytes * step.reads.len() as u64;
+            }
+            StepKind::View => {}
         }
-        total + kinds.len() as u64 * machine.vertex_code_bytes
     }
+    total + kinds.len() as u64 * machine.vertex_code_bytes
 }
 
 /// Row-major strides over the cores; returns the number of cores.

@@ -9,7 +9,6 @@ use orrery_cost::Target;
 use orrery_ir::infer::{Facts, at_node, node_place, with_ctx};
 use orrery_ir::op::{Access, AxisKind, Engine, IterSpace};
 use orrery_ir::{Def, Graph, NodeId, Type, ValueId};
-use std::collections::BTreeSet;
 
 /// How a group is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,13 +114,6 @@ fn kind_of(graph: &Graph, facts: &Facts, id: NodeId) -> GroupKind {
         Engine::Movement => GroupKind::Movement,
         _ => GroupKind::Compute,
     }
-}
-
-/// The values that groups use or that go out: the others need not come in.
-pub fn used(graph: &Graph, groups: &[Group]) -> BTreeSet<ValueId> {
-    let nodes = groups.iter().flat_map(|group| &group.nodes);
-    let inputs = nodes.flat_map(|node| graph.nodes[*node].inputs.iter().flatten());
-    inputs.chain(&graph.outputs).copied().collect()
 }
 
 /// True where `next` maps `input` element by element to an output of the same shape.

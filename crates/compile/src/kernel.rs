@@ -1,7 +1,8 @@
 //! Kernel-by-kernel machines: every group is a kernel on one queue, over buffers in device memory.
 
-use crate::groups::{Group, GroupKind, used};
+use crate::groups::{Group, GroupKind};
 use crate::lower::{Emitter, fill, grid, reads, reduction_body, retype_output};
+use crate::needed::needed;
 use crate::{Compiled, Fidelity, Options};
 use orrery_base::Result;
 use orrery_cost::contraction::SPLIT;
@@ -30,9 +31,8 @@ pub fn compile(
     let host = emitter.memory("host", 1, u64::MAX, 0);
     let device = emitter.memory("device", 1, machine.hbm_bytes, machine.hbm_reserved_bytes);
     let mut lowering = Lowering { emitter, device, machine, nominal: options.nominal() };
-    let used = used(graph, groups);
     for &value in &graph.inputs {
-        lowering.host_input(value, host, used.contains(&value));
+        lowering.host_input(value, host);
     }
     for group in groups {
         match group.kind {
@@ -46,7 +46,7 @@ pub fn compile(
         lowering.host_output(value, graph.output_name(i), host)?;
     }
     let Emitter { program, nodes, .. } = lowering.emitter;
-    Ok(Compiled { program, nodes, notes: Vec::new() })
+    Ok(Compiled { program: needed(program), nodes, notes: Vec::new() })
 }
 
 struct Lowering<'a> {
@@ -60,13 +60,10 @@ impl Lowering<'_> {
     fn whole(&self, value: ValueId) -> Vec<Access> {
         vec![Access::Whole; self.emitter.type_of(value).1.len()]
     }
-    fn host_input(&mut self, value: ValueId, host: MemoryId, used: bool) {
+    fn host_input(&mut self, value: ValueId, host: MemoryId) {
         let layout = Layout::whole(self.whole(value).len(), 0);
         let from = self.emitter.buffer(value, "@host", BufferClass::Input, host, layout.clone());
         self.emitter.program.inputs.push(from);
-        if !used {
-            return;
-        }
         let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.device, layout);
         let mut step = self.emitter.step(
             format!("{} to device", self.emitter.name_of(value)),

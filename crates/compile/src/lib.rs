@@ -8,6 +8,7 @@ pub mod bulk_synchronous;
 pub mod groups;
 pub mod kernel;
 pub mod lower;
+mod needed;
 pub mod partition;
 
 use orrery_base::{Diagnostic, Result};

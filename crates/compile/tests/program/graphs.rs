@@ -22,6 +22,16 @@ const GRAPHS: &[(&str, Build)] = &[
         let (x, w) = (b.input("x", t, [3_i64, 1021]), b.weight_of("w", t, [1021_i64, 5], 0.0, 0.03));
         vec![b.op(Op::MatMul, "y", &[x, w], Attrs::new())]
     }),
+    ("square product", |b, t| {
+        let (x, y) = (b.input("x", t, [20_i64, 20]), b.input("y", t, [20_i64, 20]));
+        vec![b.op(Op::MatMul, "z", &[x, y], Attrs::new())]
+    }),
+    ("two large products", |b, t| {
+        let (x, w) = (b.input("x", t, [4_i64, 400]), b.weight_of("w", t, [400_i64, 400], 0.0, 0.05));
+        let y = b.op(Op::MatMul, "y", &[x, w], Attrs::new());
+        let w = b.weight_of("w", t, [400_i64, 400], 0.0, 0.05);
+        vec![b.op(Op::MatMul, "z", &[y, w], Attrs::new())]
+    }),
     ("very deep product", |b, t| {
         let (x, w) = (b.input("x", t, [2_i64, 40_000]), b.weight_of("w", t, [40_000_i64, 3], 0.0, 0.005));
         let other = b.input("other", t, [2_i64, 1]);
@@ -184,6 +194,12 @@ fn graph(name: &str, build: Build, dtype: DType) -> Graph {
     let names: Vec<String> = (0..outputs.len()).map(|i| format!("out{i}")).collect();
     let outputs: Vec<(&str, ValueId)> = names.iter().map(String::as_str).zip(outputs).collect();
     b.finish(&outputs).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The one of that name.
+pub(crate) fn example(name: &str) -> Graph {
+    let (_, build) = GRAPHS.iter().find(|(n, _)| *n == name).expect("an example of that name");
+    graph(name, *build, DType::F32)
 }
 
 /// All of them, by name.

@@ -1,7 +1,9 @@
 //! Programs as the compiler makes them: executed, they are what their graphs mean; broken, they are found out.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking too")]
 
+mod broken;
 mod common;
 mod graphs;
+mod oracle;
 mod random;
 mod zoo;

@@ -4,9 +4,7 @@ use crate::common::{compile_for, shrunk};
 use crate::graphs::examples;
 use orrery_ir::Bindings;
 use orrery_numerics::DType;
-use orrery_program::{
-    BoundGrid, BufferId, Layout, Program, Range, Step, StepKind, access_range, Cut,
-};
+use orrery_program::{BoundGrid, BufferId, Cut, Layout, Program, Range, Step, StepKind, access_range};
 use std::collections::BTreeMap;
 
 /// For each core the boxes of a buffer of these extents that it holds; padding left out.
@@ -90,7 +88,8 @@ fn check_step(program: &Program, step: &Step, tiles: u64, place: &str) {
             continue;
         }
         let extents = extents(program, id);
-        let (needed, held) = (listed(step.base, &step.grid, access, &extents), held(&buffer.layout, &extents));
+        let (needed, held) =
+            (listed(step.base, &step.grid, access, &extents), held(&buffer.layout, &extents));
         for (core, blocks) in &needed {
             assert!(*core < tiles, "{place}: core {core}");
             assert_eq!(blocks.len(), 1, "{place}: core {core} has several parts");
@@ -105,7 +104,9 @@ fn bytes_by_list(program: &Program) -> Vec<Vec<u64>> {
     let lives = program.lifetimes();
     let mut bytes = vec![vec![memory.reserved; memory.cores as usize]; program.steps.len()];
     for (id, buffer) in program.buffers.iter() {
-        let (true, None, Some((first, last))) = (buffer.home == tile, buffer.view_of, lives[id]) else { continue };
+        let (true, None, Some((first, last))) = (buffer.home == tile, buffer.view_of, lives[id]) else {
+            continue;
+        };
         for (core, blocks) in held_with_padding(&buffer.layout, &extents(program, id)) {
             for at in &mut bytes[first.0 as usize..=last.0 as usize] {
                 at[core as usize] += buffer.dtype.machine_bytes(blocks);
@@ -123,7 +124,8 @@ fn held_with_padding(layout: &Layout, extents: &[i64]) -> BTreeMap<u64, u64> {
         let position = grid.position(part);
         let bounds = grid.box_at(&position);
         let ranges = layout.access.iter().zip(extents);
-        let elements: i64 = ranges.map(|(a, &e)| access_range(a, &bounds, e, &Bindings::new()).unwrap().len()).product();
+        let elements: i64 =
+            ranges.map(|(a, &e)| access_range(a, &bounds, e, &Bindings::new()).unwrap().len()).product();
         let empty = bounds.iter().any(|r| r.is_empty());
         *cores.entry(grid.core(&position)).or_insert(0) += if empty { 0 } else { elements as u64 };
     }
@@ -135,8 +137,10 @@ fn layouts_hold_every_element_where_they_say() {
     let (mut steps, mut even) = (0, 0);
     for tiles in [6, 17, 64] {
         let system = shrunk("gc200", &[("tiles", tiles)]);
-        for (name, graph) in examples(DType::F32) {
-            let program = compile_for(&graph, &system, "fp32").unwrap_or_else(|e| panic!("{name}: {e}")).program;
+        // What has no elements lies nowhere.
+        for (name, graph) in examples(DType::F32).filter(|(name, _)| *name != "scalars and nothing") {
+            let program =
+                compile_for(&graph, &system, "fp32").unwrap_or_else(|e| panic!("{name}: {e}")).program;
             for (id, step) in program.steps.iter() {
                 check_step(&program, step, tiles, &format!("{name}, {tiles} tiles, {id} `{}`", step.name));
                 steps += 1;

@@ -4,6 +4,7 @@ use crate::common::{compile_for, faults_of, shrunk};
 use orrery_ir::weights::hash64;
 use orrery_ir::{Attrs, Bindings, Builder, Graph, Op, ValueId};
 use orrery_numerics::DType;
+use orrery_program::text;
 
 /// Numbers that follow from a seed.
 pub(crate) struct Random(pub(crate) u64, pub(crate) u64);
@@ -230,6 +231,10 @@ fn random_graphs() {
             }
         };
         ran += 1;
+        let printed = text::print(&compiled.program);
+        let parsed = text::parse(&printed).unwrap_or_else(|error| panic!("{seed}: {error}\n{printed}"));
+        assert_eq!(parsed, compiled.program, "{seed}");
+        assert_eq!(text::print(&parsed), printed, "{seed}");
         for fault in faults_of(&graph, &compiled.program, &Bindings::new(), tolerance) {
             found += &format!("{seed} on {machine} {precision}: {fault}\n");
         }
