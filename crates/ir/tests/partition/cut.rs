@@ -7,10 +7,10 @@ use orrery_ir::weights::hash64;
 use orrery_numerics::{DType, Rounding, Tensor, cast};
 
 /// For each axis, the ranges that it is cut into.
-pub type Parts = Vec<Vec<(usize, usize)>>;
+pub(crate) type Parts = Vec<Vec<(usize, usize)>>;
 
 /// Each axis in one to three ranges.
-pub fn partition(space: &IterSpace, seed: u64) -> Parts {
+pub(crate) fn partition(space: &IterSpace, seed: u64) -> Parts {
     let mut count = 0;
     let mut below = |n: usize| {
         count += 1;
@@ -132,7 +132,7 @@ impl Assembled {
 }
 
 /// Evaluates the parts and holds what they make against the whole.
-pub fn check(case: &Case, space: &IterSpace, parts: &Parts, exact: bool) -> Result<(), String> {
+pub(crate) fn check(case: &Case, space: &IterSpace, parts: &Parts, exact: bool) -> Result<(), String> {
     let close = |a: f64, b: f64| {
         a == b || a.is_nan() && b.is_nan() || !exact && (a - b).abs() <= 1e-4 * (1.0 + b.abs())
     };

@@ -18,6 +18,7 @@ const WHOLE: &[Op] = &[
     Op::Shape,
     Op::Size,
     Op::Reshape,
+    Op::Expand,
     Op::NonZero,
     Op::Unique,
     Op::Compress,
