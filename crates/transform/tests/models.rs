@@ -15,6 +15,7 @@ fn cache() -> PathBuf {
 }
 
 /// Prepares a model and compares its outputs with ONNX Runtime's; none where the cache lacks it.
+#[expect(clippy::print_stderr, reason = "a test says what it skips")]
 fn check(case: &str, tolerance: f64) -> Option<(Graph, Prepared)> {
     let folder = cache().join("expected").join(case);
     let Ok(model) = std::fs::read_to_string(folder.join("model.txt")) else {
