@@ -8,7 +8,7 @@ use orrery_base::Result;
 use orrery_cost::contraction::SPLIT;
 use orrery_cost::{Measure, Role, Target, kernel};
 use orrery_ir::infer::Facts;
-use orrery_ir::op::{Access, AxisKind, Combine, Engine};
+use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};
 use orrery_ir::{Bindings, Dim, Graph, ValueId};
 use orrery_machine::{KernelMachine, Losses};
 use orrery_numerics::DType;
@@ -187,7 +187,8 @@ impl Lowering<'_> {
         let output = self.emitter.graph.nodes[group.nodes[0]].outputs.iter().flatten().next().copied();
         let (Some(depth), Some(output)) = (depth, output) else { return false };
         let (_, shape) = self.emitter.type_of(output);
-        let partial_shape: Vec<Dim> = std::iter::once(Dim::from(splits as i64)).chain(shape).collect();
+        let partial_shape: Vec<Dim> =
+            std::iter::once(Dim::from(splits as i64)).chain(shape.iter().cloned()).collect();
         let rank = partial_shape.len();
         let partials = self.emitter.program.buffers.push(Buffer {
             name: format!("{}.partials", self.emitter.name_of(output)),
@@ -212,7 +213,9 @@ impl Lowering<'_> {
             std::iter::once(Access::along(axis)).chain(write_access[0].iter().cloned()).collect(),
         )];
         self.emitter.push(first);
-        let Some(sum) = reduction_body(&self.emitter, group, splits, DType::F32) else { return false };
+        let over_output = IterSpace::over_output(&shape);
+        let sum = reduction_body(&self.emitter, group, &over_output, Some(splits), DType::F32);
+        let Some(sum) = sum else { return false };
         let mut sources = vec![partials];
         for &value in &sum.operands[1..] {
             match self.operand(value) {

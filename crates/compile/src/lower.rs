@@ -354,6 +354,51 @@ impl<'a> Emitter<'a> {
     }
 }
 
+/// Bodies side by side as one: inputs and outputs one after the other.
+pub fn join(bodies: impl Iterator<Item = Graph>) -> Graph {
+    let mut graph = Graph::new("");
+    let mut names = Names::default();
+    for body in bodies {
+        let mut inside: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+        for (id, value) in body.values.iter() {
+            let made = match &value.def {
+                Def::Input => graph.add_input(names.unique(&value.name), value.ty.clone()),
+                Def::Constant(weight) => {
+                    graph.add_constant(names.unique(&value.name), value.ty.clone(), weight.clone())
+                }
+                Def::Node(..) => continue,
+            };
+            inside.insert(id, made);
+        }
+        append(&mut graph, &mut names, &body, &mut inside);
+        graph.outputs.extend(body.outputs.iter().map(|v| inside[v]));
+    }
+    graph
+}
+
+/// Appends the nodes of another graph whose inputs and constants are in already, as `inside` says.
+fn append(graph: &mut Graph, names: &mut Names, from: &Graph, inside: &mut BTreeMap<ValueId, ValueId>) {
+    for node in from.nodes.values() {
+        let inputs = node.inputs.iter().map(|v| v.map(|v| inside[&v])).collect();
+        let made = node.outputs.iter().map(|v| v.map(|v| names.unique(&from.values[v].name)));
+        let made = graph.add_node(
+            node.op,
+            node.name.clone(),
+            inputs,
+            made.collect(),
+            node.attrs.clone(),
+            node.bodies.clone(),
+        );
+        let made = graph.nodes[made].outputs.clone();
+        for (old, new) in node.outputs.iter().zip(made) {
+            if let (Some(old), Some(new)) = (*old, new) {
+                graph.values[new].ty = from.values[old].ty.clone();
+                inside.insert(old, new);
+            }
+        }
+    }
+}
+
 /// Gives the first output of a body another element type: partial results are kept as they are summed, and rounded to
 /// the declared type once they are whole.
 pub fn retype_output(body: &mut Graph, dtype: DType) {
@@ -395,22 +440,29 @@ impl Names {
     }
 }
 
-/// The sum over the first dimension, in front of a group's followers: how partial results become one.
+/// What becomes of partial results of type `dtype`: their sum over the first dimension where there are several `parts`,
+/// rounded to the anchor's type, and a group's followers.
 ///
-/// Returns the body whose first input is the partial results, of shape `[parts, …]`; the axes of its accesses are the
-/// dimensions of the anchor's output. None where the anchor makes nothing.
-pub fn reduction_body(emitter: &Emitter<'_>, group: &Group, parts: u64, dtype: DType) -> Option<Body> {
+/// Returns the body whose first input is the partial results; its accesses are in terms of the axes of `space`, over which
+/// the anchor's output lies. None where the anchor makes nothing.
+pub fn reduction_body(
+    emitter: &Emitter<'_>,
+    group: &Group,
+    space: &IterSpace,
+    parts: Option<u64>,
+    dtype: DType,
+) -> Option<Body> {
     let anchor = &emitter.graph.nodes[group.nodes[0]];
     let output = anchor.outputs.iter().flatten().next().copied()?;
     let (out_dtype, shape) = emitter.type_of(output);
     // The followers with the anchor's output as an operand; it becomes the sum.
-    let space = IterSpace::over_output(&shape);
-    let followers = emitter.body_of(&group.nodes[1..], Some(&space), &shape, 1);
+    let followers = emitter.body_of(&group.nodes[1..], Some(space), &shape, 1);
     let mut graph = Graph::new("");
     let mut names = Names::default();
-    let partial = std::iter::once(Dim::from(parts as i64)).chain(shape.iter().cloned()).collect::<Vec<_>>();
+    let lead = parts.map(|parts| Dim::from(parts as i64));
+    let partial = lead.into_iter().chain(shape.iter().cloned()).collect::<Vec<_>>();
     let input = graph.add_input(names.unique("partials"), Type::tensor(dtype, partial));
-    let axes = graph.add_tensor(names.unique("axes"), Tensor::from_vec(vec![1], vec![0_i64]));
+    let axes = parts.map(|_| graph.add_tensor(names.unique("axes"), Tensor::from_vec(vec![1], vec![0_i64])));
     let mut apply = |op: Op, inputs: Vec<ValueId>, attrs: Attrs, dtype: DType, name: &str| {
         let inputs = inputs.into_iter().map(Some).collect();
         let made = Some(names.unique(name));
@@ -420,13 +472,16 @@ pub fn reduction_body(emitter: &Emitter<'_>, group: &Group, parts: u64, dtype: D
         made
     };
     let keep = Attrs::new().with("keepdims", 0_i64);
-    let mut sum = apply(Op::ReduceSum, vec![input, axes], keep, dtype, "sum");
+    let mut sum = match axes {
+        Some(axes) => apply(Op::ReduceSum, vec![input, axes], keep, dtype, "sum"),
+        None => input,
+    };
     if dtype != out_dtype {
         sum = apply(Op::Cast, vec![sum], Attrs::new().with("to", out_dtype), out_dtype, "rounded");
     }
-    let along = || (0..shape.len()).map(Access::along);
     let mut operands = vec![output];
-    let mut reads = vec![std::iter::once(Access::Whole).chain(along()).collect()];
+    let lead = parts.map(|_| Access::Whole);
+    let mut reads = vec![lead.into_iter().chain(space.outputs[0].iter().cloned()).collect()];
     let mut inside: BTreeMap<ValueId, ValueId> = BTreeMap::new();
     let uses = followers.operands.iter().zip(followers.reads).zip(&followers.graph.inputs);
     for ((outer, access), inner) in uses {
@@ -445,25 +500,7 @@ pub fn reduction_body(emitter: &Emitter<'_>, group: &Group, parts: u64, dtype: D
             inside.insert(id, made);
         }
     }
-    for node in followers.graph.nodes.values() {
-        let inputs = node.inputs.iter().map(|v| v.map(|v| inside[&v])).collect();
-        let made = node.outputs.iter().map(|v| v.map(|v| names.unique(&followers.graph.values[v].name)));
-        let made = graph.add_node(
-            node.op,
-            node.name.clone(),
-            inputs,
-            made.collect(),
-            node.attrs.clone(),
-            node.bodies.clone(),
-        );
-        let made = graph.nodes[made].outputs.clone();
-        for (old, new) in node.outputs.iter().zip(made) {
-            if let (Some(old), Some(new)) = (*old, new) {
-                graph.values[new].ty = followers.graph.values[old].ty.clone();
-                inside.insert(old, new);
-            }
-        }
-    }
+    append(&mut graph, &mut names, &followers.graph, &mut inside);
     let mut results = followers.results;
     graph.outputs = followers.graph.outputs.iter().map(|v| inside[v]).collect();
     if group.nodes.len() == 1 {

@@ -1,7 +1,8 @@
 //! How an op is cut over the tiles of a bulk-synchronous machine: by cost.
 //!
 //! Every way to cut the axes into a few sizes of part is tried; a part costs what its tile receives, computes and, where
-//! a sum is cut, passes on. The same functions cost the finished step.
+//! a sum is cut, passes on. The same functions cost the finished step. Ways that a lower bound rules out are not priced,
+//! which changes no choice.
 
 use orrery_cost::Contraction;
 use orrery_cost::bulk_synchronous::{exchange_cycles, product_cycles, vector_cycles};
@@ -30,16 +31,15 @@ pub struct Operand {
 impl Operand {
     /// Bytes that a part needs when the parts of the axes have these lengths.
     fn bytes(&self, part: &[i64]) -> f64 {
-        let elements: f64 = self
-            .dims
-            .iter()
-            .map(|(access, extent)| match access {
-                Access::Whole => *extent as f64,
-                Access::Along { axis, scale } => part[*axis] as f64 * scale.known().unwrap_or(1) as f64,
-                Access::Window { axis, stride, reach, .. } => ((part[*axis] - 1) * stride + reach) as f64,
-            })
-            .product();
-        elements * self.bits / 8.0
+        let extent = |(access, extent): &(Access, i64)| match access {
+            Access::Whole => *extent as f64,
+            Access::Along { axis, scale } => part[*axis] as f64 * scale.known().unwrap_or(1) as f64,
+            Access::Window { axis, stride, reach, .. } => ((part[*axis] - 1) * stride + reach) as f64,
+        };
+        self.dims.iter().map(extent).product::<f64>() * self.bits / 8.0
+    }
+    fn follows(&self, axis: usize) -> bool {
+        self.dims.iter().any(|(access, _)| access.axis() == Some(axis))
     }
 }
 
@@ -54,13 +54,15 @@ pub struct Problem {
     pub results: Vec<Operand>,
     /// How a matrix unit does the work, where one does.
     pub matrix: Option<Contraction>,
+    /// The axis that can be summed in turns, one stretch after the other, where there is one.
+    pub turned: Option<usize>,
     /// Multiply-accumulates.
     pub macs: f64,
     /// Simple vector operations.
     pub vector: f64,
     /// Special functions.
     pub special: f64,
-    /// Widest type.
+    /// Type of the operands.
     pub dtype: DType,
 }
 
@@ -69,14 +71,37 @@ pub struct Problem {
 pub struct Choice {
     /// Parts of each axis.
     pub parts: Vec<u64>,
+    /// What it costs, and how it is laid out.
+    pub price: Price,
+}
+
+/// What a way to cut costs, at its best.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Price {
     /// Cycles of exchange, computing and summing.
     pub cycles: f64,
     /// Bytes on the fullest tile for operands and results.
     pub bytes: f64,
+    /// Turns in which the sum is taken: the operands of one stretch are on the tiles at a time.
+    pub turns: u64,
+    /// The axis whose parts lie on neighbouring tiles, where it matters: neighbours that receive the same data receive
+    /// them at double rate.
+    pub inner: Option<usize>,
 }
 
 /// Most sizes of part that are tried for one axis.
 const SIZES: usize = 14;
+/// Numbers of turns that are tried.
+const TURNS: [u64; 11] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64];
+
+/// Which axis lies on neighbouring tiles.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Inner {
+    /// The one with which least is received.
+    Best,
+    /// This one, or none.
+    Fixed(Option<usize>),
+}
 
 /// The machine as the search needs it.
 pub struct Tiles<'a> {
@@ -93,70 +118,83 @@ pub struct Tiles<'a> {
 impl Tiles<'_> {
     /// The cheapest way to cut that fits the budget; where none fits, the one that takes least memory.
     pub fn choose(&self, problem: &Problem) -> Choice {
-        let sizes: Vec<Vec<u64>> = problem
-            .axes
-            .iter()
-            .map(|axis| candidates(axis, self.machine.tiles, problem.matrix.is_some()))
-            .collect();
-        let mut parts = vec![1_u64; problem.axes.len()];
-        let mut best: Option<Choice> = None;
-        self.search(problem, &sizes, 0, self.machine.tiles, &mut parts, &mut best);
-        best.unwrap_or(Choice { parts, cycles: f64::INFINITY, bytes: f64::INFINITY })
-    }
-
-    fn search(
-        &self,
-        problem: &Problem,
-        sizes: &[Vec<u64>],
-        axis: usize,
-        left: u64,
-        parts: &mut Vec<u64>,
-        best: &mut Option<Choice>,
-    ) {
-        if axis == sizes.len() {
-            let choice = self.price(problem, parts);
-            let better = match best {
-                None => true,
-                Some(best) => match (choice.bytes <= self.budget, best.bytes <= self.budget) {
-                    (true, false) => true,
-                    (false, true) => false,
-                    (true, true) => choice.cycles < best.cycles,
-                    (false, false) => choice.bytes < best.bytes,
-                },
-            };
-            if better {
-                *best = Some(choice);
-            }
-            return;
-        }
-        for &size in &sizes[axis] {
-            if size > left {
-                break;
-            }
-            parts[axis] = size;
-            self.search(problem, sizes, axis + 1, left / size, parts, best);
-        }
-        parts[axis] = 1;
+        let matrix = problem.matrix.is_some();
+        let sizes: Vec<Vec<Size>> =
+            problem.axes.iter().map(|axis| candidates(axis, self.machine.tiles, matrix)).collect();
+        let axes = problem.axes.len();
+        let mut search = Search {
+            tiles: self,
+            problem,
+            sizes,
+            parts: vec![1; axes],
+            blocks: problem.axes.iter().map(|axis| axis.extent).collect(),
+            best: None,
+        };
+        search.go(0, self.machine.tiles, 1.0, false);
+        search.best.expect("one part of everything is always tried")
     }
 
     /// What a way to cut costs.
-    pub fn price(&self, problem: &Problem, parts: &[u64]) -> Choice {
-        let part: Vec<i64> =
+    pub fn price(&self, problem: &Problem, parts: &[u64], inner: Inner) -> Price {
+        let blocks: Vec<i64> =
             problem.axes.iter().zip(parts).map(|(a, &p)| ceil_div(a.extent, p as i64)).collect();
+        self.price_blocks(problem, parts, &blocks, inner)
+    }
+
+    fn phase(&self, bytes: f64) -> f64 {
+        exchange_cycles(bytes, self.machine, self.losses) + self.machine.sync_cycles
+    }
+
+    fn price_blocks(&self, problem: &Problem, parts: &[u64], blocks: &[i64], inner: Inner) -> Price {
         let splits: f64 =
             problem.axes.iter().zip(parts).filter(|(a, _)| a.reduce).map(|(_, &p)| p as f64).product();
-        let received: f64 = problem.operands.iter().map(|o| o.bytes(&part)).sum();
-        let made: f64 = problem.results.iter().map(|o| o.bytes(&part)).sum();
-        let share: f64 =
-            problem.axes.iter().zip(&part).map(|(a, &p)| p as f64 / (a.extent.max(1)) as f64).product();
-        let phase = |bytes: f64| exchange_cycles(bytes, self.machine, self.losses) + self.machine.sync_cycles;
-        let mut cycles = phase(received) + self.machine.sync_cycles;
+        let made: f64 = problem.results.iter().map(|o| o.bytes(blocks)).sum();
+        let (mut once, mut in_turns) = (0.0, 0.0);
+        for operand in &problem.operands {
+            let bytes = operand.bytes(blocks);
+            match problem.turned {
+                Some(axis) if operand.follows(axis) => in_turns += bytes,
+                _ => once += bytes,
+            }
+        }
+        let received = once + in_turns;
+        let most = problem.turned.map_or(1, |axis| blocks[axis].max(1) as u64);
+        let fits = |turns: u64| once + in_turns / turns as f64 + made <= self.budget;
+        let possible = || TURNS.iter().copied().filter(|turns| *turns <= most);
+        let turns = possible().find(|turns| fits(*turns)).or(possible().next_back()).unwrap_or(1);
+        // Neighbours share what does not follow the axis along which they lie.
+        let shared = |axis: usize| -> f64 {
+            if !parts[axis].is_multiple_of(self.machine.exchange_tiles_per_bus.max(1))
+                || problem.axes[axis].reduce
+            {
+                return 0.0;
+            }
+            let twice = problem.operands.iter().filter(|o| !o.follows(axis)).map(|o| o.bytes(blocks));
+            twice.sum::<f64>() * (1.0 - 1.0 / self.machine.exchange_tiles_per_bus.max(1) as f64)
+        };
+        let (inner, saved) = match inner {
+            Inner::Fixed(axis) => (axis, axis.map_or(0.0, shared)),
+            Inner::Best => {
+                (0..blocks.len()).filter(|&axis| parts[axis] > 1).fold((None, 0.0), |best, axis| {
+                    let saved = shared(axis);
+                    if saved > best.1 { (Some(axis), saved) } else { best }
+                })
+            }
+        };
+        let each = (received - saved) / turns as f64;
+        let mut cycles = self.phase(each) * turns as f64;
         if let Some(contraction) = &problem.matrix {
             let extents: Vec<f64> = problem.axes.iter().map(|a| a.extent as f64).collect();
-            let part: Vec<f64> = part.iter().map(|&p| p as f64).collect();
+            let mut part: Vec<f64> = blocks.iter().map(|&p| p as f64).collect();
+            if let Some(axis) = problem.turned {
+                part[axis] = (part[axis] / turns as f64).ceil();
+            }
             let product = contraction.product(problem.macs, &extents, &part);
-            cycles += product_cycles(&product, problem.dtype, self.machine, self.losses, self.macs);
+            cycles +=
+                turns as f64 * product_cycles(&product, problem.dtype, self.machine, self.losses, self.macs);
         }
+        let share: f64 =
+            problem.axes.iter().zip(blocks).map(|(a, &p)| p as f64 / (a.extent.max(1)) as f64).product();
         let (vector, special) = vector_cycles(
             problem.vector * share,
             problem.special * share,
@@ -167,16 +205,92 @@ impl Tiles<'_> {
         cycles += vector + special;
         if splits > 1.0 {
             // Every tile sums its share of the output over all parts.
-            let (adding, _) = vector_cycles(
-                made * 8.0 / problem.dtype.bits() as f64,
-                0.0,
-                problem.dtype,
-                self.machine,
-                self.losses,
-            );
-            cycles += phase(made) + self.machine.sync_cycles + adding;
+            let elements = made * 8.0 / problem.dtype.bits() as f64;
+            let (adding, _) = vector_cycles(elements, 0.0, problem.dtype, self.machine, self.losses);
+            cycles += self.phase(made) + adding;
         }
-        Choice { parts: parts.to_vec(), cycles, bytes: received + made }
+        Price { cycles, bytes: once + in_turns / turns as f64 + made, turns, inner }
+    }
+}
+
+/// A number of parts and the length of the largest.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    parts: u64,
+    block: i64,
+}
+
+struct Search<'a> {
+    tiles: &'a Tiles<'a>,
+    problem: &'a Problem,
+    /// For each axis, most parts first.
+    sizes: Vec<Vec<Size>>,
+    parts: Vec<u64>,
+    blocks: Vec<i64>,
+    best: Option<Choice>,
+}
+
+impl Search<'_> {
+    /// Tries all sizes of `axis` and those after it on `left` tiles. `share` is the part of the work that the sizes chosen
+    /// so far leave to a tile; `summed` says that a sum is cut already, which is done along one axis only.
+    fn go(&mut self, axis: usize, left: u64, share: f64, summed: bool) {
+        let problem = self.problem;
+        if axis == problem.axes.len() {
+            let price = self.tiles.price_blocks(problem, &self.parts, &self.blocks, Inner::Best);
+            let budget = self.tiles.budget;
+            let better = self.best.as_ref().is_none_or(|best| {
+                match (price.bytes <= budget, best.price.bytes <= budget) {
+                    (true, false) => true,
+                    (false, true) => false,
+                    (true, true) => price.cycles < best.price.cycles,
+                    (false, false) => price.bytes < best.price.bytes,
+                }
+            });
+            if better {
+                self.best = Some(Choice { parts: self.parts.clone(), price });
+            }
+            return;
+        }
+        let Axis { extent, reduce } = problem.axes[axis];
+        // A sum in turns is taken along the axis that is cut, where one is.
+        let bound_to = reduce && (summed || problem.turned.is_some_and(|turned| turned != axis));
+        for i in 0..self.sizes[axis].len() {
+            let Size { parts, block } = self.sizes[axis][i];
+            if parts > left || bound_to && parts > 1 {
+                continue;
+            }
+            (self.parts[axis], self.blocks[axis]) = (parts, block);
+            let share = share * block as f64 / extent.max(1) as f64;
+            if !self.ruled_out(axis + 1, left / parts, share) {
+                self.go(axis + 1, left / parts, share, summed || reduce && parts > 1);
+            }
+        }
+        (self.parts[axis], self.blocks[axis]) = (1, extent);
+    }
+
+    /// True where nothing that the axes from `axis` on could be cut into can beat the best so far: not even with each of
+    /// them as fine as all tiles that are left allow, perfect sharing and full rates.
+    fn ruled_out(&mut self, axis: usize, left: u64, share: f64) -> bool {
+        let budget = self.tiles.budget;
+        let Some(best) = self.best.as_ref().map(|best| best.price) else { return false };
+        if best.bytes > budget {
+            return false;
+        }
+        for later in axis..self.blocks.len() {
+            let finest = self.sizes[later].iter().find(|size| size.parts <= left);
+            self.blocks[later] = finest.map_or(self.problem.axes[later].extent, |size| size.block);
+        }
+        let Self { tiles, problem, blocks, .. } = self;
+        let bytes: f64 = problem.operands.iter().map(|o| o.bytes(blocks)).sum();
+        let received = bytes / tiles.machine.exchange_tiles_per_bus.max(1) as f64;
+        let least = share / left as f64;
+        let mut cycles = tiles.phase(received);
+        if problem.matrix.is_some() {
+            cycles += problem.macs * least / (tiles.macs * tiles.losses.matrix_fraction);
+        }
+        let work = (problem.vector * least, problem.special * least);
+        let (vector, special) = vector_cycles(work.0, work.1, problem.dtype, tiles.machine, tiles.losses);
+        cycles + vector + special >= best.cycles
     }
 }
 
@@ -184,11 +298,12 @@ fn ceil_div(a: i64, b: i64) -> i64 {
     (a + b - 1) / b.max(1)
 }
 
-/// Numbers of parts worth trying, ascending: each gives another largest part, spread evenly on a logarithmic scale.
-fn candidates(axis: &Axis, tiles: u64, matrix: bool) -> Vec<u64> {
+/// Numbers of parts worth trying, most first: each gives another largest part, spread evenly on a logarithmic scale.
+fn candidates(axis: &Axis, tiles: u64, matrix: bool) -> Vec<Size> {
     let extent = u64::try_from(axis.extent).unwrap_or(0).max(1);
+    let size = |parts: u64| Size { parts, block: ceil_div(axis.extent, parts as i64) };
     if axis.reduce && !matrix {
-        return vec![1];
+        return vec![size(1)];
     }
     let most = extent.min(tiles);
     let mut all = Vec::new();
@@ -202,16 +317,127 @@ fn candidates(axis: &Axis, tiles: u64, matrix: bool) -> Vec<u64> {
         }
         parts = extent.div_ceil(block - 1);
     }
-    if all.len() <= SIZES {
-        return all;
+    if all.len() > SIZES {
+        let last = all.len() - 1;
+        let mut picked: Vec<u64> = (0..SIZES)
+            .map(|i| {
+                let wanted = (most as f64).powf(i as f64 / (SIZES - 1) as f64);
+                all[all.partition_point(|&p| (p as f64) < wanted).min(last)]
+            })
+            .collect();
+        picked.dedup();
+        all = picked;
     }
-    let last = all.len() - 1;
-    let mut picked: Vec<u64> = (0..SIZES)
-        .map(|i| {
-            let wanted = (most as f64).powf(i as f64 / (SIZES - 1) as f64);
-            all[all.partition_point(|&p| (p as f64) < wanted).min(last)]
-        })
-        .collect();
-    picked.dedup();
-    picked
+    all.into_iter().rev().map(size).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orrery_machine::{ExecutionModel, Losses, registry};
+
+    /// Prices every way to cut, with nothing ruled out.
+    fn by_trying_all(tiles: &Tiles<'_>, problem: &Problem) -> (f64, f64) {
+        let sizes: Vec<Vec<Size>> = problem
+            .axes
+            .iter()
+            .map(|a| candidates(a, tiles.machine.tiles, problem.matrix.is_some()))
+            .collect();
+        let mut best = (f64::INFINITY, f64::INFINITY);
+        let count: usize = sizes.iter().map(Vec::len).product();
+        for mut number in 0..count {
+            let parts: Vec<u64> = sizes
+                .iter()
+                .map(|sizes| {
+                    let at = number % sizes.len();
+                    number /= sizes.len();
+                    sizes[at].parts
+                })
+                .collect();
+            let cut_sums = problem.axes.iter().zip(&parts).filter(|(a, p)| a.reduce && **p > 1).count();
+            if parts.iter().product::<u64>() <= tiles.machine.tiles && cut_sums <= 1 {
+                let price = tiles.price(problem, &parts, Inner::Best);
+                if price.bytes <= tiles.budget {
+                    best.0 = best.0.min(price.cycles);
+                }
+                best.1 = best.1.min(price.bytes);
+            }
+        }
+        best
+    }
+
+    fn product(batch: i64, m: i64, n: i64, k: i64, dtype: DType) -> Problem {
+        use orrery_cost::contraction;
+        let axis = |extent, reduce| Axis { extent, reduce };
+        let axes = vec![axis(batch, false), axis(m, false), axis(n, false), axis(k, true)];
+        let dims = |axes: [usize; 3]| -> Vec<Access> { axes.map(Access::along).to_vec() };
+        let shapes = [[batch, m, k], [batch, k, n], [batch, m, n]];
+        let accesses = [dims([0, 1, 3]), dims([0, 3, 2]), dims([0, 1, 2])];
+        let operand = |i: usize| Operand {
+            dims: accesses[i].iter().cloned().zip(shapes[i]).collect(),
+            bits: dtype.bits() as f64,
+        };
+        let of = |i: usize| contraction::Operand { access: accesses[i].clone(), extents: shapes[i].to_vec() };
+        let mut graph = orrery_ir::Graph::new("");
+        let node = graph.add_node(orrery_ir::Op::MatMul, "", vec![], vec![], Default::default(), vec![]);
+        let summed = [false, false, false, true];
+        Problem {
+            axes,
+            operands: vec![operand(0), operand(1)],
+            results: vec![operand(2)],
+            matrix: Some(Contraction::new(&graph.nodes[node], &summed, &of(0), Some(&of(1)), &of(2))),
+            turned: Some(3),
+            macs: (batch * m * n * k) as f64,
+            vector: 0.0,
+            special: 0.0,
+            dtype,
+        }
+    }
+
+    #[test]
+    fn ruling_out_changes_no_choice() {
+        let system = registry::find("gc200").unwrap();
+        let (ExecutionModel::BulkSynchronous(machine), Losses::BulkSynchronous(losses)) =
+            (&system.model, &system.losses_under(None))
+        else {
+            panic!("the machine is bulk-synchronous")
+        };
+        for (batch, m, n, k) in [
+            (1, 512, 512, 512),
+            (1, 3584, 3584, 3584),
+            (12, 128, 64, 128),
+            (1, 1, 1000, 2048),
+            (3, 17, 5, 3001),
+        ] {
+            for (macs, dtype) in [(16.0, DType::F32), (64.0, DType::F16)] {
+                for budget in [20_000.0, 383_000.0] {
+                    let tiles = Tiles { machine, losses, macs, budget };
+                    let problem = product(batch, m, n, k, dtype);
+                    let chosen = tiles.choose(&problem).price;
+                    let (fewest_cycles, fewest_bytes) = by_trying_all(&tiles, &problem);
+                    if fewest_cycles.is_finite() {
+                        assert!(chosen.bytes <= budget);
+                        assert_eq!(chosen.cycles, fewest_cycles, "{batch} {m} {n} {k} {dtype} {budget}");
+                    } else {
+                        assert_eq!(chosen.bytes, fewest_bytes, "{batch} {m} {n} {k} {dtype} {budget}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_at_once_is_summed_in_turns() {
+        let system = registry::find("gc200").unwrap();
+        let (ExecutionModel::BulkSynchronous(machine), Losses::BulkSynchronous(losses)) =
+            (&system.model, &system.losses_under(None))
+        else {
+            panic!("the machine is bulk-synchronous")
+        };
+        let budget = machine.tile_bytes as f64 * machine.matrix_temporary_fraction;
+        let tiles = Tiles { machine, losses, macs: 16.0, budget };
+        let large = tiles.choose(&product(1, 3584, 3584, 3584, DType::F32));
+        assert!(large.price.turns > 1 && large.price.bytes <= budget, "{large:?}");
+        assert_eq!(tiles.choose(&product(1, 256, 256, 256, DType::F32)).price.turns, 1);
+    }
 }

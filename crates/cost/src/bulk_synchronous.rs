@@ -1,7 +1,8 @@
 //! Bulk-synchronous machines: what one step costs.
 //!
 //! Compute, synchronisation and exchange follow one another, and the slowest tile decides each. So the resources of a
-//! step add up, and a step is described by its largest part.
+//! step add up, and a step is described by its largest part. A synchronisation stands before each exchange; steps that
+//! compute on what their tiles hold follow one another without.
 
 use crate::{Measure, Product, Resource, StepCost, slowest};
 use orrery_base::Picoseconds;
@@ -26,16 +27,16 @@ pub fn cost(
             vec![(Resource::HostLink, seconds(machine.host_latency_seconds + bytes / machine.host_bandwidth))]
         }
         StepKind::Stream => vec![(Resource::Streaming, seconds(bytes / machine.streaming_bandwidth))],
-        StepKind::Exchange => vec![
-            (Resource::Sync, cycles(machine.sync_cycles)),
-            (
-                Resource::Exchange,
-                cycles(exchange_cycles(measure.block_in_bytes.max(measure.block_out_bytes), machine, losses)),
-            ),
-        ],
+        StepKind::Exchange => {
+            let shared = measure.shared_in_bytes * (1.0 - 1.0 / machine.exchange_tiles_per_bus.max(1) as f64);
+            let busiest = (measure.block_in_bytes - shared).max(measure.block_out_bytes);
+            vec![
+                (Resource::Sync, cycles(machine.sync_cycles)),
+                (Resource::Exchange, cycles(exchange_cycles(busiest, machine, losses))),
+            ]
+        }
         StepKind::Compute => {
-            let mut parts = vec![(Resource::Sync, cycles(machine.sync_cycles))];
-            parts.push((Resource::Launch, cycles(machine.vertex_launch_cycles)));
+            let mut parts = vec![(Resource::Launch, cycles(machine.vertex_launch_cycles))];
             if let Some(part) = &measure.part {
                 parts.push((
                     Resource::Matrix,
@@ -47,7 +48,7 @@ pub fn cost(
                 parts.push((Resource::Matrix, cycles(measure.macs / rate)));
             }
             // How an approximate step is cut is not known: its work is spread evenly over the tiles.
-            let share = 1.0 / if step.approximate { machine.tiles as f64 } else { measure.parts.max(1.0) };
+            let share = if step.approximate { 1.0 / machine.tiles as f64 } else { measure.largest_share };
             let (vector, special) = vector_cycles(
                 measure.vector * share,
                 measure.special * share,

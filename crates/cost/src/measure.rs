@@ -6,7 +6,7 @@ use orrery_ir::op::Engine;
 use orrery_ir::{Bindings, Dim};
 use orrery_numerics::DType;
 use orrery_program::memory::unbound;
-use orrery_program::{BoundGrid, BufferClass, Program, Step, access_range};
+use orrery_program::{BoundGrid, BufferClass, Cut, Cutting, Layout, Program, Step, access_range};
 
 /// A step in numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,7 +37,11 @@ pub struct Measure {
     pub block_out_bytes: f64,
     /// See `block_out_bytes`.
     pub block_in_bytes: f64,
-    /// Widest type that takes part.
+    /// Of the bytes that come in: those that come to pairs of neighbouring cores alike.
+    pub shared_in_bytes: f64,
+    /// The largest part's share of the axes.
+    pub largest_share: f64,
+    /// Widest type of the operands.
     pub dtype: DType,
 }
 
@@ -80,6 +84,8 @@ impl Measure {
             part_written_bytes: 0.0,
             block_out_bytes: 0.0,
             block_in_bytes: 0.0,
+            shared_in_bytes: 0.0,
+            largest_share: extents.iter().zip(&piece).map(|(all, part)| part / all.max(1.0)).product(),
             dtype: DType::Bool,
         };
         for read in &step.reads {
@@ -95,8 +101,14 @@ impl Measure {
             let buffer = &program.buffers[write.buffer];
             measure.written_bytes += number(&buffer.elements())? * buffer.dtype.bits() as f64 / 8.0;
             measure.part_written_bytes += part_bytes(buffer, &write.access, &largest, bindings)?;
-            measure.block_in_bytes += program.block_bytes(write.buffer, bindings)? as f64;
-            widen(&mut measure.dtype, buffer.dtype);
+            let received = program.block_bytes(write.buffer, bindings)? as f64;
+            measure.block_in_bytes += received;
+            if neighbours_share(&buffer.layout) {
+                measure.shared_in_bytes += received;
+            }
+            if step.reads.is_empty() {
+                widen(&mut measure.dtype, buffer.dtype);
+            }
         }
         // What a slice or a gather leaves out is not read.
         let total: f64 = read_bytes.iter().map(|(_, bytes)| bytes).sum();
@@ -110,6 +122,15 @@ impl Measure {
     pub fn total_read(&self) -> f64 {
         self.read_bytes.iter().map(|(_, b)| b).sum()
     }
+}
+
+/// True where cores 0 and 1, 2 and 3 and so on hold the same: where copies lie on neighbouring cores.
+fn neighbours_share(layout: &Layout) -> bool {
+    let even =
+        |cut: &Cut| matches!(cut.cutting, Cutting::Parts(parts) if parts.is_multiple_of(2) && parts > 0);
+    let followed = |axis: usize| layout.access.iter().any(|a| a.axis() == Some(axis));
+    let mut cuts = layout.cuts.iter().enumerate();
+    layout.base.is_multiple_of(2) && cuts.any(|(i, cut)| cut.stride == 1 && even(cut) && !followed(i))
 }
 
 fn widen(have: &mut DType, other: DType) {

@@ -227,7 +227,8 @@ fn the_verifier_says_by_how_much_it_does_not_fit() {
 #[test]
 fn streamed_weights_wait_for_their_places() {
     let sound = compiled(&example("two large products"), 64_000);
-    let streams = |p: &Program| p.steps.iter().filter(|(_, s)| s.unit == Unit::Streaming).map(|s| s.0).last();
+    let streams =
+        |p: &Program| p.steps.iter().filter(|(_, s)| s.unit == Unit::Streaming).map(|s| s.0).next_back();
     let last = streams(&sound).expect("the weights do not fit on the tiles");
     let mut program = sound;
     program.steps[last].after.clear();
