@@ -12,6 +12,7 @@ mod matrix;
 mod movement;
 mod nested;
 mod prepare;
+mod recurrent;
 mod rows;
 mod spatial;
 mod step;

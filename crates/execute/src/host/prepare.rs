@@ -4,7 +4,7 @@ use super::fuse::{self, Group, Numbers};
 use super::lower::lower;
 use super::step::{HostKernel, Step, Tail};
 use super::value::{Layout, Machine, Value};
-use super::{attention, matrix, movement, nested, rows, spatial};
+use super::{attention, matrix, movement, nested, recurrent, rows, spatial};
 use crate::kernels::pointwise::{Program, Source};
 use orrery_base::Result;
 use orrery_ir::interpret::eval_node;
@@ -288,6 +288,7 @@ fn choose(choice: &Choice<'_>) -> Result<Option<Box<dyn HostKernel>>> {
     Ok(spatial::choose(choice)
         .or_else(|| matrix::choose(choice))
         .or_else(|| attention::choose(choice))
+        .or_else(|| recurrent::choose(choice))
         .or_else(|| rows::choose(choice))
         .or_else(|| movement::choose(choice)))
 }

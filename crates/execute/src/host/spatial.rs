@@ -167,7 +167,10 @@ impl HostKernel for Conv {
         let Some((place, _)) = fits.and_then(|size| self.window.place(size)) else {
             return Ok(Outcome::Declined);
         };
-        let Some(data) = call.floats(0, Layout::ChannelsLast) else { return Ok(Outcome::Declined) };
+        let turned = call.input(0).is_some_and(|v| v.has(Layout::ChannelsLast));
+        let planes = self.packed.takes_planes() && !turned;
+        let layout = if planes { Layout::Plain } else { Layout::ChannelsLast };
+        let Some(data) = call.floats(0, layout) else { return Ok(Outcome::Declined) };
         let bias = call.floats(2, Layout::Plain);
         if bias.as_ref().is_some_and(|b| b.len() != geometry.out_channels) {
             return Ok(Outcome::Declined);
@@ -179,7 +182,12 @@ impl HostKernel for Conv {
             bias.as_deref(),
             self.packed.adds(),
             |call, finish, out| {
-                self.packed.run(&call.machine.threads, &data, shape[0], &place, finish, out);
+                let threads = &call.machine.threads;
+                if planes {
+                    self.packed.run_planes(threads, &data, &place, finish, out);
+                } else {
+                    self.packed.run(threads, &data, shape[0], &place, finish, out);
+                }
             },
         )
     }

@@ -6,6 +6,7 @@
 use super::gemm::{Finish, Packed, Product, Rows};
 use super::matmul::with_room;
 use super::reduce::{Reduction, row_total};
+use super::scratch::with_scratch;
 use super::simd::{Kernel, Simd, dispatch};
 use super::softmax::softmax_here;
 use super::threads::{Block, Threads};
@@ -111,16 +112,17 @@ impl Attention<'_> {
     }
     fn by_products(&self, batch: usize, head: usize, keys: &Packed, values: &Packed, out: &mut Block<'_>) {
         let q = self.q.of(batch, head);
-        let mut scores = vec![0.0; QUERIES.min(self.queries) * self.keys];
-        for first in (0..self.queries).step_by(QUERIES) {
-            let rows = QUERIES.min(self.queries - first);
-            let scores = &mut scores[..rows * self.keys];
-            if self.keys > 0 {
-                Self::product(&q[first * self.q.steps[2]..], self.q.steps[2], keys).run_here(scores);
-                self.weigh(batch, head, first, scores);
+        with_scratch(QUERIES.min(self.queries) * self.keys, |scores| {
+            for first in (0..self.queries).step_by(QUERIES) {
+                let rows = QUERIES.min(self.queries - first);
+                let scores = &mut scores[..rows * self.keys];
+                if self.keys > 0 {
+                    Self::product(&q[first * self.q.steps[2]..], self.q.steps[2], keys).run_here(scores);
+                    self.weigh(batch, head, first, scores);
+                }
+                Self::product(scores, self.keys, values).run_into(&mut out.rows_of(first, rows));
             }
-            Self::product(scores, self.keys, values).run_into(&mut out.rows_of(first, rows));
-        }
+        });
     }
     /// By columns of dense rows.
     fn product<'b>(data: &'b [f32], stride: usize, packed: &'b Packed) -> Product<'b> {
@@ -129,49 +131,50 @@ impl Attention<'_> {
     }
     /// From products to weights.
     fn weigh(&self, batch: usize, head: usize, first: usize, scores: &mut [f32]) {
-        for (r, row) in scores.chunks_exact_mut(self.keys).enumerate() {
-            dispatch(Score { of: self, batch, head, query: first + r, row });
-        }
+        dispatch(Score { of: self, batch, head, first, scores });
         softmax_here(scores, self.keys, false);
     }
 }
 
-/// Scale, mask and cap of the scores of one query.
+/// Scale, mask and cap of the scores of some queries.
 struct Score<'a> {
     of: &'a Attention<'a>,
     batch: usize,
     head: usize,
-    query: usize,
-    row: &'a mut [f32],
+    /// The first of the queries.
+    first: usize,
+    scores: &'a mut [f32],
 }
 impl Kernel for Score<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { of, batch, head, query, row } = self;
+        let Self { of, batch, head, first, scores } = self;
         let scale = s.splat(of.scale);
-        let mut seen = of.causal.map_or(row.len(), |before| before + query + 1);
-        seen = seen.min(of.counted.map_or(row.len(), |counted| counted[batch])).min(row.len());
-        match &of.mask {
-            None => {
+        for (r, row) in scores.chunks_exact_mut(of.keys).enumerate() {
+            let mut seen = of.causal.map_or(row.len(), |before| before + first + r + 1);
+            seen = seen.min(of.counted.map_or(row.len(), |counted| counted[batch])).min(row.len());
+            match &of.mask {
+                None => {
+                    for to in row.chunks_mut(S::LANES) {
+                        s.store_partial(to, s.mul(s.load_partial(to), scale));
+                    }
+                }
+                Some(mask) => {
+                    seen = seen.min(mask.keys);
+                    let start = batch * mask.steps[0] + head * mask.steps[1] + (first + r) * mask.steps[2];
+                    let added = &mask.data[start..][..mask.keys];
+                    for (to, added) in row[..mask.keys].chunks_mut(S::LANES).zip(added.chunks(S::LANES)) {
+                        s.store_partial(to, s.fma(s.load_partial(to), scale, s.load_partial(added)));
+                    }
+                }
+            }
+            row[seen..].fill(f32::NEG_INFINITY);
+            if let Some(cap) = of.cap {
                 for to in row.chunks_mut(S::LANES) {
-                    s.store_partial(to, s.mul(s.load_partial(to), scale));
+                    let x = s.div(s.load_partial(to), s.splat(cap));
+                    s.store_partial(to, s.mul(super::math::tanh(s, x), s.splat(cap)));
                 }
-            }
-            Some(mask) => {
-                seen = seen.min(mask.keys);
-                let start = batch * mask.steps[0] + head * mask.steps[1] + query * mask.steps[2];
-                let added = &mask.data[start..][..mask.keys];
-                for (to, added) in row.chunks_mut(S::LANES).zip(added.chunks(S::LANES)) {
-                    s.store_partial(to, s.fma(s.load_partial(to), scale, s.load_partial(added)));
-                }
-            }
-        }
-        row[seen..].fill(f32::NEG_INFINITY);
-        if let Some(cap) = of.cap {
-            for to in row.chunks_mut(S::LANES) {
-                let x = s.div(s.load_partial(to), s.splat(cap));
-                s.store_partial(to, s.mul(super::math::tanh(s, x), s.splat(cap)));
             }
         }
     }
@@ -203,7 +206,9 @@ impl Kernel for FewQueries<'_, '_, '_> {
                 }
                 *score = s.sum(sums);
             }
-            Score { of, batch, head, query, row: &mut scores }.run(s);
+            if of.keys > 0 {
+                Score { of, batch, head, first: query, scores: &mut scores }.run(s);
+            }
             if of.keys > 0 {
                 let largest = s.splat(row_total(s, &scores, Reduction::Max));
                 for to in scores.chunks_mut(S::LANES) {

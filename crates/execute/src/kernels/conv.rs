@@ -3,8 +3,8 @@
 //! [`Convolution`] holds the packed weights; `run` is given images. Windows of all channels are products
 //! whose left rows are pixels of the image ([`super::gemm`]); windows of one channel each go to [`super::depthwise`].
 
-use super::buffer::Buffer;
 use super::depthwise::Depthwise;
+use super::few::FewChannels;
 use super::gemm::{Finish, Packed, Product, Rows, Window};
 use super::threads::Threads;
 use super::winograd::Winograd;
@@ -37,9 +37,6 @@ pub struct Placement {
     pub pad: [usize; 2],
 }
 
-/// Below this many channels the taps of a row are taken as one segment of a padded copy.
-const FEW_CHANNELS: usize = 12;
-
 /// A convolution with packed weights.
 #[derive(Debug)]
 pub struct Convolution {
@@ -54,8 +51,8 @@ enum Method {
     Taps(Vec<Packed>),
     /// A quarter of the products, for images large enough; else the taps.
     Winograd(Winograd, Vec<Packed>),
-    /// One product over a padded copy; each row of taps is a segment.
-    PaddedRows(Vec<Packed>),
+    /// One product over copies of what lies under the window.
+    FewChannels(FewChannels),
 }
 
 impl Convolution {
@@ -76,14 +73,17 @@ impl Convolution {
             })
         };
         let packed = || -> Vec<Packed> { (0..groups).map(group).collect() };
-        if Winograd::takes(&geometry) && out.is_none_or(|out| Winograd::pays(&geometry, 1, out)) {
+        if Winograd::takes(&geometry)
+            && Winograd::pays(&geometry, 1, out.unwrap_or([usize::from(u16::MAX); 2]))
+        {
             // Where the size is known, the taps are not needed as well.
             let taps = if out.is_some() { Vec::new() } else { packed() };
             return Self { geometry, method: Method::Winograd(Winograd::new(geometry, weights), taps) };
         }
-        let packed = packed();
-        let few = groups == 1 && channels < FEW_CHANNELS && across > 1 && geometry.dilation[1] == 1;
-        Self { geometry, method: if few { Method::PaddedRows(packed) } else { Method::Taps(packed) } }
+        if FewChannels::takes(&geometry) {
+            return Self { geometry, method: Method::FewChannels(FewChannels::new(geometry, group(0))) };
+        }
+        Self { geometry, method: Method::Taps(packed()) }
     }
     /// Its window.
     pub fn geometry(&self) -> &Geometry {
@@ -147,52 +147,26 @@ impl Convolution {
                 };
                 Product { rows, segments: taps[0] * taps[1], packed, finish }.run(threads, out);
             }
-            Method::PaddedRows(packed) => {
-                // As wide and high as the windows reach; what they do not reach is left out.
-                let reach = |d: usize| (place.out[d] - 1) * stride[d] + (taps[d] - 1) * dilation[d] + 1;
-                let padded_size = [reach(0), reach(1)];
-                let padded = padded(threads, data, images, channels, place, padded_size);
-                let rows = Rows::Window(Window {
-                    data: &padded,
-                    zeros: &[],
-                    height: padded_size[0],
-                    width: padded_size[1],
-                    pixel: channels,
-                    out_height,
-                    out_width,
-                    stride,
-                    pad: [0, 0],
-                    dilation,
-                    taps: 1,
-                });
-                Product { rows, segments: taps[0], packed, finish }.run(threads, out);
-            }
+            Method::FewChannels(few) => few.run(threads, data, false, place, &finish, out),
         }
     }
-}
-
-/// The images with zeros around, cut off at `size`.
-fn padded(
-    threads: &Threads,
-    data: &[f32],
-    images: usize,
-    channels: usize,
-    place: &Placement,
-    size: [usize; 2],
-) -> Buffer {
-    let row_len = size[1] * channels;
-    let mut out = Buffer::zeros(images * size[0] * row_len);
-    let [height, width] = place.size;
-    let count = width.min(size[1].saturating_sub(place.pad[1])) * channels;
-    threads.chunks(&mut out, 16 * row_len, |i, rows| {
-        for (r, row) in rows.chunks_mut(row_len).enumerate() {
-            let (image, y) = ((i * 16 + r) / size[0], (i * 16 + r) % size[0]);
-            let y = y.wrapping_sub(place.pad[0]);
-            if y < height {
-                let from = &data[(image * height + y) * width * channels..][..count];
-                row[place.pad[1] * channels..][..count].copy_from_slice(from);
-            }
+    /// As [`Convolution::run`], of images whose channels lie one after the other; for windows that
+    /// [`Convolution::takes_planes`] says so of.
+    pub fn run_planes(
+        &self,
+        threads: &Threads,
+        data: &[f32],
+        place: &Placement,
+        finish: Finish<'_>,
+        out: &mut [f32],
+    ) {
+        match &self.method {
+            Method::FewChannels(few) => few.run(threads, data, true, place, &finish, out),
+            _ => unreachable!("asked of takes_planes before"),
         }
-    });
-    out
+    }
+    /// Whether images whose channels lie one after the other need not be turned first.
+    pub fn takes_planes(&self) -> bool {
+        matches!(self.method, Method::FewChannels(_))
+    }
 }

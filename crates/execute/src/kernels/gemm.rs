@@ -6,6 +6,7 @@
 //! multiply-add each, whatever the tiling and the number of threads: the result depends on neither.
 
 use super::buffer::Buffer;
+pub use super::left::{Rows, Window};
 use super::simd::{Kernel, Level, Simd};
 use super::threads::{Block, Threads};
 
@@ -15,6 +16,10 @@ const DEPTH: usize = 512;
 const NARROW_BYTES: usize = 512 << 10;
 /// Pieces of work across that are wanted of a wide operand.
 const PIECES: usize = 8;
+/// Bytes of the right operand that stay close while rows pass.
+const CLOSE_BYTES: usize = 256 << 10;
+/// Bytes of finished rows at a time.
+const ROWS_BYTES: usize = 64 << 10;
 /// Bytes of left rows that one piece of work passes over again and again.
 const BLOCK_BYTES: usize = 192 << 10;
 
@@ -122,87 +127,6 @@ fn widest(level: Level) -> usize {
     }
 }
 
-/// Where the rows of the left operand are.
-#[derive(Clone, Copy, Debug)]
-pub enum Rows<'a> {
-    /// Row `m` starts at `m * stride`; one segment.
-    Dense {
-        /// Numbers.
-        data: &'a [f32],
-        /// From row to row.
-        stride: usize,
-    },
-    /// Row `m` is an output pixel, segment `s` a tap of the window.
-    Window(Window<'a>),
-}
-
-/// A window that moves over channels-last images.
-#[derive(Clone, Copy, Debug)]
-pub struct Window<'a> {
-    /// Images, each `height` x `width` x `pixel`.
-    pub data: &'a [f32],
-    /// Zeros, at least as many as a segment is long: what lies outside the image.
-    pub zeros: &'a [f32],
-    /// Input height.
-    pub height: usize,
-    /// Input width.
-    pub width: usize,
-    /// Numbers from a pixel to the next.
-    pub pixel: usize,
-    /// Output height.
-    pub out_height: usize,
-    /// Output width.
-    pub out_width: usize,
-    /// Step down and across.
-    pub stride: [usize; 2],
-    /// Zeros above and left.
-    pub pad: [usize; 2],
-    /// Distance of taps down and across.
-    pub dilation: [usize; 2],
-    /// Taps across; segment `s` is tap `(s / taps, s % taps)`.
-    pub taps: usize,
-}
-
-impl<'a> Rows<'a> {
-    /// Segment `s` of rows `m..m + MR`, from its start; longer than the segment where the memory goes on.
-    #[inline(always)]
-    fn rows<const MR: usize>(&self, m: usize, s: usize, from: usize, len: usize) -> [&'a [f32]; MR] {
-        let mut rows: [&[f32]; MR] = [&[]; MR];
-        match self {
-            Rows::Dense { data, stride } => {
-                for (i, row) in rows.iter_mut().enumerate() {
-                    *row = &data[(m + i) * stride + from..][..len];
-                }
-            }
-            Rows::Window(w) => {
-                let (down, across) = (s / w.taps * w.dilation[0], s % w.taps * w.dilation[1]);
-                let plane = w.out_height * w.out_width;
-                let (mut image, rest) = (m / plane, m % plane);
-                let (mut y, mut x) = (rest / w.out_width, rest % w.out_width);
-                for found in &mut rows {
-                    // Above or left of the image wraps to a huge number, which is outside as well.
-                    let row = (y * w.stride[0] + down).wrapping_sub(w.pad[0]);
-                    let column = (x * w.stride[1] + across).wrapping_sub(w.pad[1]);
-                    *found = if row < w.height && column < w.width {
-                        let at = ((image * w.height + row) * w.width + column) * w.pixel + from;
-                        &w.data[at..][..len]
-                    } else {
-                        &w.zeros[..len]
-                    };
-                    x += 1;
-                    if x == w.out_width {
-                        (x, y) = (0, y + 1);
-                        if y == w.out_height {
-                            (y, image) = (0, image + 1);
-                        }
-                    }
-                }
-            }
-        }
-        rows
-    }
-}
-
 /// What is done to the sums.
 #[derive(Clone, Copy, Default)]
 pub struct Finish<'a> {
@@ -233,7 +157,7 @@ pub struct Product<'a> {
 /// A run of one segment.
 #[derive(Clone, Copy)]
 struct Run {
-    segment: usize,
+    tap: [usize; 2],
     from: usize,
     len: usize,
     depth: usize,
@@ -282,9 +206,21 @@ impl Product<'_> {
         }
     }
     fn block(&self, runs: &[Vec<Run>], row: usize, column: usize, block: &mut Block<'_>) {
-        self.packed[0].level.run(BlockKernel { product: self, runs, row, column, block: &mut *block });
-        if let Some(then) = self.finish.then {
-            then(row, column, block);
+        let packed = &self.packed[0];
+        // Where the right operand stays close anyway, a few rows are finished at a time: they are written as they lie, and
+        // what is done to the sums finds them in the first cache.
+        let few = if packed.depth * block.columns() * 4 <= CLOSE_BYTES {
+            (ROWS_BYTES / 4 / block.columns().max(1)).max(24).next_multiple_of(24)
+        } else {
+            block.rows()
+        };
+        for first in (0..block.rows()).step_by(few.max(1)) {
+            let rows = few.min(block.rows() - first);
+            let mut part = block.rows_of(first, rows);
+            packed.level.run(BlockKernel { product: self, runs, row: row + first, column, block: &mut part });
+            if let Some(then) = self.finish.then {
+                then(row + first, column, &mut part);
+            }
         }
     }
     fn segment_len(&self) -> usize {
@@ -306,7 +242,8 @@ impl Product<'_> {
                     room = part_len;
                 }
                 let len = (segment_len - from).min(room);
-                let run = Run { segment, from, len, depth: segment * segment_len + from };
+                let depth = segment * segment_len + from;
+                let run = Run { tap: self.rows.tap(segment), from, len, depth };
                 out.last_mut().expect("starts with one").push(run);
                 from += len;
                 room -= len;
@@ -404,9 +341,11 @@ impl Tile<'_, '_, '_> {
     fn tile<S: Simd, const MR: usize, const NV: usize>(&mut self, s: S, i: usize) {
         let width = NV * S::LANES;
         let mut sums = [[s.splat(0.0); NV]; MR];
+        let left = &self.product.rows;
+        let corners = left.corners::<MR>(self.row + i);
         for run in self.runs {
-            let rows: [&[f32]; MR] =
-                self.product.rows.rows(self.row + i, run.segment, self.group_offset + run.from, run.len);
+            let from = self.group_offset + run.from;
+            let rows = left.rows(self.row + i, &corners, run.tap, from, run.len);
             let panel = &self.panel[run.depth * width..][..run.len * width];
             accumulate::<S, MR, NV>(s, &rows, panel, run.len, &mut sums);
         }

@@ -5,9 +5,9 @@
 //! that was just computed ([`Bound::apply`]).
 
 use super::buffer::Buffer;
-use super::math;
 use super::simd::{Kernel, Simd, dispatch};
 use super::threads::{Block, Threads};
+use super::tiles::{Tile, execute};
 use std::cell::RefCell;
 
 /// Numbers in a tile.
@@ -390,12 +390,6 @@ struct Apply<'a, 'b, 'c> {
     scratch: &'b mut Vec<Buffer>,
 }
 
-#[derive(Clone, Copy)]
-enum Tile<'a> {
-    Slice(&'a [f32]),
-    Number(f32),
-}
-
 impl Kernel for Apply<'_, '_, '_> {
     type Output = ();
     #[inline(always)]
@@ -414,30 +408,35 @@ impl Kernel for Apply<'_, '_, '_> {
 
 #[inline(always)]
 fn apply_row<S: Simd>(s: S, bound: &Bound<'_>, from: usize, out: &mut [f32], tiles: &mut [Buffer]) {
-    let steps = bound.program.instructions.len();
     let operands = bound.operands.len();
+    let Some((last, first)) = bound.program.instructions.split_last() else { return };
     for (t, out) in out.chunks_mut(TILE).enumerate() {
-        let at = from + t * TILE;
+        let (at, len) = (from + t * TILE, out.len());
         for (i, operand) in bound.operands.iter().enumerate() {
-            match operand {
-                Operand::Strided(data, dims) if bound.repeated[i].is_none() => {
-                    expand(data, dims, at, &mut tiles[i][..out.len()]);
-                }
-                Operand::InPlace => tiles[i][..out.len()].copy_from_slice(out),
-                _ => {}
+            if let (Operand::Strided(data, dims), None) = (operand, &bound.repeated[i]) {
+                expand(data, dims, at, &mut tiles[i][..len]);
             }
         }
-        for (step, instruction) in bound.program.instructions.iter().enumerate() {
-            let last = step + 1 == steps;
-            let mut own = if last { Buffer::default() } else { std::mem::take(&mut tiles[operands + step]) };
-            let len = out.len();
-            let to = if last { &mut *out } else { &mut own[..len] };
-            let view = View { bound, tiles, at, len };
-            execute(s, instruction, view, to);
-            if !last {
-                tiles[operands + step] = own;
-            }
+        for (step, instruction) in first.iter().enumerate() {
+            let mut own = std::mem::take(&mut tiles[operands + step]);
+            let view = View { bound, tiles, in_place: Some(out), at, len };
+            execute(
+                s,
+                instruction,
+                #[inline(always)]
+                |source| view.source(source),
+                &mut own[..len],
+            );
+            tiles[operands + step] = own;
         }
+        let view = View { bound, tiles, in_place: None, at, len };
+        execute(
+            s,
+            last,
+            #[inline(always)]
+            |source| view.source(source),
+            out,
+        );
     }
 }
 
@@ -447,307 +446,25 @@ struct View<'a> {
     bound: &'a Bound<'a>,
     /// Expanded operands, then results of steps.
     tiles: &'a [Buffer],
+    /// What is where the result goes; none for the last instruction, which writes there.
+    in_place: Option<&'a [f32]>,
     at: usize,
     len: usize,
 }
 impl<'a> View<'a> {
     #[inline(always)]
     fn source(&self, source: Source) -> Tile<'a> {
-        let Self { bound, tiles, at, len } = *self;
+        let Self { bound, tiles, in_place, at, len } = *self;
         match source {
             Source::Number(x) => Tile::Number(x),
             Source::Step(i) => Tile::Slice(&tiles[bound.operands.len() + i][..len]),
             Source::Input(i) => match (&bound.operands[i], &bound.repeated[i]) {
                 (Operand::Number(x), _) => Tile::Number(*x),
                 (Operand::Full(data), _) => Tile::Slice(&data[at..at + len]),
+                (Operand::InPlace, _) => in_place.map_or(Tile::Same, Tile::Slice),
                 (_, Some((period, data))) => Tile::Slice(&data[at % period..][..len]),
                 _ => Tile::Slice(&tiles[i][..len]),
             },
-        }
-    }
-}
-
-#[inline(always)]
-fn execute<S: Simd>(s: S, instruction: &Instruction, view: View<'_>, to: &mut [f32]) {
-    match *instruction {
-        Instruction::Line { x, scale, shift, least, largest } => {
-            let (scale, shift) = (s.splat(scale), s.splat(shift));
-            if least == f32::NEG_INFINITY && largest == f32::INFINITY {
-                map1(
-                    s,
-                    view.source(x),
-                    to,
-                    #[inline(always)]
-                    |x| s.fma(x, scale, shift),
-                );
-            } else {
-                let (least, largest) = (s.splat(least), s.splat(largest));
-                map1(
-                    s,
-                    view.source(x),
-                    to,
-                    #[inline(always)]
-                    |x| s.min(largest, s.max(least, s.fma(x, scale, shift))),
-                );
-            }
-        }
-        Instruction::Unary(function, x) => {
-            let x = view.source(x);
-            match function {
-                Function::Copy => map1(
-                    s,
-                    x,
-                    to,
-                    #[inline(always)]
-                    |x| x,
-                ),
-                Function::Abs => map1(
-                    s,
-                    x,
-                    to,
-                    #[inline(always)]
-                    |x| s.abs(x),
-                ),
-                Function::Sqrt => map1(
-                    s,
-                    x,
-                    to,
-                    #[inline(always)]
-                    |x| s.sqrt(x),
-                ),
-                Function::Round => map1(
-                    s,
-                    x,
-                    to,
-                    #[inline(always)]
-                    |x| s.round(x),
-                ),
-                Function::Exp => map1(
-                    s,
-                    x,
-                    to,
-                    #[inline(always)]
-                    |x| math::exp(s, x),
-                ),
-                Function::Sigmoid => map1(
-                    s,
-                    x,
-                    to,
-                    #[inline(always)]
-                    |x| math::sigmoid(s, x),
-                ),
-                Function::Tanh => map1(
-                    s,
-                    x,
-                    to,
-                    #[inline(always)]
-                    |x| math::tanh(s, x),
-                ),
-                Function::Erf => map1(
-                    s,
-                    x,
-                    to,
-                    #[inline(always)]
-                    |x| math::erf(s, x),
-                ),
-                Function::Gelu => map1(
-                    s,
-                    x,
-                    to,
-                    #[inline(always)]
-                    |x| math::gelu(s, x),
-                ),
-                Function::GeluTanh => map1(
-                    s,
-                    x,
-                    to,
-                    #[inline(always)]
-                    |x| math::gelu_tanh(s, x),
-                ),
-                Function::Swish(alpha) => {
-                    let alpha = s.splat(alpha);
-                    map1(
-                        s,
-                        x,
-                        to,
-                        #[inline(always)]
-                        |x| s.mul(x, math::sigmoid(s, s.mul(x, alpha))),
-                    );
-                }
-                Function::HardSwish => {
-                    let (zero, half, one) = (s.splat(0.0), s.splat(0.5), s.splat(1.0));
-                    let sixth = s.splat(1.0 / 6.0);
-                    map1(
-                        s,
-                        x,
-                        to,
-                        #[inline(always)]
-                        |x| s.mul(x, s.min(one, s.max(zero, s.fma(x, sixth, half)))),
-                    );
-                }
-                Function::Scalar(f) => match x {
-                    Tile::Number(x) => to.fill(f(x)),
-                    Tile::Slice(x) => to.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)),
-                },
-            }
-        }
-        Instruction::Binary(function, a, b) => {
-            let (a, b) = (view.source(a), view.source(b));
-            match function {
-                Binary::Add => map2(
-                    s,
-                    a,
-                    b,
-                    to,
-                    #[inline(always)]
-                    |a, b| s.add(a, b),
-                ),
-                Binary::Sub => map2(
-                    s,
-                    a,
-                    b,
-                    to,
-                    #[inline(always)]
-                    |a, b| s.sub(a, b),
-                ),
-                Binary::Mul => map2(
-                    s,
-                    a,
-                    b,
-                    to,
-                    #[inline(always)]
-                    |a, b| s.mul(a, b),
-                ),
-                Binary::Div => map2(
-                    s,
-                    a,
-                    b,
-                    to,
-                    #[inline(always)]
-                    |a, b| s.div(a, b),
-                ),
-                // `min` and `max` let a NaN of the second through; that of the first is put back.
-                Binary::Min => map2(
-                    s,
-                    a,
-                    b,
-                    to,
-                    #[inline(always)]
-                    |a, b| s.select_nan(a, a, s.min(a, b)),
-                ),
-                Binary::Max => map2(
-                    s,
-                    a,
-                    b,
-                    to,
-                    #[inline(always)]
-                    |a, b| s.select_nan(a, a, s.max(a, b)),
-                ),
-                Binary::Pow => {
-                    let get = |t: Tile<'_>, i: usize| match t {
-                        Tile::Number(x) => x,
-                        Tile::Slice(x) => x[i],
-                    };
-                    for (i, y) in to.iter_mut().enumerate() {
-                        *y = get(a, i).powf(get(b, i));
-                    }
-                }
-            }
-        }
-        Instruction::MulAdd(a, b, c) => {
-            let (a, b, c) = (view.source(a), view.source(b), view.source(c));
-            match (a, b, c) {
-                (Tile::Slice(a), Tile::Slice(b), Tile::Slice(c)) => {
-                    let len = to.len();
-                    let (a, b, c) = (&a[..len], &b[..len], &c[..len]);
-                    let whole = len - len % S::LANES;
-                    for i in (0..whole).step_by(S::LANES) {
-                        s.store(&mut to[i..], s.fma(s.load(&a[i..]), s.load(&b[i..]), s.load(&c[i..])));
-                    }
-                    let y = s.fma(
-                        s.load_partial(&a[whole..]),
-                        s.load_partial(&b[whole..]),
-                        s.load_partial(&c[whole..]),
-                    );
-                    s.store_partial(&mut to[whole..], y);
-                }
-                _ => {
-                    map2(
-                        s,
-                        a,
-                        b,
-                        to,
-                        #[inline(always)]
-                        |a, b| s.mul(a, b),
-                    );
-                    let len = to.len();
-                    for i in (0..len).step_by(S::LANES) {
-                        let c = match c {
-                            Tile::Number(c) => s.splat(c),
-                            Tile::Slice(c) => s.load_partial(&c[i..len]),
-                        };
-                        let y = s.add(s.load_partial(&to[i..]), c);
-                        s.store_partial(&mut to[i..], y);
-                    }
-                }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn map1<S: Simd>(s: S, x: Tile<'_>, to: &mut [f32], f: impl Fn(S::V) -> S::V) {
-    match x {
-        Tile::Number(x) => {
-            let y = f(s.splat(x));
-            for to in to.chunks_mut(S::LANES) {
-                s.store_partial(to, y);
-            }
-        }
-        Tile::Slice(x) => {
-            let mut from = x[..to.len()].chunks_exact(S::LANES);
-            let mut into = to.chunks_exact_mut(S::LANES);
-            for (x, y) in (&mut from).zip(&mut into) {
-                s.store(y, f(s.load(x)));
-            }
-            let y = f(s.load_partial(from.remainder()));
-            s.store_partial(into.into_remainder(), y);
-        }
-    }
-}
-
-#[inline(always)]
-fn map2<S: Simd>(s: S, a: Tile<'_>, b: Tile<'_>, to: &mut [f32], f: impl Fn(S::V, S::V) -> S::V) {
-    match (a, b) {
-        (Tile::Number(a), b) => {
-            let a = s.splat(a);
-            map1(
-                s,
-                b,
-                to,
-                #[inline(always)]
-                |b| f(a, b),
-            );
-        }
-        (a, Tile::Number(b)) => {
-            let b = s.splat(b);
-            map1(
-                s,
-                a,
-                to,
-                #[inline(always)]
-                |a| f(a, b),
-            );
-        }
-        (Tile::Slice(a), Tile::Slice(b)) => {
-            let mut first = a[..to.len()].chunks_exact(S::LANES);
-            let mut second = b[..to.len()].chunks_exact(S::LANES);
-            let mut into = to.chunks_exact_mut(S::LANES);
-            for ((a, b), y) in (&mut first).zip(&mut second).zip(&mut into) {
-                s.store(y, f(s.load(a), s.load(b)));
-            }
-            let y = f(s.load_partial(first.remainder()), s.load_partial(second.remainder()));
-            s.store_partial(into.into_remainder(), y);
         }
     }
 }

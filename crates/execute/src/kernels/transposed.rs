@@ -2,6 +2,7 @@
 
 use super::conv::{Geometry, Placement};
 use super::gemm::{Finish, Packed, Product, Rows};
+use super::scratch::with_scratch;
 use super::simd::{Kernel, Simd, dispatch};
 use super::threads::{Block, Threads};
 
@@ -77,20 +78,21 @@ impl Transposed {
         let low = (first + place.pad[0]).saturating_sub((taps[0] - 1) * dilation[0]).div_ceil(stride[0]);
         let end = ((first + rows - 1 + place.pad[0]) / stride[0] + 1).min(height);
         let given_columns: usize = self.packed.iter().map(Packed::columns).sum();
-        let mut given = vec![0.0; end.saturating_sub(low) * width * given_columns];
-        if !given.is_empty() {
-            Product {
-                rows: Rows::Dense {
-                    data: &data[(image * height + low) * width * channels..],
-                    stride: channels,
-                },
-                segments: 1,
-                packed: &self.packed,
-                finish: Finish::default(),
+        with_scratch(end.saturating_sub(low) * width * given_columns, |given| {
+            if !given.is_empty() {
+                Product {
+                    rows: Rows::Dense {
+                        data: &data[(image * height + low) * width * channels..],
+                        stride: channels,
+                    },
+                    segments: 1,
+                    packed: &self.packed,
+                    finish: Finish::default(),
+                }
+                .run_here(given);
             }
-            .run_here(&mut given);
-        }
-        dispatch(Gather { of: self, place, finish, given: &given, low, end, first, out });
+            dispatch(Gather { of: self, place, finish, given, low, end, first, out });
+        });
     }
 }
 

@@ -5,9 +5,9 @@
 //! those of the plain convolution: the error is bounded by the roundings times what the transforms, all their numbers
 //! taken as positive, make of the magnitudes.
 
-use super::buffer::Buffer;
 use super::conv::{Geometry, Placement};
 use super::gemm::{Finish, Packed, Product, Rows};
+use super::scratch::with_scratch;
 use super::simd::{Kernel, Simd, dispatch};
 use super::threads::{Block, Threads};
 
@@ -82,38 +82,67 @@ impl Winograd {
         let across = out_width.div_ceil(OUT);
         let rows_at_a_time = (TILES / across).max(1).min(out_height.div_ceil(OUT));
         let most = rows_at_a_time * across;
-        let mut transformed = Buffer::zeros(most * PLACES * channels);
-        let mut products = Buffer::zeros(most * PLACES * out_channels);
-        for image in 0..out.len() / (out_height * out_width * out_channels) {
-            let pixels = &data[image * place.size[0] * place.size[1] * channels..];
-            for first in (0..out_height).step_by(rows_at_a_time * OUT) {
-                let rows = (out_height - first).min(rows_at_a_time * OUT);
-                let tiles = rows.div_ceil(OUT) * across;
-                let transformed = &mut transformed[..tiles * PLACES * channels];
-                threads.chunks(transformed, across * PLACES * channels, |i, to| {
-                    dispatch(IntoPlaces { data: pixels, channels, place, top: first + i * OUT, to });
-                });
-                let products = &mut products[..tiles * PLACES * out_channels];
-                Product {
-                    rows: Rows::Dense { data: transformed, stride: PLACES * channels },
-                    segments: 1,
-                    packed: &self.packed,
-                    finish: Finish::default(),
-                }
-                .run(threads, products);
-                let at = (image * out_height + first) * out_width;
-                let out = &mut out[at * out_channels..][..rows * out_width * out_channels];
-                threads.chunks(out, OUT * out_width * out_channels, |i, out| {
-                    let at = at + i * OUT * out_width;
-                    let from = &products[i * across * PLACES * out_channels..];
-                    dispatch(FromPlaces { from, width: out_width, channels: out_channels, at, finish, out });
-                    if let Some(then) = finish.then {
-                        then(at, 0, &mut Block::of(out, out_channels));
+        with_scratch(most * PLACES * channels, |transformed| {
+            with_scratch(most * PLACES * out_channels, |products| {
+                let rows = rows_at_a_time * OUT;
+                for image in 0..out.len() / (out_height * out_width * out_channels) {
+                    for first in (0..out_height).step_by(rows) {
+                        let rows = (out_height - first).min(rows);
+                        let strip = Strip { data, place, finish, image, first, rows };
+                        self.strip(threads, &strip, transformed, products, out);
                     }
-                });
-            }
-        }
+                }
+            });
+        });
     }
+    fn strip(
+        &self,
+        threads: &Threads,
+        strip: &Strip<'_>,
+        transformed: &mut [f32],
+        products: &mut [f32],
+        out: &mut [f32],
+    ) {
+        let Geometry { channels, out_channels, .. } = self.geometry;
+        let Strip { data, place, finish, image, first, rows } = *strip;
+        let [out_height, out_width] = place.out;
+        let across = out_width.div_ceil(OUT);
+        let tiles = rows.div_ceil(OUT) * across;
+        let pixels = &data[image * place.size[0] * place.size[1] * channels..];
+        let transformed = &mut transformed[..tiles * PLACES * channels];
+        threads.chunks(transformed, across * PLACES * channels, |i, to| {
+            dispatch(IntoPlaces { data: pixels, channels, place, top: first + i * OUT, to });
+        });
+        let products = &mut products[..tiles * PLACES * out_channels];
+        Product {
+            rows: Rows::Dense { data: transformed, stride: PLACES * channels },
+            segments: 1,
+            packed: &self.packed,
+            finish: Finish::default(),
+        }
+        .run(threads, products);
+        let at = (image * out_height + first) * out_width;
+        let out = &mut out[at * out_channels..][..rows * out_width * out_channels];
+        threads.chunks(out, OUT * out_width * out_channels, |i, out| {
+            let at = at + i * OUT * out_width;
+            let from = &products[i * across * PLACES * out_channels..];
+            dispatch(FromPlaces { from, width: out_width, channels: out_channels, at, finish, out });
+            if let Some(then) = finish.then {
+                then(at, 0, &mut Block::of(out, out_channels));
+            }
+        });
+    }
+}
+
+/// Output rows of one image that are computed together.
+#[derive(Clone, Copy)]
+struct Strip<'a> {
+    data: &'a [f32],
+    place: &'a Placement,
+    finish: &'a Finish<'a>,
+    image: usize,
+    first: usize,
+    rows: usize,
 }
 
 /// B^T d B for a row of tiles.

@@ -1,6 +1,7 @@
 //! Elements while a program runs.
 
 use orrery_base::{Diagnostic, Result};
+use orrery_ir::op::Combine;
 use orrery_numerics::{DType, Format, Rounding, Tensor, round_slice};
 use orrery_program::Range;
 use std::sync::Arc;
@@ -154,6 +155,23 @@ impl Array {
                 Self { dtype: self.dtype, shape, elements: Elements::Other(tensor) }
             }
         }
+    }
+    /// Each element combined with the one at its place in another array of that shape and type. None for types that no
+    /// machine reduces into.
+    pub fn combined(&self, other: &Self, how: Combine) -> Option<Self> {
+        let (Elements::Float(left), Elements::Float(right)) = (&self.elements, &other.elements) else {
+            return None;
+        };
+        if self.dtype != other.dtype || self.shape != other.shape {
+            return None;
+        }
+        let combine = |(a, b): (&f32, &f32)| match how {
+            Combine::Sum => a + b,
+            Combine::Max => a.max(*b),
+            Combine::Min => a.min(*b),
+        };
+        let values = left.iter().zip(right.iter()).map(combine).collect();
+        Some(Self::rounded(self.dtype, self.shape.clone(), values))
     }
     /// Puts a box of elements in; what lies outside of the array is left out.
     pub fn put(&mut self, ranges: &[Range], from: &Self) {

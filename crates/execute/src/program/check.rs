@@ -40,18 +40,29 @@ struct Expected {
 }
 
 impl Machine<'_> {
-    /// Compares what a compute step wrote with the interpreter.
-    pub(super) fn check(&mut self, id: StepId, step: &Step, evaluator: &Evaluator<'_>) -> Result<()> {
+    /// Compares what a compute step wrote with the interpreter. `before` is, for each write that adds to what was there,
+    /// what was there.
+    pub(super) fn check(
+        &mut self,
+        id: StepId,
+        step: &Step,
+        evaluator: &Evaluator<'_>,
+        before: &[Option<Array>],
+    ) -> Result<()> {
         let mut operands = Vec::new();
         for read in &step.reads {
             operands.push(self.whole(read.buffer)?);
         }
         let expected = expect(&step.body, &operands, evaluator, split_parts(step))?;
         self.checked += 1;
-        for (write, expected) in step.writes.iter().zip(expected) {
+        for ((write, mut expected), before) in step.writes.iter().zip(expected).zip(before) {
             let got = self.whole(write.buffer)?;
             let name = self.program.buffers[write.buffer].name.clone();
-            let got = if split_parts(step) > 1 { summed(&got) } else { got };
+            let split = split_parts(step) > 1;
+            if let Some(before) = before {
+                expected = added_to(&expected, before, &got, split);
+            }
+            let got = if split { summed(&got) } else { got };
             let allowed_rounding = stray(self.program.buffers[write.buffer].dtype, &expected, evaluator);
             if let Some(found) = compare(&got, &expected, &allowed_rounding) {
                 let (elements, difference, bound) = found;
@@ -87,6 +98,30 @@ fn summed(partials: &Array) -> Array {
         .map(|i| (0..parts).map(|p| f64::from(values[p * count + i])).sum::<f64>() as f32)
         .collect();
     Array::floats(DType::F32, rest.to_vec(), sum)
+}
+
+/// What is expected where a result is added to what was there `before`: each addition is rounded once to the type in which
+/// the sum is kept, of which `after` is the outcome.
+fn added_to(expected: &Expected, before: &Array, after: &Array, split: bool) -> Expected {
+    let total = |array: &Array| if split { summed(array) } else { array.clone() };
+    let magnitudes = match after.as_f32() {
+        Some(values) => {
+            let magnitudes = values.iter().map(|v| v.abs()).collect();
+            total(&Array::floats(DType::F32, after.shape().to_vec(), magnitudes))
+        }
+        None => total(after),
+    };
+    let unit = Format::of(after.dtype()).unwrap_or(Format::FP32).unit_roundoff();
+    let numbers = |tensor: &Tensor| tensor.to_f64().map(std::borrow::Cow::into_owned).unwrap_or_default();
+    let (value, before) = (numbers(&expected.value), numbers(&total(before).to_tensor()));
+    let magnitudes = numbers(&magnitudes.to_tensor());
+    let sum = value.iter().zip(&before).map(|(a, b)| a + b).collect();
+    let bound = magnitudes.iter().enumerate().map(|(i, magnitude)| {
+        let carried = expected.bound.get(i).copied().unwrap_or(0.0);
+        // What was there and what there is now are summed in f32 for comparing.
+        carried + magnitude * (unit + 2.0 * Format::FP32.unit_roundoff()) * 1.01
+    });
+    Expected { bound: bound.collect(), value: Tensor::from_vec(expected.value.shape().to_vec(), sum) }
 }
 
 fn expect(body: &Graph, operands: &[Array], evaluator: &Evaluator<'_>, splits: u64) -> Result<Vec<Expected>> {

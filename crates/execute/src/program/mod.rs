@@ -213,6 +213,13 @@ impl Machine<'_> {
                 && step.kind == StepKind::Compute,
             seed: orrery_ir::weights::hash64(self.options.seed, u64::from(id.0)),
         };
+        let check = self.options.check && step.kind == StepKind::Compute;
+        let mut before = vec![None; step.writes.len()];
+        for (before, write) in before.iter_mut().zip(&step.writes) {
+            if check && matches!(write.mode, WriteMode::Reduce(_)) {
+                *before = Some(self.whole(write.buffer)?);
+            }
+        }
         if step.kind == StepKind::Compute && !step.approximate && !step.grid.is_empty() {
             self.parts(step, &evaluator)?;
         } else {
@@ -225,8 +232,8 @@ impl Machine<'_> {
                 self.accept(write.buffer, result, step.padding)?;
             }
         }
-        if self.options.check && step.kind == StepKind::Compute {
-            self.check(id, step, &evaluator)?;
+        if check {
+            self.check(id, step, &evaluator, &before)?;
         }
         Ok(())
     }
@@ -261,18 +268,32 @@ impl Machine<'_> {
         for (number, write) in step.writes.iter().enumerate() {
             let buffer = &self.program.buffers[write.buffer];
             let extents = self.extents(write.buffer)?;
-            let parts = made.iter().filter_map(|results| results.get(number));
+            let storage = self.program.storage(write.buffer);
+            let mut parts: Vec<_> = made.iter().filter_map(|results| results.get(number)).cloned().collect();
+            if let WriteMode::Reduce(how) = write.mode {
+                for (core, ranges, array) in &mut parts {
+                    let there = match self.stored.get(&storage) {
+                        Some(Stored::Whole(whole)) => Some(whole.slice(ranges, 0.0)),
+                        Some(blocks) => blocks.on_core(buffer, *core, &self.bindings)?.cloned(),
+                        None => None,
+                    };
+                    *array = there.and_then(|there| there.combined(array, how)).ok_or_else(|| {
+                        let cause = format!("core {core} has nothing of `{}` to combine with", buffer.name);
+                        Diagnostic::error("mapping", cause)
+                    })?;
+                }
+            }
             let stored = if self.is_shared(write.buffer) {
-                let mut whole = match (write.mode, self.stored.remove(&write.buffer)) {
+                let mut whole = match (write.mode, self.stored.remove(&storage)) {
                     (WriteMode::Reduce(_) | WriteMode::InPlace, Some(Stored::Whole(array))) => array,
                     _ => Array::zeros(buffer.dtype, extents),
                 };
-                for (_, ranges, array) in parts {
+                for (_, ranges, array) in &parts {
                     whole.put(ranges, array);
                 }
                 Stored::Whole(whole)
             } else {
-                let blocks = parts.map(|(core, _, array)| (*core, array.clone()));
+                let blocks = parts.into_iter().map(|(core, _, array)| (core, array));
                 Stored::from_cores(buffer, blocks, &self.bindings)?
             };
             self.stored.insert(self.program.storage(write.buffer), stored);
