@@ -1,9 +1,7 @@
 //! What each command prints, whole. Predicted figures are masked: other tests hold them.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking too")]
 
-mod support;
-
-use support::{orrery, orrery_in, scratch};
+use crate::support::{orrery, orrery_in, scratch};
 
 /// Masks figures and runs of spaces around them.
 fn masked(text: &str) -> String {

@@ -1,8 +1,6 @@
 //! Bad input: what is said, and how the command ends.
 
-mod support;
-
-use support::{orrery, orrery_in, scratch};
+use crate::support::{orrery, orrery_in, scratch};
 
 #[test]
 fn a_misspelt_model_is_guessed() {

@@ -1,0 +1,6 @@
+//! The `orrery` command as a user runs it.
+mod commands;
+mod diagnostics;
+mod errors;
+mod operators;
+mod support;
