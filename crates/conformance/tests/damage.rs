@@ -8,6 +8,9 @@ use orrery_ir::weights::hash64;
 /// Damaged copies of each file.
 const COPIES: u64 = 24;
 
+/// No damage makes a small file take longer than this.
+const SLOW: std::time::Duration = std::time::Duration::from_secs(2);
+
 #[test]
 fn damaged_files_never_panic() {
     let every: usize = std::env::var("DAMAGE_EVERY").ok().and_then(|n| n.parse().ok()).unwrap_or(11);
@@ -20,25 +23,30 @@ fn damaged_files_never_panic() {
     }
     let options = Options { inspect: true, allow_absent_weights: true, ..Options::default() };
     let (mut read, mut refused) = (0, 0);
-    let mut panicked = Vec::new();
+    let (mut panicked, mut slow) = (Vec::new(), Vec::new());
     for (number, case) in cases.iter().enumerate().filter(|(number, _)| number % every == 0) {
         let good = std::fs::read(case.folder.join("model.onnx")).unwrap();
         if good.len() > 1 << 16 {
             continue;
         }
         for copy in 0..copies {
-            let seed = number as u64 * 1000 + copy;
+            let seed = number as u64 * 1_000_000 + copy;
             let bytes = damage(&good, seed);
             let shown = (case.name.clone(), seed);
+            let start = std::time::Instant::now();
             match std::panic::catch_unwind(|| load_bytes(&bytes, &options).is_ok()) {
                 Ok(true) => read += 1,
                 Ok(false) => refused += 1,
-                Err(_) => panicked.push(shown),
+                Err(_) => panicked.push(shown.clone()),
+            }
+            if start.elapsed() > SLOW {
+                slow.push((shown, start.elapsed()));
             }
         }
     }
     println!("{read} damaged files are read, {refused} refused");
     assert!(panicked.is_empty(), "{} panic: {panicked:?}", panicked.len());
+    assert!(slow.is_empty(), "{} take too long: {slow:?}", slow.len());
     assert!(read > 100 && refused > 1000, "the damage is of both kinds");
 }
 

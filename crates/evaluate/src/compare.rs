@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// machine by machine. Each cell is a Record with figures or with the reason why it cannot run.
 ///
 /// # Errors
-/// Where the model cannot be used at all; `cancelled`.
+/// Where the model cannot be used at any of the batches, whatever the machine; `cancelled`.
 pub fn compare(
     model: &Model,
     setups: &[Setup],
@@ -22,8 +22,8 @@ pub fn compare(
     let batches: Vec<Option<u64>> =
         if batches.is_empty() { vec![None] } else { batches.iter().copied().map(Some).collect() };
     let bound: Vec<Result<Bound>> = batches.iter().map(|batch| model.at_batch(*batch)).collect();
-    if let [Err(only)] = &bound[..] {
-        return Err(only.clone());
+    if let (Some(Err(first)), true) = (bound.first(), bound.iter().all(Result::is_err)) {
+        return Err(first.clone());
     }
     let cells: Vec<(usize, &Setup)> =
         (0..bound.len()).flat_map(|at| setups.iter().map(move |setup| (at, setup))).collect();

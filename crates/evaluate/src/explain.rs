@@ -1,7 +1,7 @@
 //! Where the time and the memory of a run go, op by op, and what would help.
 
 use crate::model::Model;
-use crate::outcome::{CONFIDENCE, blank, class_name, fill, program_name, refusal};
+use crate::outcome::{CONFIDENCE, blank, class_name, counts, fill, program_name, refusal};
 use crate::setup::Setup;
 use crate::suggest::{Suggestion, suggestions};
 use crate::way::{Built, time};
@@ -40,7 +40,7 @@ pub struct StepPart {
     pub macs: f64,
     /// Bytes read and written.
     pub bytes: f64,
-    /// Bytes in use on the fullest core of the first memory.
+    /// Bytes in use on the fullest core of the machine's fullest memory.
     pub memory_bytes: u64,
     /// How the machine would cut it is a guess.
     pub approximate: bool,
@@ -91,7 +91,7 @@ pub struct Explanation {
     pub by_op: Vec<Share>,
     /// Device time by what bounds it, longest first.
     pub by_resource: Vec<Share>,
-    /// Memories.
+    /// The machine's memories that hold something.
     pub memory: Vec<MemoryPart>,
     /// What would help, most first.
     pub suggestions: Vec<Suggestion>,
@@ -144,6 +144,8 @@ fn account(explanation: &mut Explanation, built: &Built, timeline: &Timeline) ->
         program.steps.iter().filter(|(_, step)| on_device(step)).map(|(id, _)| seconds(id)).sum();
     let share = |time: f64| if total > 0.0 { time / total } else { 0.0 };
     let mut by_op: BTreeMap<String, (usize, f64)> = BTreeMap::new();
+    let tracks: Vec<&MemoryTrack> = timeline.memory.iter().filter(|track| counts(track)).collect();
+    let fullest = tracks.iter().max_by(|a, b| filled(a).total_cmp(&filled(b)));
     for (id, step) in program.steps.iter() {
         let event = &timeline.events[id];
         let time_s = seconds(id);
@@ -165,7 +167,7 @@ fn account(explanation: &mut Explanation, built: &Built, timeline: &Timeline) ->
             idle_slots: event.cost.idle_slots,
             macs: measure.macs,
             bytes: measure.total_read() + measure.written_bytes,
-            memory_bytes: timeline.memory.first().and_then(|m| m.bytes.get(id.index())).copied().unwrap_or(0),
+            memory_bytes: fullest.and_then(|m| m.bytes.get(id.index())).copied().unwrap_or(0),
             approximate: step.approximate,
         });
     }
@@ -191,9 +193,14 @@ fn account(explanation: &mut Explanation, built: &Built, timeline: &Timeline) ->
             })
             .collect(),
     );
-    explanation.memory = timeline.memory.iter().map(|track| memory(program, track)).collect();
+    explanation.memory = tracks.into_iter().map(|track| memory(program, track)).collect();
     explanation.notes.clone_from(&built.notes);
     Ok(())
+}
+
+/// Part of a memory that is in use at its peak.
+fn filled(track: &MemoryTrack) -> f64 {
+    track.peak.bytes as f64 / track.capacity.max(1) as f64
 }
 
 fn operation(step: &Step) -> String {

@@ -233,7 +233,10 @@ impl Model {
                 }
             }
         }
-        infer::bind(&mut graph, &dims).at(|| self.name.clone())?;
+        // A graph without open dimensions keeps what its file declares where inference cannot tell.
+        if !dims.is_empty() {
+            infer::bind(&mut graph, &dims).at(|| self.name.clone())?;
+        }
         if let BatchAxis::Symbol(symbol) = &self.batch_axis {
             dims.remove(symbol);
         }
@@ -398,4 +401,54 @@ pub fn has_weights(graph: &Graph) -> bool {
         .iter()
         .filter(|(id, _)| uses[*id] > 0)
         .all(|(_, value)| !matches!(value.def, Def::Constant(Weight::Absent | Weight::Digest(_))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(source: &str) -> Result<Model> {
+        let graph = text::parse(source)?;
+        Model::new("model".into(), Origin::Text, Some(graph), None, Bindings::new(), &Options::default())
+    }
+
+    #[test]
+    fn a_batch_that_the_file_fixes_is_replaced_where_the_model_allows() {
+        let free = of(r#"graph "free" {
+          input %x: f32[1, 6]
+          constant %w: f32[6, 2] = absent
+          %y: f32[1, 2] = MatMul(%x, %w)
+          output %y
+        }"#)
+        .unwrap();
+        assert_eq!(free.batch_axis, BatchAxis::Fixed(1));
+        let bound = free.at_batch(Some(8)).unwrap();
+        assert_eq!(bound.batch, Some(8));
+        assert_eq!(bound.graph.values[bound.graph.outputs[0]].ty.to_string(), "f32[8, 2]");
+        let stuck = of(r#"graph "stuck" {
+          input %x: f32[1, 6]
+          constant %shape: i64[2] = [1, -1]
+          constant %w: f32[6, 2] = absent
+          %flat: f32[1, 6] = Reshape(%x, %shape)
+          %y: f32[1, 2] = MatMul(%flat, %w)
+          output %y
+        }"#)
+        .unwrap();
+        assert_eq!(stuck.at_batch(None).unwrap().batch, Some(1));
+        assert_eq!(stuck.at_batch(Some(8)).unwrap_err().code, "batch-fixed");
+    }
+
+    #[test]
+    fn open_dimensions_need_a_value() {
+        let model = of(r#"graph "open" {
+          input %ids: i64[N, length]
+          output %ids
+        }"#)
+        .unwrap();
+        assert_eq!(model.batch_axis, BatchAxis::Symbol("N".into()));
+        let error = model.at_batch(Some(2)).unwrap_err();
+        assert_eq!((error.code, error.help[0].contains("--dim length=")), ("unbound-symbol", true));
+        let sizes = [("length".to_owned(), 5)].into();
+        assert_eq!(model.at_sizes(Some(2), &sizes).unwrap().batch, Some(2));
+    }
 }

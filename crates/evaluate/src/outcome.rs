@@ -127,12 +127,14 @@ pub(crate) fn fill(record: &mut Record, model: &Bound, built: &Built, timeline: 
             figures.push(figure("tflops", "TFLOP/s", Scope::Device, 2e-12 * macs as f64 / device));
         }
     }
-    for track in &timeline.memory {
+    for track in timeline.memory.iter().filter(|track| counts(track)) {
         let metric = format!("peak_bytes_{}", track.memory);
         figures.push(figure(&metric, "B", Scope::Device, track.peak.bytes as f64));
     }
     record.outcome = Outcome::Measurements(figures);
-    record.extra.insert("memory".into(), timeline.memory.iter().map(memory).collect());
+    record
+        .extra
+        .insert("memory".into(), timeline.memory.iter().filter(|track| counts(track)).map(memory).collect());
     record.extra.insert("bound_by".into(), bound_by(timeline));
     let approximate = built.compiled.program.steps.values().filter(|s| s.approximate).count();
     if approximate > 0 {
@@ -153,6 +155,11 @@ pub const fn class_name(class: BufferClass) -> &'static str {
         BufferClass::Accumulator => "accumulators",
         BufferClass::Scratch => "activations",
     }
+}
+
+/// True for memories of the machine that hold something. The host's is not described, and has no bound here.
+pub(crate) fn counts(track: &MemoryTrack) -> bool {
+    track.capacity < u64::MAX && track.peak.bytes > 0
 }
 
 fn memory(track: &MemoryTrack) -> Value {

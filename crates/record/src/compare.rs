@@ -81,7 +81,7 @@ pub struct Group {
     /// Why they cannot fairly be ranked; empty where they can.
     pub unfair: Vec<Unfairness>,
     /// The place of the highest rate, or of the lowest time where there are no rates; none where the ranking would be
-    /// unfair or fewer than two can be ranked.
+    /// unfair, fewer than two can be ranked, or several share the first place.
     pub best: Option<usize>,
 }
 
@@ -188,10 +188,17 @@ fn best(records: &[Record], ran: &[usize]) -> Option<usize> {
         ran.iter().map(|place| figure(place).map(|m| (*place, m.value))).collect()
     };
     if let Some(rates) = RATES.into_iter().find_map(figures) {
-        return rates.into_iter().reduce(|a, b| if b.1 > a.1 { b } else { a }).map(|best| best.0);
+        return alone_at_the_top(&rates);
     }
-    let times = TIMES.into_iter().find_map(figures)?;
-    times.into_iter().reduce(|a, b| if b.1 < a.1 { b } else { a }).map(|best| best.0)
+    let times: Vec<(usize, f64)> = TIMES.into_iter().find_map(figures)?;
+    alone_at_the_top(&times.into_iter().map(|(place, time)| (place, -time)).collect::<Vec<_>>())
+}
+
+/// The place of the largest value, or none where several share it.
+fn alone_at_the_top(values: &[(usize, f64)]) -> Option<usize> {
+    let largest = values.iter().map(|v| v.1).fold(f64::NEG_INFINITY, f64::max);
+    let mut at_the_top = values.iter().filter(|v| v.1 == largest);
+    at_the_top.next().filter(|_| at_the_top.next().is_none()).map(|v| v.0)
 }
 
 /// What accuracy a precision gives, for names as machines and measurement files use them. A name it does not know is a
@@ -238,6 +245,11 @@ mod tests {
             "h100,1,bert,inference,fp16,1,device,latency_ms,2,ms,READ",
         ]));
         assert_eq!(times.groups[0].best, Some(1));
+        let tie = compare(&records(&[
+            "a100,1,bert,inference,fp16,1,device,latency_ms,2,ms,READ",
+            "h100,1,bert,inference,fp16,1,device,latency_ms,2,ms,READ",
+        ]));
+        assert_eq!(tie.groups[0].best, None);
     }
 
     #[test]

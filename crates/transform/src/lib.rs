@@ -1,4 +1,9 @@
 //! Graph to Graph: folding, fusion, legalisation to a machine's precision.
+//!
+//! Every pass is a function of a graph alone and leaves a graph that the verifier accepts. Values keep the user's names;
+//! outputs stay known to the user by the names in the file. [`prepare`] runs the passes that suit any machine, in the
+//! order that it states; [`legalise`] brings the result to the number formats of one. Bodies of control flow are cleaned
+//! and legalised, not fused.
 
 pub mod affine;
 pub mod clean;
@@ -60,19 +65,25 @@ pub struct Prepared {
 /// `type-rule` where the graph breaks one.
 pub fn prepare(graph: &Graph, options: &Options) -> Result<Prepared> {
     let mut report = Report { nodes_before: graph.nodes.len(), ..Report::default() };
-    let mut graph = clean::clean_graph(graph.clone(), options.weights)?;
+    let mut graph = checked(clean::clean_graph(graph.clone(), options.weights)?)?;
     if options.fuse {
-        graph = fuse::fuse_graph(graph, &mut report)?;
+        graph = checked(fuse::fuse_graph(graph, &mut report)?)?;
     }
     if options.fold_batch_norm {
-        graph = affine::fold(graph, options.weights, &mut report);
+        graph = checked(affine::fold(graph, options.weights, &mut report))?;
     }
-    graph = clean::share_nodes(clean::clean_graph(graph, options.weights)?);
+    graph = checked(clean::clean_graph(graph, options.weights)?)?;
+    graph = clean::share_nodes(graph);
     infer::infer(&mut graph)?;
     check(&graph)?;
     report.nodes_after = graph.nodes.len();
     report.note_approximations();
     Ok(Prepared { graph, report })
+}
+
+fn checked(graph: Graph) -> Result<Graph> {
+    check(&graph)?;
+    Ok(graph)
 }
 
 /// Holds a pass's result to the verifier in tests and debug builds.

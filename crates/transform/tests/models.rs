@@ -6,7 +6,8 @@ mod support;
 
 use orrery_import::onnx;
 use orrery_ir::{Graph, Op};
-use orrery_transform::{Kind, Options, Prepared, Weights, prepare};
+use orrery_numerics::DType;
+use orrery_transform::{Kind, Options, PrecisionSpec, Prepared, Weights, legalise, prepare};
 use std::path::PathBuf;
 
 fn cache() -> PathBuf {
@@ -86,6 +87,20 @@ fn recurrent_models_keep_their_numbers() {
         "silero-vad-half",
     ] {
         check(case, 1e-3);
+    }
+}
+
+#[test]
+fn branches_and_recurrences_are_legal_in_sixteen_bits() {
+    for case in ["silero-vad", "silero-vad-16k-sequence"] {
+        let Some((graph, prepared)) = check(case, 1e-3) else { continue };
+        let legal = legalise(&prepared.graph, &PrecisionSpec::plain(DType::F16), Weights::Compute)
+            .unwrap_or_else(|d| panic!("{case}: {d}"));
+        let folder = cache().join("expected").join(case);
+        let inputs = npz::arrange(&graph, &npz::read(&folder.join("input.npz")));
+        let expected = npz::expected(&graph, &npz::read(&folder.join("output.npz")));
+        let got = support::run(&legal.graph, &inputs).unwrap_or_else(|e| panic!("{case}: {e}"));
+        support::compare(&graph, &expected, &got, 2e-2).unwrap_or_else(|e| panic!("{case}: {e}"));
     }
 }
 

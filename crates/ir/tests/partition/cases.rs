@@ -129,8 +129,8 @@ fn elementwise() -> Vec<Case> {
     let mut cases = Vec::new();
     let logical = [Op::Not, Op::And, Op::Or, Op::Xor];
     let bitwise = [Op::BitwiseNot, Op::BitwiseAnd, Op::BitwiseOr, Op::BitwiseXor, Op::BitShift];
-    let first = Op::ALL.iter().position(|&op| op == Op::Abs).unwrap();
-    let last = Op::ALL.iter().position(|&op| op == Op::Min).unwrap();
+    let first = Op::ALL.iter().position(|&op| op == Op::Abs).expect("it is an op");
+    let last = Op::ALL.iter().position(|&op| op == Op::Min).expect("it is an op");
     for &op in &Op::ALL[first..=last] {
         let operand = |shape: &[usize]| match op {
             _ if logical.contains(&op) => bools(shape),
@@ -161,7 +161,7 @@ fn elementwise() -> Vec<Case> {
 
 fn reductions() -> Vec<Case> {
     let mut cases = Vec::new();
-    let first = Op::ALL.iter().position(|&op| op == Op::ReduceSum).unwrap();
+    let first = Op::ALL.iter().position(|&op| op == Op::ReduceSum).expect("it is an op");
     for &op in &Op::ALL[first..first + 10] {
         let operand = || on_tensors(op, vec![positive(&[3, 4, 5])]);
         cases.push(operand().with(i64s(&[1])));

@@ -64,7 +64,8 @@ fn place(index: &[usize], shape: &[usize]) -> usize {
 fn slice(tensor: &Tensor, ranges: &[(i64, i64)], padding: f64) -> Tensor {
     let shape: Vec<usize> = ranges.iter().map(|(lo, hi)| (hi - lo) as usize).collect();
     let size = tensor.dtype().host_bytes();
-    let pad = cast(&Tensor::scalar(padding), tensor.dtype(), Rounding::NearestEven, false).unwrap();
+    let pad = cast(&Tensor::scalar(padding), tensor.dtype(), Rounding::NearestEven, false)
+        .expect("a number becomes any number");
     let mut bytes = Vec::new();
     for index in indices(&shape) {
         let from: Option<Vec<usize>> = index

@@ -32,6 +32,9 @@ pub(super) fn infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
                 if sizes.len() != axes.len() {
                     return Err(format!("sizes must have {} elements, has {}", axes.len(), sizes.len()));
                 }
+                if let Some(size) = sizes.iter().find(|size| size.known().is_some_and(|n| n < 0)) {
+                    return Err(format!("size {size} is negative"));
+                }
                 let known: Option<Vec<usize>> = sizes.iter().map(Dim::extent).collect();
                 let extents: Option<Vec<usize>> = shape.iter().map(Dim::extent).collect();
                 match (ctx.attrs().str_or("keep_aspect_ratio_policy", "stretch"), known, extents) {
@@ -261,9 +264,11 @@ pub(super) fn evaluate(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     crate::op::rules::facts(ctx)?;
     let input = ctx.tensor(0)?;
     let plan = Plan::new(ctx, input.shape())?;
-    element_count(input.dtype(), &plan.sizes)?;
-    if input.is_empty() && plan.sizes.iter().all(|s| *s > 0) {
-        return Err("an empty tensor cannot be made larger".into());
+    let count = element_count(input.dtype(), &plan.sizes)?;
+    match (input.is_empty(), count) {
+        (true, 1..) => return Err("an empty tensor cannot be made larger".into()),
+        (true, 0) => return Ok(vec![<f32 as Float>::tensor(input.dtype(), plan.sizes, Vec::new()).into()]),
+        _ => {}
     }
     let tensor = by_float!(wide(input.dtype()), T => resize::<T>(ctx, input, &plan))?;
     Ok(vec![tensor.into()])
