@@ -85,6 +85,11 @@ not given are random, from --seed, and said to be so.")]
         after_help = "Examples:\n  orrery explain resnet50 --on a100 --batch 32\n  orrery explain bert_base --on gc200 --all"
     )]
     Explain(Explain),
+    /// Time a model at many values of one dimension, compiled once
+    #[command(
+        after_help = "Example:\n  orrery sweep gpt2 --param form=decode --param logits=last --dim seq=1 --on a100 --over past=1..1000"
+    )]
+    Sweep(Sweep),
     /// Write a model as an ONNX file
     #[command(after_help = "Example:\n  orrery export gpt2_small gpt2.onnx --param form=decode")]
     Export(Export),
@@ -280,6 +285,36 @@ pub(crate) struct Explain {
     /// List every step, not only the longest
     #[arg(long)]
     pub(crate) all: bool,
+}
+
+fn range(text: &str) -> Result<(String, i64, i64), String> {
+    let wanted = "write it as name=first..last, such as past=1..1000";
+    let (name, values) = text.split_once('=').ok_or(wanted)?;
+    let (first, last) = values.split_once("..").ok_or(wanted)?;
+    let number = |text: &str| {
+        text.trim().parse::<i64>().map_err(|_| format!("`{}` is not a whole number", text.trim()))
+    };
+    Ok((name.trim().to_owned(), number(first)?, number(last)?))
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Sweep {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Machine
+    #[arg(long, value_name = "NAME")]
+    pub(crate) on: String,
+    /// The dimension that stays open, with its first and last value
+    #[arg(long, value_name = "NAME=FIRST..LAST", value_parser = range)]
+    pub(crate) over: (String, i64, i64),
+    /// From value to value
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) step: u64,
+    /// Samples at a time
+    #[arg(long, value_name = "N", value_parser = batch)]
+    pub(crate) batch: Option<u64>,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
 }
 
 #[derive(Args, Debug)]

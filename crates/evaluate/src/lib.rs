@@ -13,6 +13,7 @@ pub mod outcome;
 pub mod run;
 pub mod setup;
 mod suggest;
+pub mod sweep;
 pub mod validate;
 pub mod way;
 mod workload;

@@ -207,10 +207,32 @@ impl Model {
     /// # Errors
     /// As [`Model::at_batch`].
     pub fn at_sizes(&self, batch: Option<u64>, sizes: &Bindings) -> Result<Bound> {
+        let dims = self.bindings(batch, sizes)?;
+        self.bind(batch, dims)
+    }
+    /// As [`Model::at_batch`], but for one symbol that stays open.
+    ///
+    /// # Errors
+    /// `unknown-symbol` where the model has no such symbol; as [`Model::at_batch`].
+    pub fn with_open(&self, batch: Option<u64>, symbol: &str) -> Result<Bound> {
+        let known = symbols(self.graph()?);
+        if !known.contains(symbol) {
+            return Err(Box::new(unknown_symbol(symbol, &known)));
+        }
+        if self.batch_axis == BatchAxis::Symbol(symbol.to_owned()) && batch.is_some() {
+            return Diagnostic::error("batch-fixed", format!("`{symbol}` counts samples and is left open"))
+                .at(self.name.clone())
+                .help("leave the batch out")
+                .err();
+        }
+        let mut dims = self.bindings(batch, &[(symbol.to_owned(), 1)].into())?;
+        dims.remove(symbol);
+        self.bind(batch, dims)
+    }
+    fn bind(&self, batch: Option<u64>, mut dims: Bindings) -> Result<Bound> {
         if let Some(batch) = batch {
             check_extent("batch", i64::try_from(batch).unwrap_or(i64::MAX))?;
         }
-        let mut dims = self.bindings(batch, sizes)?;
         let mut graph = self.graph()?.clone();
         let mut samples = None;
         match &self.batch_axis {

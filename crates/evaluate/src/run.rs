@@ -10,7 +10,7 @@ use orrery_execute::host::{RunOptions, Session};
 use orrery_execute::program::{self, Disagreement};
 use orrery_ir::op::Datum;
 use orrery_ir::{Graph, Type, interpret};
-use orrery_numerics::Tensor;
+use orrery_numerics::{DType, Rounding, Tensor, cast};
 use orrery_record::{Batch, Counted, Identity, Measurement, Outcome, Phase, Provenance, Record, Scope};
 use orrery_transform::{Options as Preparation, Weights, prepare};
 use serde::Serialize;
@@ -178,9 +178,19 @@ fn on_machine(bound: &Bound, setup: &Setup, inputs: &[Datum], request: &RunReque
     let start = Instant::now();
     let options =
         program::Options { seed: request.seed, check: request.check, ..program::Options::default() };
-    let outcome = program::run(&built.compiled.program, &tensors, &options)?;
+    let program = &built.compiled.program;
+    let wanted = program.inputs.iter().map(|buffer| program.buffers[*buffer].dtype);
+    let tensors =
+        tensors.iter().zip(wanted).map(|(t, dtype)| in_type(t, dtype)).collect::<Result<Vec<_>>>()?;
+    let outcome = program::run(program, &tensors, &options)?;
     let spent = start.elapsed();
-    let outputs = outcome.outputs.into_iter().map(|(name, tensor)| (name, tensor.into())).collect();
+    let declared =
+        bound.graph.outputs.iter().map(|id| bound.graph.values[*id].ty.as_tensor().map(|t| t.dtype));
+    let outputs = outcome.outputs.into_iter().zip(declared).map(|((name, tensor), declared)| {
+        let dtype = declared.unwrap_or(tensor.dtype());
+        Ok((name, in_type(&tensor, dtype)?.into()))
+    });
+    let outputs = outputs.collect::<Result<Vec<_>>>()?;
     let provenance = Provenance::Executed { by: program_name() };
     let identity = blank(bound, setup, provenance).identity;
     let mut record = executed(identity, bound, ready, spent);
@@ -191,6 +201,15 @@ fn on_machine(bound: &Bound, setup: &Setup, inputs: &[Datum], request: &RunReque
         disagreements: outcome.disagreements,
     });
     Ok((outputs, record, checked, built.notes))
+}
+
+/// As the host hands it to a machine, or takes it back: rounded to the nearest.
+fn in_type(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
+    if tensor.dtype() == dtype {
+        return Ok(tensor.clone());
+    }
+    cast(tensor, dtype, Rounding::NearestEven, false)
+        .map_err(|error| Box::new(Diagnostic::error("input-mismatch", error.to_string())))
 }
 
 fn named(graph: &Graph, outputs: Vec<Datum>) -> Vec<(String, Datum)> {

@@ -7,7 +7,7 @@ use orrery_compile::{Compiled, Options};
 use orrery_cost::Target;
 use orrery_ir::{Bindings, Graph};
 use orrery_simulate::{Timeline, simulate};
-use orrery_transform::legalise::{Legalised, PrecisionSpec, legalise};
+use orrery_transform::legalise::{Legalised, PrecisionSpec, legalise, store_border};
 use orrery_transform::{Options as Preparation, Prepared, Report, Weights, prepare};
 
 /// A graph that a machine could take, and what was done to make it so.
@@ -21,7 +21,7 @@ pub struct Ready {
     pub notes: Vec<Diagnostic>,
 }
 
-/// Folds, fuses and brings to the number formats of a machine.
+/// Folds, fuses and brings to the number formats of a machine. Inputs and outputs have the machine's types: the host casts.
 ///
 /// # Errors
 /// Those of the passes.
@@ -37,7 +37,7 @@ pub fn make_ready(graph: &Graph, target: &Target<'_>, weights: Weights) -> Resul
     };
     let Legalised { graph, notes, .. } = legalise(&prepared, &spec, weights)?;
     let notes = report.notes.iter().cloned().chain(notes).collect();
-    Ok(Ready { graph, report, notes })
+    Ok(Ready { graph: store_border(&graph)?, report, notes })
 }
 
 /// A model compiled for a machine.

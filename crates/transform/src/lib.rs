@@ -16,7 +16,7 @@ mod rewrite;
 pub use affine::fold_batch_norm;
 pub use clean::clean;
 pub use fuse::fuse;
-pub use legalise::{Legalised, NarrowedWeight, Narrowing, PrecisionSpec, legalise, store_states};
+pub use legalise::{Legalised, NarrowedWeight, Narrowing, PrecisionSpec, legalise, store_border};
 pub use report::{Exactness, Kind, Replacement, Report};
 
 use orrery_base::Result;

@@ -20,7 +20,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use orrery_base::Result;
 use orrery_ir::{Bindings, Graph, infer, text};
 use orrery_numerics::{DType, Format};
-use orrery_transform::{Options, PrecisionSpec, Weights, clean, legalise, prepare, store_states};
+use orrery_transform::{Options, PrecisionSpec, Weights, clean, legalise, prepare, store_border};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -107,7 +107,7 @@ fn outcome(given: &str) -> Result<std::result::Result<String, Failed>> {
             }
             let format = Format::parse(&spec.multiply).expect("legalise has read it");
             tolerance = ROUNDINGS * format.unit_roundoff();
-            if words.contains(&"states") { store_states(&legal.graph)? } else { legal.graph }
+            if words.contains(&"border") { store_border(&legal.graph)? } else { legal.graph }
         }
         other => panic!("there is no command `{other}`"),
     };

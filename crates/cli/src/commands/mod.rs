@@ -9,5 +9,6 @@ pub(crate) mod inspect;
 pub(crate) mod models;
 pub(crate) mod run;
 pub(crate) mod shared;
+pub(crate) mod sweep;
 pub(crate) mod systems;
 pub(crate) mod validate;

@@ -7,8 +7,8 @@
 //! - What leads from positions to a sine or cosine stays binary32 up to it: an angle of a thousand radians has no
 //!   fraction in 16 bits.
 //! - An op whose type rule does not take the storage type computes in binary32 between two casts.
-//! - The user's types stay at the border: an input is cast to storage first, an output cast back last. [`store_states`]
-//!   then lets what one run hands to the next keep the storage type.
+//! - The user's types stay at the border: an input is cast to storage first, an output cast back last. [`store_border`]
+//!   then leaves these casts to the host.
 //! - Where the unit reads less of an operand than storage holds (tf32), operands of products are rounded by
 //!   [`Op::RoundTo`], constant ones here and once. What a fused attention multiplies inside, its weights, is not rounded.
 //! - Partials other than binary32 (binary64 for f64) are written on each op as the attribute `accumulate`.
@@ -16,12 +16,12 @@
 //!   are multiplied by zero. [`Narrowing`] reports it, and what becomes subnormal or zero.
 
 mod angles;
+mod border;
 mod convert;
 mod narrow;
-mod states;
 
+pub use border::store_border;
 pub use narrow::{NarrowedWeight, Narrowing};
-pub use states::store_states;
 
 use crate::Weights;
 use orrery_base::{Diagnostic, Result};

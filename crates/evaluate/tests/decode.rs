@@ -1,0 +1,74 @@
+//! A decoder block with a cache whose length is a symbol: compiled once, timed at every length, executed at several.
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking too")]
+
+use orrery_base::Progress;
+use orrery_evaluate::model::{Model, Options};
+use orrery_evaluate::sweep::sweep;
+use orrery_evaluate::way::build;
+use orrery_evaluate::{Setup, inputs};
+use orrery_execute::program;
+use orrery_ir::interpret;
+use orrery_ir::op::Datum;
+use orrery_numerics::{Rounding, cast};
+use orrery_transform::Weights;
+
+const LONGEST: i64 = 1000;
+
+/// One block of GPT-2 that takes one token more; `past` stays open.
+fn block() -> Model {
+    let parameters = ["form=decode", "logits=last", "layers=1"].map(str::to_owned).to_vec();
+    Model::open("gpt2_small", &Options { parameters, dims: [("seq".to_owned(), 1)].into() }).unwrap()
+}
+
+#[test]
+fn a_thousand_lengths_are_timed_by_one_program() {
+    for machine in ["a100", "gc200", "bow"] {
+        let setup = Setup::find(machine).unwrap();
+        let found = sweep(&block(), &setup, Some(64), "past", (1, LONGEST), 1, &Progress::default()).unwrap();
+        assert_eq!(found.points.len(), LONGEST as usize);
+        let times: Vec<f64> = found.points.iter().map(|p| p.time_s).collect();
+        assert!(
+            times.windows(2).all(|pair| pair[0] <= pair[1]),
+            "{machine}: a longer cache takes as long or longer"
+        );
+        assert!(
+            times[LONGEST as usize - 1] > 1.05 * times[0],
+            "{machine}: {} to {}",
+            times[0],
+            times[LONGEST as usize - 1]
+        );
+    }
+}
+
+#[test]
+fn three_lengths_are_executed_by_one_program() {
+    let model = block();
+    let options = orrery_compile::Options {
+        symbols: [("past".to_owned(), (1, LONGEST))].into(),
+        ..orrery_compile::Options::default()
+    };
+    for machine in ["a100", "gc200"] {
+        let setup = Setup::find(machine).unwrap();
+        let open = model.with_open(Some(1), "past").unwrap();
+        let program = build(&open, &setup, Weights::Compute, &options).unwrap().compiled.program;
+        for length in [1, 100, LONGEST] {
+            let bound = model.at_sizes(Some(1), &[("past".to_owned(), length)].into()).unwrap();
+            let graph = &bound.graph;
+            let given: Vec<_> =
+                (0..graph.inputs.len()).map(|i| inputs::random(graph, i, 5).unwrap().datum).collect();
+            let stored = |(i, datum): (usize, &Datum)| {
+                let dtype = program.buffers[program.inputs[i]].dtype;
+                cast(datum.as_tensor().unwrap(), dtype, Rounding::NearestEven, false).unwrap()
+            };
+            let tensors: Vec<_> = given.iter().enumerate().map(stored).collect();
+            let run = program::Options { check: true, ..program::Options::default() };
+            let got = program::run(&program, &tensors, &run).unwrap();
+            assert!(got.disagreements.is_empty(), "{machine} {length}: {:?}", got.disagreements);
+            let want = interpret::run(graph, given, 0).unwrap();
+            for ((name, tensor), want) in got.outputs.iter().zip(&want) {
+                let error = orrery_evaluate::run::relative_error(tensor, want.as_tensor().unwrap()).unwrap();
+                assert!(error < 0.02, "{machine} {length} {name}: {error}");
+            }
+        }
+    }
+}
