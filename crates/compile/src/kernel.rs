@@ -3,7 +3,7 @@
 use crate::groups::{Group, GroupKind};
 use crate::lower::{Emitter, fill, grid, reads, reduction_body, retype_output};
 use crate::needed::needed;
-use crate::{Compiled, Fidelity, Options};
+use crate::{Compiled, Fidelity, Options, states};
 use orrery_base::Result;
 use orrery_cost::contraction::SPLIT;
 use orrery_cost::{Measure, Role, Target, kernel};
@@ -13,7 +13,8 @@ use orrery_ir::{Bindings, Dim, Graph, ValueId};
 use orrery_machine::{KernelMachine, Losses};
 use orrery_numerics::DType;
 use orrery_program::memory::unbound;
-use orrery_program::{Buffer, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Step, StepKind};
+use orrery_program::{Buffer, BufferClass, BufferId, Cut, Cutting, Growth, Layout, MemoryId, Step, StepKind};
+use std::collections::BTreeMap;
 
 /// Compiles groups for a machine with a queue of kernels.
 ///
@@ -30,7 +31,8 @@ pub fn compile(
     let mut emitter = Emitter::new(graph, facts, target, options);
     let host = emitter.memory("host", 1, u64::MAX, 0);
     let device = emitter.memory("device", 1, machine.hbm_bytes, machine.hbm_reserved_bytes);
-    let mut lowering = Lowering { emitter, device, machine, nominal: options.nominal() };
+    let (nominal, states) = (options.nominal(), states::growing(graph));
+    let mut lowering = Lowering { emitter, device, machine, nominal, states };
     for &value in &graph.inputs {
         lowering.host_input(value, host);
     }
@@ -54,6 +56,8 @@ struct Lowering<'a> {
     device: MemoryId,
     machine: &'a KernelMachine,
     nominal: Bindings,
+    /// Outputs that are a longer state, and the inputs that they lengthen.
+    states: BTreeMap<ValueId, ValueId>,
 }
 
 impl Lowering<'_> {
@@ -62,6 +66,12 @@ impl Lowering<'_> {
     }
     fn host_input(&mut self, value: ValueId, host: MemoryId) {
         let layout = Layout::whole(self.whole(value).len(), 0);
+        if self.states.values().any(|past| *past == value) {
+            let state = self.emitter.buffer(value, "", BufferClass::State, self.device, layout);
+            self.emitter.program.inputs.push(state);
+            self.emitter.buffer_of.insert(value, state);
+            return;
+        }
         let from = self.emitter.buffer(value, "@host", BufferClass::Input, host, layout.clone());
         self.emitter.program.inputs.push(from);
         let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.device, layout);
@@ -77,6 +87,12 @@ impl Lowering<'_> {
     }
     fn host_output(&mut self, value: ValueId, name: &str, host: MemoryId) -> Result<()> {
         let from = self.operand(value)?;
+        if let Some(past) = self.states.get(&value) {
+            self.emitter.program.buffers[from].class = BufferClass::State;
+            self.emitter.program.grows.push(Growth { from: self.emitter.buffer_of[past], to: from });
+            self.emitter.program.outputs.push((name.to_owned(), from));
+            return Ok(());
+        }
         let layout = Layout::whole(self.whole(value).len(), 0);
         let suffix = format!("@host.{}", self.emitter.program.outputs.len());
         let to = self.emitter.buffer(value, &suffix, BufferClass::Scratch, host, layout);

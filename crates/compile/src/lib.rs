@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod lower;
 mod needed;
 pub mod partition;
+mod states;
 
 use orrery_base::{Diagnostic, Result};
 use orrery_cost::Target;

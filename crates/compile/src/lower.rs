@@ -71,6 +71,7 @@ impl<'a> Emitter<'a> {
                 steps: IndexVec::new(),
                 inputs: Vec::new(),
                 outputs: Vec::new(),
+                grows: Vec::new(),
             },
             buffer_of: BTreeMap::new(),
             nodes: Vec::new(),

@@ -2,7 +2,7 @@
 
 use orrery_base::IndexVec;
 use orrery_base::index::Id;
-use orrery_program::{Buffer, BufferClass, BufferId, Program, Step, StepId};
+use orrery_program::{Buffer, BufferClass, BufferId, Growth, Program, Step, StepId};
 use std::collections::BTreeSet;
 
 /// The program without the steps whose results nothing uses and without the buffers that nothing touches; its inputs stay.
@@ -20,6 +20,7 @@ pub(crate) fn needed(program: Program) -> Program {
     }
     let mut touched: BTreeSet<BufferId> = program.inputs.iter().copied().collect();
     touched.extend(program.outputs.iter().map(|(_, b)| *b));
+    touched.extend(program.grows.iter().flat_map(|g| [g.from, g.to]));
     for (_, step) in program.steps.iter().filter(|(id, _)| stays[id.index()]) {
         touched.extend(step.reads.iter().map(|r| r.buffer));
         touched.extend(step.writes.iter().map(|w| w.buffer));
@@ -57,5 +58,6 @@ pub(crate) fn needed(program: Program) -> Program {
         .collect();
     let inputs = program.inputs.iter().map(|b| place(*b)).collect();
     let outputs = program.outputs.iter().map(|(name, b)| (name.clone(), place(*b))).collect();
-    Program { buffers, steps, inputs, outputs, ..program }
+    let grows = program.grows.iter().map(|g| Growth { from: place(g.from), to: place(g.to) }).collect();
+    Program { buffers, steps, inputs, outputs, grows, ..program }
 }

@@ -110,6 +110,16 @@ impl Measure {
                 widen(&mut measure.dtype, buffer.dtype);
             }
         }
+        for write in &step.writes {
+            let Some(from) = program.lengthens(write.buffer) else { continue };
+            // What is there already is not written, and where it is only moved, not read.
+            let bytes =
+                number(&program.buffers[from].elements())? * program.buffers[from].dtype.bits() as f64 / 8.0;
+            measure.written_bytes -= bytes;
+            if moves && let Some(at) = step.reads.iter().position(|r| r.buffer == from) {
+                read_bytes[at].1 = 0.0;
+            }
+        }
         // What a slice or a gather leaves out is not read.
         let total: f64 = read_bytes.iter().map(|(_, bytes)| bytes).sum();
         if moves && total > measure.written_bytes {

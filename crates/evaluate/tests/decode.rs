@@ -7,9 +7,11 @@ use orrery_evaluate::sweep::sweep;
 use orrery_evaluate::way::build;
 use orrery_evaluate::{Setup, inputs};
 use orrery_execute::program;
-use orrery_ir::interpret;
 use orrery_ir::op::Datum;
+use orrery_ir::{Bindings, interpret};
 use orrery_numerics::{Rounding, cast};
+use orrery_program::{Growth, Program, StepKind, verify};
+use orrery_simulate::device_time;
 use orrery_transform::Weights;
 
 const LONGEST: i64 = 1000;
@@ -71,4 +73,32 @@ fn three_lengths_are_executed_by_one_program() {
             }
         }
     }
+}
+
+#[test]
+fn a_cache_grows_where_it_lies() {
+    let model = block();
+    let setup = Setup::find("a100").unwrap();
+    let at = |past: i64| model.at_sizes(Some(64), &[("past".to_owned(), past)].into()).unwrap();
+    let compile = |past| {
+        let options = orrery_compile::Options::default();
+        build(&at(past), &setup, Weights::ShapeOnly, &options).unwrap().compiled.program
+    };
+    let program = compile(999);
+    assert_eq!(program.grows.len(), 2, "keys and values");
+    let moved = program.steps.values().filter(|s| s.kind == StepKind::Host).count();
+    assert_eq!(moved, 2, "the token goes in and the logits come out, the cache does neither");
+    let cache = |past: u64| 2 * 64 * 12 * 64 * 2 * past;
+    let peak = |program: &Program| program.memory_use(&Bindings::new()).unwrap()[1].1.bytes;
+    let (small, large) = (peak(&compile(499)), peak(&program));
+    let added = large - small;
+    assert!((cache(450)..cache(550)).contains(&added), "counted once: {added} of {}", cache(500));
+    let target = setup.target().unwrap();
+    let time = |past| device_time(&compile(past), &Bindings::new(), &target).unwrap().seconds();
+    let per_token = (time(999) - time(499)) / 500.0;
+    let once = cache(1) as f64 / 1.555e12;
+    assert!((once..1.5 * once).contains(&per_token), "read once, not copied: {per_token:e} of {once:e}");
+    let mut broken = program;
+    broken.grows[0] = Growth { from: broken.grows[0].to, to: broken.grows[0].from };
+    assert!(verify::verify(&broken).unwrap_err().cause.contains("invariant 10"));
 }

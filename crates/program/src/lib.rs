@@ -209,6 +209,16 @@ pub struct Step {
     pub after: Vec<StepId>,
 }
 
+/// A state that a run lengthens where it lies, as a KV cache is: the elements of `from` are those of `to` that come first
+/// along one dimension, so only the others are written, and both take the memory of `to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// The state as the run finds it.
+    pub from: BufferId,
+    /// The state as the run leaves it.
+    pub to: BufferId,
+}
+
 /// What one rank does.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
@@ -230,6 +240,8 @@ pub struct Program {
     pub inputs: Vec<BufferId>,
     /// The buffers of the model's outputs, in order, under the user's names.
     pub outputs: Vec<(String, BufferId)>,
+    /// States that grow where they lie.
+    pub grows: Vec<Growth>,
 }
 
 impl Program {
@@ -240,5 +252,13 @@ impl Program {
             at = of;
         }
         at
+    }
+    /// The state that a buffer lengthens, where it does.
+    pub fn lengthens(&self, id: BufferId) -> Option<BufferId> {
+        self.grows.iter().find(|g| g.to == id).map(|g| g.from)
+    }
+    /// True where a buffer lies within the longer state that it becomes.
+    pub fn lies_within(&self, id: BufferId) -> bool {
+        self.grows.iter().any(|g| g.from == id)
     }
 }

@@ -78,7 +78,7 @@ impl Program {
             let mut appear: Vec<Vec<(u64, u64, u64, BufferClass)>> = vec![Vec::new(); steps + 1];
             let mut go: Vec<Vec<(u64, u64, u64, BufferClass)>> = vec![Vec::new(); steps + 1];
             for (id, buffer) in self.buffers.iter() {
-                if buffer.home != memory || buffer.view_of.is_some() {
+                if buffer.home != memory || buffer.view_of.is_some() || self.lies_within(id) {
                     continue;
                 }
                 let Some((first, last)) = lives[id] else { continue };

@@ -6,7 +6,7 @@ use orrery_ir::op::{Access, Combine, Work};
 use orrery_ir::{Attrs, Dim, Graph, Op, Type, Weight};
 use orrery_numerics::{DType, Tensor};
 use orrery_program::{
-    Arithmetic, Buffer, BufferClass, BufferId, Cut, Cutting, Layout, Memory, MemoryId, Program, Read,
+    Arithmetic, Buffer, BufferClass, BufferId, Cut, Cutting, Growth, Layout, Memory, MemoryId, Program, Read,
     RoundingMode, Step, StepId, StepKind, Tile, Unit, Write, WriteMode, text, verify,
 };
 use proptest::prelude::*;
@@ -191,20 +191,27 @@ fn program() -> impl Strategy<Value = Program> {
         collection::vec(step(), 0..4),
         collection::vec(0_usize..5, 0..3),
         collection::vec((any::<String>(), 0_usize..5), 0..3),
+        collection::vec((0_usize..5, 0_usize..5), 0..2),
     )
-        .prop_map(|((name, machine, precision), symbols, memories, buffers, steps, inputs, outputs)| {
-            Program {
-                name,
-                machine,
-                precision,
-                symbols,
-                memories: memories.into_iter().collect(),
-                buffers: buffers.into_iter().collect(),
-                steps: steps.into_iter().collect(),
-                inputs: inputs.into_iter().map(BufferId::new).collect(),
-                outputs: outputs.into_iter().map(|(name, b)| (name, BufferId::new(b))).collect(),
-            }
-        })
+        .prop_map(
+            |((name, machine, precision), symbols, memories, buffers, steps, inputs, outputs, grows)| {
+                Program {
+                    name,
+                    machine,
+                    precision,
+                    symbols,
+                    memories: memories.into_iter().collect(),
+                    buffers: buffers.into_iter().collect(),
+                    steps: steps.into_iter().collect(),
+                    inputs: inputs.into_iter().map(BufferId::new).collect(),
+                    outputs: outputs.into_iter().map(|(name, b)| (name, BufferId::new(b))).collect(),
+                    grows: grows
+                        .into_iter()
+                        .map(|(from, to)| Growth { from: BufferId::new(from), to: BufferId::new(to) })
+                        .collect(),
+                }
+            },
+        )
 }
 
 proptest! {

@@ -2,8 +2,8 @@
 
 use super::{CLASSES, KINDS, MODES, UNITS};
 use crate::{
-    Arithmetic, Buffer, BufferId, Cut, Cutting, Layout, Memory, MemoryId, Program, Read, RoundingMode, Step,
-    StepId, Tile, Write,
+    Arithmetic, Buffer, BufferId, Cut, Cutting, Growth, Layout, Memory, MemoryId, Program, Read,
+    RoundingMode, Step, StepId, Tile, Write,
 };
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Result};
@@ -32,6 +32,7 @@ fn program(cursor: &mut Cursor<'_>) -> Result<Program> {
         steps: IndexVec::new(),
         inputs: Vec::new(),
         outputs: Vec::new(),
+        grows: Vec::new(),
     };
     cursor.expect("{")?;
     while !cursor.take("}")? {
@@ -42,10 +43,11 @@ fn program(cursor: &mut Cursor<'_>) -> Result<Program> {
 
 fn statement(cursor: &mut Cursor<'_>, program: &mut Program) -> Result<()> {
     let Token::Name(word) = *cursor.peek() else { return cursor.expected("a statement or `}`").err() };
-    if !["machine", "precision", "symbol", "memory", "buffer", "step", "input", "output"].contains(&word) {
+    let words = ["machine", "precision", "symbol", "memory", "buffer", "step", "input", "output", "state"];
+    if !words.contains(&word) {
         return cursor
             .expected("a statement or `}`")
-            .help("statements start with `machine`, `precision`, `symbol`, `memory`, `buffer`, `step`, `input` or `output`")
+            .help(format!("statements start with one of: {}", words.join(", ")))
             .err();
     }
     cursor.advance()?;
@@ -83,6 +85,11 @@ fn statement(cursor: &mut Cursor<'_>, program: &mut Program) -> Result<()> {
             program.steps.push(step(cursor, before)?);
         }
         "input" => program.inputs.push(buffer_id(cursor)?),
+        "state" => {
+            let from = buffer_id(cursor)?;
+            cursor.expect_name("becomes")?;
+            program.grows.push(Growth { from, to: buffer_id(cursor)? });
+        }
         _ => {
             let id = buffer_id(cursor)?;
             cursor.expect_name("as")?;

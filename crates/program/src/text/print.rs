@@ -42,6 +42,9 @@ impl fmt::Display for Program {
         for (name, id) in &self.outputs {
             writeln!(f, "  output {id} as {name:?}")?;
         }
+        for grows in &self.grows {
+            writeln!(f, "  state {} becomes {}", grows.from, grows.to)?;
+        }
         writeln!(f, "}}")
     }
 }

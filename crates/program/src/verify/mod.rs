@@ -13,7 +13,9 @@
 //!    two blocks, and all those cores are there; only a step marked approximate leaves open where its parts are;
 //! 7. the fullest core of each memory holds no more than it has;
 //! 8. every output was written;
-//! 9. what takes the place of a buffer in a memory starts when all steps that use that buffer have ended.
+//! 9. what takes the place of a buffer in a memory starts when all steps that use that buffer have ended;
+//! 10. a state that grows becomes a state of the same memory, type and layout along the other dimensions, which no run finds
+//!     there and which is as long or longer along one dimension.
 //!
 //! What depends on symbols holds at both ends of their ranges.
 

@@ -48,11 +48,7 @@ pub(super) fn check(program: &Program) -> Result<()> {
         let place = step_place(program, id);
         let missing = |buffer: BufferId, filled: &BTreeSet<BufferId>| {
             let storage = program.storage(buffer);
-            let given = matches!(
-                program.buffers[storage].class,
-                BufferClass::Input | BufferClass::Parameter | BufferClass::State
-            );
-            !given && !filled.contains(&storage)
+            !is_given(program, storage) && !filled.contains(&storage)
         };
         let combined = step.writes.iter().filter(|w| w.mode != WriteMode::Fill).map(|w| w.buffer);
         for buffer in step.reads.iter().map(|r| r.buffer).chain(combined) {
@@ -84,13 +80,20 @@ pub(super) fn check(program: &Program) -> Result<()> {
     }
     for (name, buffer) in &program.outputs {
         let storage = program.storage(*buffer);
-        let given =
-            !matches!(program.buffers[storage].class, BufferClass::Scratch | BufferClass::Accumulator);
-        if !given && !filled.contains(&storage) {
+        if !is_given(program, storage) && !filled.contains(&storage) {
             return broken(8, &format!("output `{name}`"), "is never written");
         }
     }
     places(program, &ended, &touched)
+}
+
+/// True for what is there before the first step.
+fn is_given(program: &Program, buffer: BufferId) -> bool {
+    match program.buffers[buffer].class {
+        BufferClass::Input | BufferClass::Parameter => true,
+        BufferClass::State => program.lengthens(buffer).is_none(),
+        BufferClass::Scratch | BufferClass::Accumulator => false,
+    }
 }
 
 /// Memory is counted in the order of the list; so what comes into a place must not run before what was there is used up.

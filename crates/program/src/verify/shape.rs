@@ -3,13 +3,13 @@
 use super::{broken, ends, step_place};
 use crate::memory::unbound;
 use crate::{
-    BoundGrid, Buffer, BufferClass, BufferId, Cut, Layout, Program, Range, Step, StepId, StepKind, Write,
-    WriteMode, access_range,
+    BoundGrid, Buffer, BufferClass, BufferId, Cut, Growth, Layout, Program, Range, Step, StepId, StepKind,
+    Write, WriteMode, access_range,
 };
 use orrery_base::Result;
 use orrery_base::index::Id;
 use orrery_ir::op::Access;
-use orrery_ir::{Bindings, Graph, ValueId};
+use orrery_ir::{Bindings, Dim, Graph, ValueId};
 
 /// More cores than any machine described has: a wafer has about a million.
 const MOST_CORES: u64 = 1 << 24;
@@ -34,6 +34,9 @@ pub(super) fn check(program: &Program) -> Result<()> {
         if program.buffers.get(*id).is_none() {
             return broken(1, "inputs and outputs", &format!("buffer {id} does not exist"));
         }
+    }
+    for grows in &program.grows {
+        growth(program, *grows, &ends)?;
     }
     for (id, step) in program.steps.iter() {
         self::step(program, id, step, &ends)?;
@@ -68,6 +71,38 @@ fn buffer(program: &Program, id: BufferId, buffer: &Buffer, ends: &[Bindings]) -
     }
     if memory.cores > 1 {
         cores(layout.base, &layout.cuts, memory.cores, ends, &place)?;
+    }
+    Ok(())
+}
+
+/// A state becomes a longer one in the same place.
+fn growth(program: &Program, Growth { from, to }: Growth, ends: &[Bindings]) -> Result<()> {
+    let place = format!("state {from}");
+    let (Some(old), Some(new)) = (program.buffers.get(from), program.buffers.get(to)) else {
+        return broken(1, &place, &format!("buffer {from} or {to} does not exist"));
+    };
+    let alike = old.class == BufferClass::State
+        && new.class == BufferClass::State
+        && (old.home, old.dtype, &old.layout, old.shape.len())
+            == (new.home, new.dtype, &new.layout, new.shape.len())
+        && program.grows.iter().filter(|g| [g.from, g.to].iter().any(|b| [from, to].contains(b))).count()
+            == 1;
+    if !alike {
+        return broken(10, &place, &format!("cannot become `{}` where it lies", new.name));
+    }
+    for bindings in ends {
+        let mut longer = 0;
+        for (old, new) in old.shape.iter().zip(&new.shape) {
+            let value = |dim: &Dim| dim.eval(bindings).map_err(|s| Box::new(unbound(&s)));
+            let (old, new) = (value(old)?, value(new)?);
+            if new < old {
+                return broken(10, &place, "becomes shorter");
+            }
+            longer += usize::from(new > old);
+        }
+        if longer > 1 {
+            return broken(10, &place, "becomes longer along more than one dimension");
+        }
     }
     Ok(())
 }
@@ -120,6 +155,9 @@ fn step(program: &Program, id: StepId, step: &Step, ends: &[Bindings]) -> Result
         let allowed = match (class, write.mode) {
             _ if renames => write.mode == WriteMode::Fill,
             (BufferClass::Input | BufferClass::Parameter, _) => false,
+            (BufferClass::State, mode) if program.lengthens(write.buffer).is_some() => {
+                mode == WriteMode::Fill
+            }
             (BufferClass::State, mode) => mode == WriteMode::InPlace,
             (BufferClass::Accumulator, mode) => mode != WriteMode::InPlace,
             (BufferClass::Scratch, mode) => mode == WriteMode::Fill,
