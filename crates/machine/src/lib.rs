@@ -11,6 +11,7 @@
 //! 4. A plain field of a view has the same name as its parameter, so that any number can be traced back.
 //! 5. Printing and reading again gives an equal system.
 
+mod band;
 mod bulk_synchronous;
 mod kernel;
 pub mod keys;
@@ -23,6 +24,7 @@ mod section;
 mod system;
 mod view;
 
+pub use band::Band;
 pub use bulk_synchronous::{BspLosses, BspMachine};
 pub use kernel::{KernelLosses, KernelMachine};
 pub use parameter::{Alternative, Parameter, Status, TileShape, Value};

@@ -41,6 +41,15 @@ impl Display for System {
                 section(f, &format!("loss.{}", key.name), parameter)?;
             }
         }
+        for band in &self.bands {
+            writeln!(f, "\n[[band]]")?;
+            writeln!(f, "kind = {}", text(&band.kind))?;
+            for (key, value) in [("low", band.low), ("high", band.high), ("median_error", band.median_error)]
+            {
+                writeln!(f, "{key} = {}", number(value))?;
+            }
+            writeln!(f, "rows = {}\ngroups = {}", band.rows, band.groups)?;
+        }
         for stack in &self.software {
             writeln!(f, "\n[[software]]")?;
             writeln!(f, "name = {}", text(&stack.name))?;

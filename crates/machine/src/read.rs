@@ -1,5 +1,6 @@
 //! System file to [`System`]: strict, with a diagnostic for every mistake.
 
+use crate::band::Band;
 use crate::bulk_synchronous::BspMachine;
 use crate::kernel::KernelMachine;
 use crate::keys::{Key, ModelKind, Shape, UNITS};
@@ -60,6 +61,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
         "parameter",
         "precision",
         "loss",
+        "band",
         "software",
         "fact",
         "published",
@@ -104,6 +106,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
         default_precision,
         software: read_software(root, &loss_keys, &sources)?,
         losses,
+        bands: Band::read_all(root)?,
         parameters,
         facts: read_facts(root, &sources)?,
         published: read_published(root, &sources)?,

@@ -1,5 +1,6 @@
 //! The description of one machine.
 
+use crate::band::Band;
 use crate::bulk_synchronous::{BspLosses, BspMachine};
 use crate::kernel::{KernelLosses, KernelMachine};
 use crate::keys::ModelKind;
@@ -220,6 +221,8 @@ pub struct System {
     pub software: Vec<Software>,
     /// The machine's default losses, by key.
     pub losses: BTreeMap<String, Parameter>,
+    /// How far predictions are from what was measured, by kind of work.
+    pub bands: Vec<Band>,
     /// Links between chips.
     pub links: Links,
     /// Electrical power.
@@ -266,6 +269,10 @@ impl System {
     /// The parameter behind a loss under a stack, or under the machine's default where the stack has none of its own.
     pub fn loss<'a>(&'a self, key: &str, stack: Option<&'a Software>) -> Option<&'a Parameter> {
         stack.and_then(|stack| stack.losses.get(key)).or_else(|| self.losses.get(key))
+    }
+    /// The band that validation supports for a kind of work, where there is one.
+    pub fn band(&self, kind: &str) -> Option<&Band> {
+        self.bands.iter().find(|band| band.kind == kind)
     }
     /// The losses under a stack: the machine's defaults with the stack's deviations.
     pub fn losses_under(&self, stack: Option<&Software>) -> Losses {
