@@ -234,11 +234,18 @@ fn attention(workload: &Workload, storage: DType) -> Result<Case, Reason> {
     };
     let mut b = Builder::new(&workload.model, 1);
     let query = b.input("query", storage, [batch, heads, queries, width]);
-    let key = b.input("key", storage, [batch, kv_heads, keys, width]);
-    let value = b.input("value", storage, [batch, kv_heads, keys, width]);
+    // Keys of the tokens before these lie in the cache.
+    let (new, past) = if keys > queries { (queries, keys - queries) } else { (keys, 0) };
+    let mut operands = vec![Some(query)];
+    operands.extend(["key", "value"].map(|name| Some(b.input(name, storage, [batch, kv_heads, new, width]))));
+    if past > 0 {
+        operands.push(None);
+        let shape = [batch, kv_heads, past, width];
+        operands.extend(["past_key", "past_value"].map(|name| Some(b.input(name, storage, shape))));
+    }
     // A single query sees all keys, whether causal or not.
     let attrs = Attrs::new().with("is_causal", i64::from(causal && queries > 1));
-    let y = b.op(Op::Attention, "y", &[query, key, value], attrs);
+    let y = b.ops(Op::Attention, "y", &operands, attrs, 1)[0];
     let flops = 4.0 * (batch * heads) as f64 * (queries * keys) as f64 * width as f64;
     finish(b, "y", y, Counts { samples: batch, flops, ..Counts::default() })
 }
