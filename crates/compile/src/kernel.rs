@@ -9,7 +9,7 @@ use orrery_cost::contraction::SPLIT;
 use orrery_cost::{Measure, Role, Target, kernel};
 use orrery_ir::infer::Facts;
 use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};
-use orrery_ir::{Bindings, Dim, Graph, ValueId};
+use orrery_ir::{Bindings, Dim, Graph, Op, ValueId};
 use orrery_machine::{KernelMachine, Losses};
 use orrery_numerics::DType;
 use orrery_program::memory::unbound;
@@ -156,7 +156,8 @@ impl Lowering<'_> {
             step.part_attrs = space.part_attrs.clone();
             step.padding = space.padding;
         }
-        if engine == Engine::Matrix && group.space.is_some() {
+        let attends = self.emitter.graph.nodes[group.nodes[0]].op == Op::Attention;
+        if engine == Engine::Matrix && group.space.is_some() && !attends {
             let dtype = Measure::of(&self.emitter.program, &step, &self.nominal)?.dtype;
             let contraction = self.emitter.contraction(group, &self.nominal)?;
             if let (Some(contraction), Losses::Kernel(losses)) = (contraction, &self.emitter.target.losses) {

@@ -4,6 +4,7 @@
 //! so there is one truth about what a step costs. Nothing here knows the order of steps or what ran before.
 
 pub mod bulk_synchronous;
+pub mod collective;
 pub mod contraction;
 pub mod kernel;
 pub mod measure;

@@ -1,9 +1,10 @@
 //! A step in numbers: what the cost formulas start from.
 
 use crate::contraction::{Contraction, Product, Role};
+use crate::kernel::{AttentionShape, RecurrenceShape};
 use orrery_base::Result;
 use orrery_ir::op::Engine;
-use orrery_ir::{Bindings, Dim};
+use orrery_ir::{Bindings, Dim, Op};
 use orrery_numerics::DType;
 use orrery_program::memory::unbound;
 use orrery_program::{BoundGrid, BufferClass, Cut, Cutting, Layout, Program, Step, access_range};
@@ -19,6 +20,10 @@ pub struct Measure {
     pub parts: f64,
     /// Parts along axes that are summed over.
     pub depth_parts: f64,
+    /// The step as an attention, where its first op is one.
+    pub attention: Option<AttentionShape>,
+    /// The step as a recurrent layer, where its first op is one.
+    pub recurrence: Option<RecurrenceShape>,
     /// Multiply-accumulates of the whole step.
     pub macs: f64,
     /// Simple vector operations of the whole step.
@@ -70,9 +75,12 @@ impl Measure {
         };
         let mut read_bytes: Vec<(BufferClass, f64)> = Vec::new();
         let moves = step.body.nodes.values().next().is_some_and(|n| n.op.def().engine == Engine::Movement);
+        let (attention, recurrence) = shapes(program, step, bindings)?;
         let mut measure = Self {
             product,
             part,
+            attention,
+            recurrence,
             parts: grid.parts() as f64,
             depth_parts: contraction.as_ref().map_or(1.0, depth_parts),
             macs,
@@ -132,6 +140,30 @@ impl Measure {
     pub fn total_read(&self) -> f64 {
         self.read_bytes.iter().map(|(_, b)| b).sum()
     }
+}
+
+/// What the step's first node is besides a product.
+fn shapes(
+    program: &Program,
+    step: &Step,
+    bindings: &Bindings,
+) -> Result<(Option<AttentionShape>, Option<RecurrenceShape>)> {
+    let node = step.body.nodes.values().next();
+    let Some(node) = node.filter(|n| matches!(n.op, Op::Attention | Op::LSTM | Op::GRU | Op::RNN)) else {
+        return Ok((None, None));
+    };
+    let mut operands = Vec::new();
+    for input in &node.inputs {
+        let at = input.and_then(|value| step.body.inputs.iter().position(|v| *v == value));
+        let Some(read) = at.and_then(|at| step.reads.get(at)) else {
+            operands.push(Vec::new());
+            continue;
+        };
+        let shape = program.buffers[read.buffer].shape.iter();
+        let extents = shape.map(|d| d.eval(bindings).map(|n| n as f64).map_err(|s| Box::new(unbound(&s))));
+        operands.push(extents.collect::<Result<Vec<f64>>>()?);
+    }
+    Ok((AttentionShape::new(node, &operands), RecurrenceShape::new(node, &operands)))
 }
 
 /// True where cores 0 and 1, 2 and 3 and so on hold the same: where copies lie on neighbouring cores.

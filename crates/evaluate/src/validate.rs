@@ -8,7 +8,7 @@ use crate::way::time;
 use crate::workload::{Case, case};
 use orrery_base::{Progress, Result};
 use orrery_machine::System;
-use orrery_record::{Measurement, Record, Scope, Scored};
+use orrery_record::{Measurement, Record, Scope, Scored, Workload};
 use orrery_simulate::Timeline;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -168,7 +168,8 @@ fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
 type Prediction = (f64, f64, Option<String>);
 
 fn predict(record: &Record, figure: &Measurement, own: &[System]) -> Result<Prediction, String> {
-    let convert = conversion(&figure.metric)?;
+    let mode = record.identity.workload.mode.as_deref();
+    let convert = if mode == Some("collective") { None } else { Some(conversion(&figure.metric)?) };
     if figure.scope == Scope::Service {
         return Err("time within a service is not modelled yet".to_owned());
     }
@@ -180,12 +181,14 @@ fn predict(record: &Record, figure: &Measurement, own: &[System]) -> Result<Pred
             .map_err(|_| format!("there is no description of `{}` yet", identity.machine))?
             .clone(),
     };
+    let Some(convert) = convert else { return collective(&identity.workload, figure, &system) };
     let (precision, mut notes) = precision(&system, identity.precision.as_deref())?;
     let stack = identity.stack.as_deref().filter(|name| system.stack(name).is_ok());
     if let (None, Some(name)) = (stack, &identity.stack) {
         notes.push(format!("nothing is known of `{name}` on it: the machine's default losses"));
     }
-    let case = case(record)?;
+    let storage = system.precision(precision.as_deref()).map_err(|d| d.cause.clone())?.storage;
+    let case = case(record, storage)?;
     notes.extend(case.note.clone());
     let stack = stack.map(str::to_owned);
     let setup = Setup::of(system).precision(precision.as_deref()).stack(stack.as_deref());
@@ -198,6 +201,27 @@ fn predict(record: &Record, figure: &Measurement, own: &[System]) -> Result<Pred
         return Err(format!("the source's count of `{}` is not known for this workload", figure.metric));
     }
     Ok((value, case.passes, (!notes.is_empty()).then(|| notes.join("; "))))
+}
+
+/// An all-reduce over the links of one machine.
+fn collective(workload: &Workload, figure: &Measurement, system: &System) -> Result<Prediction, String> {
+    let number = |key: &str| -> Result<f64, String> {
+        let found = workload.spec.get(key).and_then(serde_json::Value::as_f64).filter(|n| *n > 0.0);
+        found.ok_or_else(|| format!("the row's spec has no `{key}`"))
+    };
+    if workload.model != "allreduce" {
+        return Err(format!("the collective `{}` is not known", workload.model));
+    }
+    let (bytes, ranks) = (number("bytes")?, number("ranks")?);
+    if ranks > system.links.chips_per_machine as f64 {
+        return Err("an all-reduce over several machines is not modelled yet".to_owned());
+    }
+    let seconds = orrery_cost::collective::all_reduce(bytes, ranks, &system.links);
+    match figure.metric.as_str() {
+        "latency_ms" => Ok((seconds * 1e3, 1.0, None)),
+        "bandwidth" => Ok((bytes / seconds * 1e-9, 1.0, Some("bytes of a rank over the time".to_owned()))),
+        other => Err(format!("the metric `{other}` does not follow from the time of an all-reduce")),
+    }
 }
 
 fn seconds(timeline: &Timeline, scope: Scope) -> f64 {

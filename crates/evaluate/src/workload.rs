@@ -30,12 +30,14 @@ const TRAINING_PASSES: f64 = 3.0;
 /// Why a row cannot be modelled.
 type Reason = String;
 
-/// The work of a row, or why it cannot be built.
-pub(crate) fn case(record: &Record) -> Result<Case, Reason> {
+/// The work of a row, or why it cannot be built. `storage` is the type of the operands of primitives.
+pub(crate) fn case(record: &Record, storage: DType) -> Result<Case, Reason> {
     let workload = &record.identity.workload;
     match workload.mode.as_deref() {
-        Some("primitive") => primitive(workload),
-        Some("prefill" | "decode") if workload.model.starts_with("attention_") => attention(workload),
+        Some("primitive") => primitive(workload, storage),
+        Some("prefill" | "decode") if workload.model.starts_with("attention_") => {
+            attention(workload, storage)
+        }
         Some("inference") => whole_model(record, 1.0),
         Some("train") => whole_model(record, TRAINING_PASSES),
         Some("prefill" | "decode") => {
@@ -58,7 +60,7 @@ fn word<'a>(workload: &'a Workload, key: &str) -> Option<&'a str> {
     workload.spec.get(key).and_then(Value::as_str)
 }
 
-fn primitive(workload: &Workload) -> Result<Case, Reason> {
+fn primitive(workload: &Workload, storage: DType) -> Result<Case, Reason> {
     let get = |key| number(workload, key);
     let backward = match word(workload, "pass") {
         None | Some("forward") => false,
@@ -66,20 +68,21 @@ fn primitive(workload: &Workload) -> Result<Case, Reason> {
         Some(other) => return Err(format!("the pass `{other}` is not known")),
     };
     match workload.model.as_str() {
-        "gemm" => product(workload, None),
+        "gemm" => product(workload, storage, None),
         name if name.ends_with("_op") => product(
             workload,
+            storage,
             Some("a product of the layer, by the dimensions that one device has".to_owned()),
         ),
-        "conv2d" if backward => weight_gradient(workload),
+        "conv2d" if backward => weight_gradient(workload, storage),
         "conv2d" => {
             let (batch, c_in, h, w) = (get("batch")?, get("c_in")?, get("h")?, get("w")?);
             let (c_out, kernel, stride) = (get("c_out")?, get("kernel")?, get("stride")?);
             let pad = workload.spec.get("pad").and_then(Value::as_i64).unwrap_or(0);
             let mut b = Builder::new("conv2d", 1);
-            let x = b.input("x", DType::F32, [batch, c_in, h, w]);
-            let weight = b.weight("weight", [c_out, c_in, kernel, kernel], 0.02);
-            let bias = b.weight("bias", [c_out], 0.02);
+            let x = b.input("x", storage, [batch, c_in, h, w]);
+            let weight = b.weight_of("weight", storage, [c_out, c_in, kernel, kernel], 0.0, 0.02);
+            let bias = b.weight_of("bias", storage, [c_out], 0.0, 0.02);
             let y = b.op(Op::Conv, "y", &[x, weight, bias], window(kernel, stride, pad));
             let outputs = convolved(h, kernel, stride, pad) * convolved(w, kernel, stride, pad);
             let flops = 2.0 * (batch * c_out * outputs) as f64 * (c_in * kernel * kernel) as f64;
@@ -87,20 +90,20 @@ fn primitive(workload: &Workload) -> Result<Case, Reason> {
         }
         "relu" => {
             let shape = [get("batch")?, get("c")?, get("h")?, get("w")?];
-            element_wise("relu", &shape, Op::Relu, Counts { samples: shape[0], ..Counts::default() })
+            element_wise("relu", &shape, (Op::Relu, storage), Counts { samples: shape[0], ..Counts::default() })
         }
-        "gelu" => element_wise("gelu", &[get("elements")?], Op::Gelu, Counts::default()),
-        "softmax" => element_wise("softmax", &[get("rows")?, get("cols")?], Op::Softmax, Counts::default()),
+        "gelu" => element_wise("gelu", &[get("elements")?], (Op::Gelu, storage), Counts::default()),
+        "softmax" => element_wise("softmax", &[get("rows")?, get("cols")?], (Op::Softmax, storage), Counts::default()),
         "layernorm" => {
             let (rows, columns) = (get("rows")?, get("cols")?);
             let mut b = Builder::new("layernorm", 1);
-            let x = b.input("x", DType::F32, [rows, columns]);
-            let (scale, shift) = (b.weight("scale", [columns], 1.0), b.weight("shift", [columns], 1.0));
+            let x = b.input("x", storage, [rows, columns]);
+            let (scale, shift) = (b.weight_of("scale", storage, [columns], 0.0, 1.0), b.weight_of("shift", storage, [columns], 0.0, 1.0));
             let y = b.op(Op::LayerNormalization, "y", &[x, scale, shift], Attrs::new());
             finish(b, "y", y, Counts { elements: (rows * columns) as f64, ..Counts::default() })
         }
-        "rnn" => recurrence(workload, backward),
-        name if name.starts_with("attention_") => attention(workload),
+        "rnn" => recurrence(workload, storage, backward),
+        name if name.starts_with("attention_") => attention(workload, storage),
         name => Err(format!("the primitive `{name}` is a property of the machine or not known")),
     }
 }
@@ -142,22 +145,32 @@ fn convolved(extent: i64, kernel: i64, stride: i64, pad: i64) -> i64 {
     (extent + 2 * pad - kernel) / stride + 1
 }
 
-fn element_wise(name: &str, shape: &[i64], op: Op, counts: Counts) -> Result<Case, Reason> {
+fn element_wise(
+    name: &str,
+    shape: &[i64],
+    (op, storage): (Op, DType),
+    counts: Counts,
+) -> Result<Case, Reason> {
     let mut b = Builder::new(name, 1);
-    let x = b.input("x", DType::F32, shape.iter().copied());
+    let x = b.input("x", storage, shape.iter().copied());
     let y = b.op(op, "y", &[x], Attrs::new());
     let elements = shape.iter().map(|d| *d as f64).product();
     finish(b, "y", y, Counts { elements, ..counts })
 }
 
-fn product(workload: &Workload, note: Option<String>) -> Result<Case, Reason> {
+fn product(workload: &Workload, storage: DType, note: Option<String>) -> Result<Case, Reason> {
     let get = |key| number(workload, key);
     let (m, k, n) = (get("m")?, get("k")?, get("n")?);
     let batch = workload.spec.get("batch").and_then(Value::as_i64).unwrap_or(1);
     let mut b = Builder::new("gemm", 1);
-    let left = b.input("a", DType::F32, [batch, m, k]);
-    let right = b.input("b", DType::F32, [batch, k, n]);
-    let y = b.op(Op::MatMul, "y", &[left, right], Attrs::new());
+    let left = b.input("a", storage, [batch, m, k]);
+    // Whole numbers are summed in wider ones.
+    let (op, right) = match storage {
+        DType::I8 => (Op::MatMulInteger, b.input("b", storage, [batch, k, n])),
+        // What is multiplied by is a weight: it comes from memory, as in a model.
+        _ => (Op::MatMul, b.weight_of("b", storage, [batch, k, n], 0.0, 0.02)),
+    };
+    let y = b.op(op, "y", &[left, right], Attrs::new());
     let flops = 2.0 * batch as f64 * m as f64 * k as f64 * n as f64;
     let case = finish(b, "y", y, Counts { samples: batch, flops, ..Counts::default() })?;
     Ok(Case { note, ..case })
@@ -165,15 +178,15 @@ fn product(workload: &Workload, note: Option<String>) -> Result<Case, Reason> {
 
 /// The gradient of a convolution's weights is a convolution too: of the input by the gradient of the output, with samples
 /// in the place of channels.
-fn weight_gradient(workload: &Workload) -> Result<Case, Reason> {
+fn weight_gradient(workload: &Workload, storage: DType) -> Result<Case, Reason> {
     let get = |key| number(workload, key);
     let (batch, c_in, h, w) = (get("batch")?, get("c_in")?, get("h")?, get("w")?);
     let (c_out, kernel, stride) = (get("c_out")?, get("kernel")?, get("stride")?);
     let pad = workload.spec.get("pad").and_then(Value::as_i64).unwrap_or(0);
     let (rows, columns) = (convolved(h, kernel, stride, pad), convolved(w, kernel, stride, pad));
     let mut b = Builder::new("conv2d", 1);
-    let x = b.input("x", DType::F32, [c_in, batch, h, w]);
-    let dy = b.input("dy", DType::F32, [c_out, batch, rows, columns]);
+    let x = b.input("x", storage, [c_in, batch, h, w]);
+    let dy = b.input("dy", storage, [c_out, batch, rows, columns]);
     let attrs = Attrs::new()
         .with("kernel_shape", vec![rows, columns])
         .with("dilations", vec![stride, stride])
@@ -184,7 +197,7 @@ fn weight_gradient(workload: &Workload) -> Result<Case, Reason> {
     Ok(Case { note: Some("the gradient of the weights, as a convolution over samples".to_owned()), ..case })
 }
 
-fn recurrence(workload: &Workload, backward: bool) -> Result<Case, Reason> {
+fn recurrence(workload: &Workload, storage: DType, backward: bool) -> Result<Case, Reason> {
     let get = |key| number(workload, key);
     let (op, gates) = match word(workload, "cell").unwrap_or("lstm").to_lowercase().as_str() {
         "lstm" => (Op::LSTM, 4),
@@ -195,10 +208,10 @@ fn recurrence(workload: &Workload, backward: bool) -> Result<Case, Reason> {
     let (steps, batch) = (get("t")?, get("batch")?);
     let (inputs, hidden) = (get("input")?, get("hidden")?);
     let mut b = Builder::new("rnn", 1);
-    let x = b.input("x", DType::F32, [steps, batch, inputs]);
-    let weight = b.weight("weight", [1, gates * hidden, inputs], 0.05);
-    let recurrence = b.weight("recurrence", [1, gates * hidden, hidden], 0.05);
-    let bias = b.weight("bias", [1, 2 * gates * hidden], 0.05);
+    let x = b.input("x", storage, [steps, batch, inputs]);
+    let weight = b.weight_of("weight", storage, [1, gates * hidden, inputs], 0.0, 0.05);
+    let recurrence = b.weight_of("recurrence", storage, [1, gates * hidden, hidden], 0.0, 0.05);
+    let bias = b.weight_of("bias", storage, [1, 2 * gates * hidden], 0.0, 0.05);
     let operands = [x, weight, recurrence, bias].map(Some);
     let made = b.ops(op, "rnn", &operands, Attrs::new().with("hidden_size", hidden), 1);
     let flops = 2.0 * (gates * steps * batch) as f64 * (hidden * (inputs + hidden)) as f64;
@@ -210,7 +223,7 @@ fn recurrence(workload: &Workload, backward: bool) -> Result<Case, Reason> {
     Ok(case)
 }
 
-fn attention(workload: &Workload) -> Result<Case, Reason> {
+fn attention(workload: &Workload, storage: DType) -> Result<Case, Reason> {
     let get = |key| number(workload, key);
     let (batch, queries, keys) = (get("batch")?, get("q_len")?, get("kv_len")?);
     let (heads, kv_heads, width) = (get("heads")?, get("kv_heads")?, get("head_dim")?);
@@ -220,12 +233,19 @@ fn attention(workload: &Workload) -> Result<Case, Reason> {
         _ => false,
     };
     let mut b = Builder::new(&workload.model, 1);
-    let query = b.input("query", DType::F32, [batch, heads, queries, width]);
-    let key = b.input("key", DType::F32, [batch, kv_heads, keys, width]);
-    let value = b.input("value", DType::F32, [batch, kv_heads, keys, width]);
+    let query = b.input("query", storage, [batch, heads, queries, width]);
+    // Keys of the tokens before these lie in the cache.
+    let (new, past) = if keys > queries { (queries, keys - queries) } else { (keys, 0) };
+    let mut operands = vec![Some(query)];
+    operands.extend(["key", "value"].map(|name| Some(b.input(name, storage, [batch, kv_heads, new, width]))));
+    if past > 0 {
+        operands.push(None);
+        let shape = [batch, kv_heads, past, width];
+        operands.extend(["past_key", "past_value"].map(|name| Some(b.input(name, storage, shape))));
+    }
     // A single query sees all keys, whether causal or not.
     let attrs = Attrs::new().with("is_causal", i64::from(causal && queries > 1));
-    let y = b.op(Op::Attention, "y", &[query, key, value], attrs);
+    let y = b.ops(Op::Attention, "y", &operands, attrs, 1)[0];
     let flops = 4.0 * (batch * heads) as f64 * (queries * keys) as f64 * width as f64;
     finish(b, "y", y, Counts { samples: batch, flops, ..Counts::default() })
 }
@@ -308,7 +328,7 @@ mod tests {
             "system,devices,workload,mode,precision,batch_size,seq_len,metric,value,spec\n\
              a100,1,{workload},{mode},fp16,{batch},,tflops,1,\"{spec}\"\n"
         );
-        case(&read(&text).unwrap()[0])
+        case(&read(&text).unwrap()[0], DType::F32)
     }
 
     fn all_known(bound: &Bound) -> bool {

@@ -66,6 +66,20 @@ view! {
         matrix_tiles: Vec<TileShape> = "count",
         /// Cycles that a block spends to fill its pipeline and to write its result, beyond its matrix work.
         block_overhead_cycles: f64 = "cycle",
+        /// Cycles from the launch of a kernel of matrix work to its first product and from its last result to its end; a launch where there is none.
+        kernel_start_cycles: Option<f64> = "cycle",
+        /// Rows of a tile that one instruction stream multiplies with what it reads once from shared memory; 64.
+        instruction_rows: Option<f64> = "count",
+        /// Columns of a tile that one instruction stream multiplies with what it reads once from shared memory; 64.
+        instruction_columns: Option<f64> = "count",
+        /// Blocks that share what one of them reads from L2; 1.
+        tile_multicast: Option<f64> = "count",
+        /// Part of `l2_bandwidth` that the tiles of a product attain; all of it.
+        l2_fraction: Option<f64> = "ratio",
+        /// Bytes that a block of attention with few queries keeps under way; a quarter of the shared memory.
+        load_bytes_in_flight: Option<f64> = "B",
+        /// Part of the softmax of attention that is done beside matrix work; none.
+        softmax_overlap: Option<f64> = "ratio",
     }
 }
 
@@ -78,6 +92,10 @@ view! {
         vector_fraction: f64 = "ratio",
         /// Part of the attainable memory bandwidth (peak x `hbm_fraction`) that kernels of this software attain.
         memory_fraction: f64 = "ratio",
+        /// The same of the operands of matrix kernels, which nothing has touched since long; as `memory_fraction`.
+        operand_fraction: Option<f64> = "ratio",
+        /// Kernels that this software runs for one attention; beyond the first they keep the pages of a cache. 1.
+        attention_kernels: Option<f64> = "count",
         /// Host time to put one kernel into the queue; hidden while the queue is full.
         host_seconds_per_kernel: f64 = "s",
         /// Host time of one run of the whole model that nothing hides.

@@ -22,6 +22,8 @@ view! {
         link_fraction: f64 = "ratio",
         /// Time until the first byte from chip to chip arrives.
         link_latency_seconds: f64 = "s",
+        /// Time that one step of a collective takes beyond its bytes; `link_latency_seconds` where there is none.
+        link_step_seconds: Option<f64> = "s",
         /// Chips of one machine (node, chassis).
         chips_per_machine: u64 = "count",
     }

@@ -1,0 +1,38 @@
+//! Collectives over the links of one machine.
+
+use orrery_machine::Links;
+
+/// Seconds of an all-reduce of `bytes` on each of `ranks` chips that reach one another alike.
+///
+/// A ring: every rank sends its share `ranks - 1` times to reduce and as often to gather, and a step takes its latency
+/// beside its bytes. Pieces follow one another in a pipeline, as large as makes latency and bytes of a step alike: that is
+/// the root of the product of what all latencies and all bytes take.
+pub fn all_reduce(bytes: f64, ranks: f64, links: &Links) -> f64 {
+    if ranks <= 1.0 {
+        return 0.0;
+    }
+    let step = links.link_step_seconds.unwrap_or(links.link_latency_seconds);
+    let bandwidth = links.link_count as f64 * links.link_bandwidth * links.link_fraction;
+    let latency = 2.0 * (ranks - 1.0) * step;
+    let transfer = 2.0 * (ranks - 1.0) / ranks * bytes / bandwidth;
+    links.link_latency_seconds + latency + transfer + (latency * transfer).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_and_ranks_never_take_less() {
+        let links = &orrery_machine::find("a100").unwrap().links;
+        let time = |bytes: f64, ranks: f64| all_reduce(bytes, ranks, links);
+        assert_eq!(time(1e6, 1.0), 0.0);
+        for power in 3..10 {
+            let bytes = 10_f64.powi(power);
+            assert!(time(bytes, 4.0) < time(2.0 * bytes, 4.0) && time(bytes, 4.0) < time(bytes, 8.0));
+        }
+        // A gigabyte over eight moves seven quarters of itself.
+        let bound = 1.75e9 / 3e11;
+        assert!((1.0..2.0).contains(&(time(1e9, 8.0) / bound)));
+    }
+}
