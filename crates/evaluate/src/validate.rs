@@ -1,6 +1,7 @@
 //! Predictions beside measured figures, row by row, and how far they are apart.
 
 use crate::compare::in_parallel;
+use crate::generation::{self, generator, reason};
 use crate::nearest::nearest;
 use crate::outcome::CONFIDENCE;
 use crate::setup::Setup;
@@ -168,7 +169,6 @@ fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
 type Prediction = (f64, f64, Option<String>);
 
 fn predict(record: &Record, figure: &Measurement, own: &[System]) -> Result<Prediction, String> {
-    let convert = conversion(&figure.metric)?;
     if figure.scope == Scope::Service {
         return Err("time within a service is not modelled yet".to_owned());
     }
@@ -185,14 +185,17 @@ fn predict(record: &Record, figure: &Measurement, own: &[System]) -> Result<Pred
     if let (None, Some(name)) = (stack, &identity.stack) {
         notes.push(format!("nothing is known of `{name}` on it: the machine's default losses"));
     }
-    let case = case(record)?;
-    notes.extend(case.note.clone());
     let stack = stack.map(str::to_owned);
     let setup = Setup::of(system).precision(precision.as_deref()).stack(stack.as_deref());
-    let (_, timeline) = time(&case.model, &setup).map_err(|d| {
-        let place = if d.place.is_empty() { String::new() } else { format!(" (at {})", d.place.join(" > ")) };
-        format!("{} [{}]{place}", d.cause, d.code)
-    })?;
+    if let Some(known) = generator(record) {
+        let (value, more) = generation::predict(known, record, &figure.metric, &setup)?;
+        notes.extend(more);
+        return Ok((value, 1.0, (!notes.is_empty()).then(|| notes.join("; "))));
+    }
+    let convert = conversion(&figure.metric)?;
+    let case = case(record)?;
+    notes.extend(case.note.clone());
+    let (_, timeline) = time(&case.model, &setup).map_err(|d| reason(&d))?;
     let value = convert(&case, seconds(&timeline, figure.scope) * case.passes);
     if !value.is_finite() || value <= 0.0 {
         return Err(format!("the source's count of `{}` is not known for this workload", figure.metric));

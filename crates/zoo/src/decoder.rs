@@ -65,7 +65,8 @@ impl Dims {
         // One head of keys for each head of queries stays so.
         let kv_heads = if self.kv_heads == self.heads { heads } else { self.kv_heads };
         let kv_heads = settings.extent("kv_heads", kv_heads)?;
-        let hidden = settings.extent("hidden", self.hidden)?;
+        // Another width keeps the ratio.
+        let hidden = settings.extent("hidden", (self.hidden * width / self.width).max(1))?;
         let vocabulary = settings.extent("vocabulary", self.vocabulary)?;
         let positions = settings.extent("positions", self.positions)?;
         if heads % kv_heads != 0 {
