@@ -6,6 +6,7 @@
 pub mod check;
 pub mod compare;
 pub mod explain;
+mod generation;
 pub mod inputs;
 pub mod model;
 mod nearest;
@@ -15,6 +16,7 @@ pub mod setup;
 mod suggest;
 pub mod sweep;
 pub mod validate;
+mod variant;
 pub mod way;
 mod workload;
 

@@ -1,6 +1,7 @@
 //! Predictions beside measured figures, row by row, and how far they are apart.
 
 use crate::compare::in_parallel;
+use crate::generation::{self, generator, reason};
 use crate::nearest::nearest;
 use crate::outcome::CONFIDENCE;
 use crate::setup::Setup;
@@ -168,39 +169,58 @@ fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
 type Prediction = (f64, f64, Option<String>);
 
 fn predict(record: &Record, figure: &Measurement, own: &[System]) -> Result<Prediction, String> {
-    let mode = record.identity.workload.mode.as_deref();
-    let convert = if mode == Some("collective") { None } else { Some(conversion(&figure.metric)?) };
+    let machine = &record.identity.machine;
+    match own.iter().find(|system| system.answers_to(machine)) {
+        Some(system) => prediction(record, figure, system),
+        None => {
+            let found = orrery_machine::find(machine);
+            prediction(record, figure, found.map_err(|_| format!("there is no description of `{machine}` yet"))?)
+        }
+    }
+}
+
+/// What a figure would be by a machine's description, whatever machine the row names.
+///
+/// # Errors
+/// Why it cannot be modelled.
+pub(crate) fn predicted(record: &Record, figure: &Measurement, system: &System) -> Result<f64, String> {
+    prediction(record, figure, system).map(|(value, ..)| value)
+}
+
+fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<Prediction, String> {
     if figure.scope == Scope::Service {
         return Err("time within a service is not modelled yet".to_owned());
     }
     let identity = &record.identity;
-    let system = own.iter().find(|s| s.name == identity.machine);
-    let system = match system {
-        Some(system) => system.clone(),
-        None => orrery_machine::find(&identity.machine)
-            .map_err(|_| format!("there is no description of `{}` yet", identity.machine))?
-            .clone(),
-    };
-    let Some(convert) = convert else { return collective(&identity.workload, figure, &system) };
-    let (precision, mut notes) = precision(&system, identity.precision.as_deref())?;
+    if identity.workload.mode.as_deref() == Some("collective") {
+        return collective(&identity.workload, figure, system);
+    }
+    let (precision, mut notes) = precision(system, identity.precision.as_deref())?;
     let stack = identity.stack.as_deref().filter(|name| system.stack(name).is_ok());
     if let (None, Some(name)) = (stack, &identity.stack) {
         notes.push(format!("nothing is known of `{name}` on it: the machine's default losses"));
     }
     let storage = system.precision(precision.as_deref()).map_err(|d| d.cause.clone())?.storage;
+    let setup = Setup::of(system.clone()).precision(precision.as_deref()).stack(stack);
+    if let Some(known) = generator(record) {
+        let (value, more) = generation::predict(known, record, &figure.metric, &setup)?;
+        notes.extend(more);
+        return Ok((value, 1.0, (!notes.is_empty()).then(|| notes.join("; "))));
+    }
+    let convert = conversion(&figure.metric)?;
     let case = case(record, storage)?;
     notes.extend(case.note.clone());
-    let stack = stack.map(str::to_owned);
-    let setup = Setup::of(system).precision(precision.as_deref()).stack(stack.as_deref());
-    let (_, timeline) = time(&case.model, &setup).map_err(|d| {
-        let place = if d.place.is_empty() { String::new() } else { format!(" (at {})", d.place.join(" > ")) };
-        format!("{} [{}]{place}", d.cause, d.code)
-    })?;
+    let (_, timeline) = time(&case.model, &setup).map_err(|d| reason(&d))?;
     let value = convert(&case, seconds(&timeline, figure.scope) * case.passes);
     if !value.is_finite() || value <= 0.0 {
         return Err(format!("the source's count of `{}` is not known for this workload", figure.metric));
     }
     Ok((value, case.passes, (!notes.is_empty()).then(|| notes.join("; "))))
+}
+
+/// True for metrics that grow as the time of the work shrinks.
+pub(crate) fn is_rate(metric: &str) -> bool {
+    !metric.starts_with("latency")
 }
 
 /// An all-reduce over the links of one machine.
@@ -303,7 +323,7 @@ fn summary(system: String, kind: String, rows: &[&ValidationRow]) -> Summary {
 }
 
 /// The quantile between the two nearest values; zero of none.
-fn quantile(mut values: Vec<f64>, at: f64) -> f64 {
+pub(crate) fn quantile(mut values: Vec<f64>, at: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let place = at * values.len().saturating_sub(1) as f64;
     let (below, above) = (place.floor() as usize, place.ceil() as usize);

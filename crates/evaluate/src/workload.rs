@@ -1,6 +1,7 @@
 //! From a row of a measurements file to the work it names: a graph, and how the figure follows from its time.
 
 use crate::model::{Bound, Model, Options};
+use crate::variant::variant;
 use orrery_ir::{Attrs, Builder, Op};
 use orrery_numerics::DType;
 use orrery_record::{Record, Workload};
@@ -41,7 +42,7 @@ pub(crate) fn case(record: &Record, storage: DType) -> Result<Case, Reason> {
         Some("inference") => whole_model(record, 1.0),
         Some("train") => whole_model(record, TRAINING_PASSES),
         Some("prefill" | "decode") => {
-            Err(format!("`{}` with a KV cache is not among the built-in models", workload.model))
+            Err(format!("`{}` is not among the built-in models that generate", workload.model))
         }
         Some("collective") => Err("collectives over several devices are not modelled yet".to_owned()),
         Some("power") => Err("power is not modelled yet".to_owned()),
@@ -250,11 +251,17 @@ fn attention(workload: &Workload, storage: DType) -> Result<Case, Reason> {
     finish(b, "y", y, Counts { samples: batch, flops, ..Counts::default() })
 }
 
-/// Keys of `spec` under which a model is another one than the built-in.
-const VARIANTS: [&str; 8] =
-    ["n_layers", "d_model", "n_heads", "ffn", "vocab", "crop", "base_filters", "image"];
 /// Keys that say how many chips one copy of the model is cut over.
 const CUTS: [&str; 5] = ["tp", "pp", "ipus_per_replica", "cp", "tiles_per_instance"];
+
+/// Refuses rows whose model is cut over several chips.
+pub(crate) fn uncut(workload: &Workload) -> Result<(), Reason> {
+    let cut = |key: &&&str| workload.spec.get(**key).and_then(Value::as_i64).is_some_and(|n| n > 1);
+    match CUTS.iter().find(cut) {
+        Some(key) => Err(format!("one copy of the model is cut over several chips (`{key}`)")),
+        None => Ok(()),
+    }
+}
 
 fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
     let identity = &record.identity;
@@ -263,14 +270,11 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
         .iter()
         .find(|m| m.name == workload.model || m.aliases.contains(&workload.model.as_str()))
         .ok_or_else(|| format!("`{}` is not among the built-in models", workload.model))?;
-    for key in CUTS {
-        if workload.spec.get(key).and_then(Value::as_i64).is_some_and(|n| n > 1) {
-            return Err(format!("one copy of the model is cut over several chips (`{key}`)"));
-        }
-    }
+    uncut(workload)?;
     let devices = identity.devices.ok_or("the number of devices is not published")?;
     let micro = micro_batch(workload, devices)?;
-    let mut options = Options::default();
+    let (parameters, mut notes) = variant(known, workload);
+    let mut options = Options { parameters, ..Options::default() };
     if known.name.starts_with("bert") && passes > 1.0 {
         options.parameters.push("head=pretraining".to_owned());
     }
@@ -281,15 +285,11 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
     let model = Model::open(known.name, &options).map_err(|d| d.cause.clone())?;
     let bound = model.at_batch(Some(micro)).map_err(|d| d.cause.clone())?;
     let flops = 2.0 * bound.macs().map_err(|d| d.cause.clone())? as f64;
-    let mut notes = Vec::new();
     if passes > 1.0 {
         notes.push("three times the forward pass; optimizer and all-reduce not counted".to_owned());
     }
     if devices != 1.0 {
         notes.push(format!("{devices} devices taken as so many times one"));
-    }
-    if let Some(other) = VARIANTS.iter().find(|key| workload.spec.contains_key(**key)) {
-        notes.push(format!("the built-in variant, whatever the row's `{other}` says"));
     }
     Ok(Case {
         model: bound,
@@ -303,7 +303,7 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
 }
 
 /// Samples on one device at once: what the row says, else the global batch divided by devices and accumulations.
-fn micro_batch(workload: &Workload, devices: f64) -> Result<u64, Reason> {
+pub(crate) fn micro_batch(workload: &Workload, devices: f64) -> Result<u64, Reason> {
     let said = |key: &str| workload.spec.get(key).and_then(Value::as_u64).filter(|n| *n > 0);
     if let Some(micro) = ["micro_batch", "bs_per_gpu", "bs_per_device"].into_iter().find_map(said) {
         return Ok(micro);
@@ -369,7 +369,7 @@ mod tests {
         assert_eq!(shared.samples, 4.0);
         assert!(of("resnet50", "train", "", "{}").is_err());
         assert!(of("resnet50", "train", "41", r#"{"grad_accum": 10}"#).is_err());
-        assert!(of("llama2_70b", "inference", "1", "{}").is_err());
+        assert!(of("llama9_70b", "inference", "1", "{}").is_err());
         assert!(of("bert_large", "train", "16", r#"{"tp": 2}"#).is_err());
     }
 }

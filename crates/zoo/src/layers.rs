@@ -37,6 +37,19 @@ pub(crate) fn linear(
     b.op(Op::Add, name, &[product, bias], Attrs::new())
 }
 
+/// The same without a bias.
+pub(crate) fn project(
+    b: &mut Builder,
+    name: &str,
+    x: ValueId,
+    inputs: i64,
+    outputs: i64,
+    deviation: f64,
+) -> ValueId {
+    let weight = b.scope(name, |b| b.weight("weight", [inputs, outputs], deviation));
+    b.op(Op::MatMul, name, &[x, weight], Attrs::new())
+}
+
 /// A layer `x·Wᵀ + b` over a matrix `x`, `W` of shape `[outputs, inputs]`.
 pub(crate) fn fully_connected(
     b: &mut Builder,
@@ -133,6 +146,25 @@ pub(crate) fn layer_norm(b: &mut Builder, name: &str, x: ValueId, width: i64, ep
     let operands = b
         .scope(name, |b| [x, b.weight_around("weight", [width], 1.0, 0.05), b.weight("bias", [width], 0.05)]);
     b.op(Op::LayerNormalization, name, &operands, Attrs::new().with("axis", -1_i64).with("epsilon", epsilon))
+}
+
+/// Layer normalisation over the last dimension, without a bias.
+pub(crate) fn layer_norm_unbiased(
+    b: &mut Builder,
+    name: &str,
+    x: ValueId,
+    width: i64,
+    epsilon: f64,
+) -> ValueId {
+    let scale = b.scope(name, |b| b.weight_around("weight", [width], 1.0, 0.05));
+    let attrs = Attrs::new().with("axis", -1_i64).with("epsilon", epsilon);
+    b.op(Op::LayerNormalization, name, &[x, scale], attrs)
+}
+
+/// Normalisation by the root of the mean square over the last dimension.
+pub(crate) fn rms_norm(b: &mut Builder, name: &str, x: ValueId, width: i64, epsilon: f64) -> ValueId {
+    let scale = b.scope(name, |b| b.weight_around("weight", [width], 1.0, 0.05));
+    b.op(Op::RMSNormalization, name, &[x, scale], Attrs::new().with("axis", -1_i64).with("epsilon", epsilon))
 }
 
 /// Extent number `axis` of `x`, as a vector of one integer.

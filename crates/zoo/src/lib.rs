@@ -10,8 +10,10 @@
 
 mod bert;
 mod braggnn;
-mod gpt2;
+mod decoder;
+mod gpt;
 mod layers;
+mod llama;
 mod options;
 mod primitives;
 mod resnet;
@@ -21,8 +23,10 @@ pub use options::{Options, Parameter, Settings};
 
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::{Bindings, Graph};
+use std::sync::LazyLock;
 
 /// A model of the zoo.
+#[derive(Clone, Copy)]
 pub struct ZooModel {
     /// Name.
     pub name: &'static str,
@@ -59,23 +63,17 @@ impl ZooModel {
 
 /// All models, in the order in which they are shown.
 pub fn registry() -> &'static [ZooModel] {
-    const ALL: &[ZooModel] = &[
-        braggnn::BRAGGNN,
-        resnet::RESNET50,
-        unet::UNET2D,
-        unet::UNET2D_MEDICAL,
-        bert::BERT_LARGE,
-        bert::BERT_BASE,
-        bert::BERT_TINY,
-        bert::MINILM,
-        gpt2::GPT2_SMALL,
-        gpt2::GPT2_XL,
-        primitives::GEMM,
-        primitives::CONV2D,
-        primitives::RELU,
-        primitives::LSTM,
-    ];
-    ALL
+    static ALL: LazyLock<Vec<ZooModel>> = LazyLock::new(|| {
+        let families: &[&[ZooModel]] = &[
+            &[braggnn::BRAGGNN, resnet::RESNET50, unet::UNET2D, unet::UNET2D_MEDICAL],
+            &[bert::BERT_LARGE, bert::BERT_BASE, bert::BERT_TINY, bert::MINILM],
+            gpt::MODELS,
+            llama::MODELS,
+            &[primitives::GEMM, primitives::CONV2D, primitives::RELU, primitives::LSTM],
+        ];
+        families.concat()
+    });
+    &ALL
 }
 
 /// The model of that name or alias.

@@ -79,7 +79,8 @@ impl<'a> Settings<'a> {
         let default = || self.model.parameters.iter().find(|p| p.name == name).map_or("", |p| p.default);
         self.options.0.get(name).map_or_else(default, String::as_str)
     }
-    fn refuse<T>(&self, name: &str, takes: &str) -> Result<T> {
+    /// That the value of a parameter cannot be used.
+    pub(crate) fn refuse<T>(&self, name: &str, takes: &str) -> Result<T> {
         let cause = format!("the option `{name}` of `{}` cannot be `{}`", self.model.name, self.text(name));
         Diagnostic::error("zoo-option", cause).help(format!("it takes {takes}")).err()
     }

@@ -57,6 +57,24 @@ fn activations_stay_in_the_range_of_half_precision() {
         ("bert_tiny", "head=classes", vec![("batch", 1), ("seq", 6)], vec![vec![1, 2]]),
         ("minilm", "head=none layers=2", vec![("batch", 1), ("seq", 5)], vec![vec![1, 5, 384]]),
         ("gpt2_small", "layers=2 logits=last", vec![("batch", 1), ("seq", 4)], vec![vec![1, 1, 50257]]),
+        (
+            "llama2_7b",
+            "layers=4 width=64 heads=4 hidden=160 vocabulary=30000",
+            vec![("batch", 2), ("seq", 9)],
+            vec![vec![2, 9, 30000]],
+        ),
+        (
+            "gptj_6b",
+            "layers=4 width=64 heads=4 hidden=160 vocabulary=30000 logits=last",
+            vec![("batch", 2), ("seq", 9)],
+            vec![vec![2, 1, 30000]],
+        ),
+        (
+            "bloomz_7b1",
+            "layers=4 width=64 heads=4 hidden=160 vocabulary=30000 logits=last",
+            vec![("batch", 2), ("seq", 9)],
+            vec![vec![2, 1, 30000]],
+        ),
         ("gemm", "m=3 k=5 n=4", vec![("batch", 2)], vec![vec![2, 3, 4]]),
         ("gemm", "m=3 k=5 n=4 right=weight dtype=bf16", vec![("batch", 2)], vec![vec![2, 3, 4]]),
         ("conv2d", "dtype=f16 channels=4", vec![("batch", 2)], vec![vec![2, 32, 5, 5]]),
@@ -95,29 +113,50 @@ fn activations_stay_in_the_range_of_half_precision() {
     }
 }
 
+/// One decoder of each kind, small.
+const DECODERS: &[(&str, &str)] = &[
+    ("gpt2_small", "layers=2"),
+    ("gpt_800m", "layers=2 width=64 heads=4 hidden=96 vocabulary=5000"),
+    ("gptj_6b", "layers=2 width=64 heads=4 hidden=96 vocabulary=5000"),
+    ("mpt_7b", "layers=2 width=64 heads=4 hidden=96 vocabulary=5000"),
+    ("bloomz_7b1", "layers=2 width=64 heads=4 hidden=96 vocabulary=5000"),
+    ("genslm_250m", "layers=2 width=64 heads=4 hidden=96 vocabulary=5000"),
+    ("llama3_8b", "layers=2 width=64 heads=4 kv_heads=2 hidden=96 vocabulary=5000"),
+    ("llama3.2_1b", "layers=2 width=64 heads=4 kv_heads=1 hidden=96 vocabulary=5000"),
+];
+
 #[test]
 fn a_cache_changes_no_number() {
     let ids: Vec<i64> = vec![464, 3290, 318, 845, 3772];
     let tokens = |ids: &[i64]| Datum::from(Tensor::from_vec(vec![1, ids.len()], ids.to_vec()));
-    let of = |form: &str, inputs: Vec<Datum>| {
-        interpret::run(&build("gpt2_small", &format!("layers=2 form={form}")), inputs, 1).unwrap()
-    };
-    let whole = numbers(&of("forward", vec![tokens(&ids)])[0]);
-    let vocabulary = whole.len() / ids.len();
-    let prefilled = of("prefill", vec![tokens(&ids[..2])]);
-    assert_eq!(numbers(&prefilled[0]), whole[..2 * vocabulary]);
+    for (name, options) in DECODERS {
+        let of = |form: &str, inputs: Vec<Datum>| {
+            interpret::run(&build(name, &format!("{options} form={form}")), inputs, 1)
+                .unwrap_or_else(|error| panic!("{name} {form}: {error}"))
+        };
+        let whole = numbers(&of("forward", vec![tokens(&ids)])[0]);
+        let vocabulary = whole.len() / ids.len();
+        // Each place has an answer of its own, and one that depends on what came before in its order.
+        assert_ne!(whole[..vocabulary], whole[vocabulary..2 * vocabulary], "{name}");
+        let swapped = numbers(&of("forward", vec![tokens(&[3290, 464, 318, 845, 3772])])[0]);
+        assert_ne!(whole[2 * vocabulary..], swapped[2 * vocabulary..], "{name}: tokens have no order");
+        let prefilled = of("prefill", vec![tokens(&ids[..2])]);
+        let close = |found: &[f32], expected: &[f32]| {
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-4, "{name}: {found} {expected}");
+            }
+        };
+        close(&numbers(&prefilled[0]), &whole[..2 * vocabulary]);
 
-    // Two tokens at once, then one.
-    let mut past = prefilled[1..].to_vec();
-    for new in [2..4, 4..5] {
-        let mut inputs = vec![tokens(&ids[new.clone()])];
-        inputs.extend(past);
-        let decoded = of("decode", inputs);
-        let expected = &whole[new.start * vocabulary..new.end * vocabulary];
-        for (found, expected) in numbers(&decoded[0]).iter().zip(expected) {
-            assert!((found - expected).abs() < 1e-4, "{found} {expected}");
+        // Two tokens at once, then one.
+        let mut past = prefilled[1..].to_vec();
+        for new in [2..4, 4..5] {
+            let mut inputs = vec![tokens(&ids[new.clone()])];
+            inputs.extend(past);
+            let decoded = of("decode", inputs);
+            close(&numbers(&decoded[0]), &whole[new.start * vocabulary..new.end * vocabulary]);
+            past = decoded[1..].to_vec();
+            assert_eq!(past[0].as_tensor().unwrap().shape()[2], new.end, "{name}");
         }
-        past = decoded[1..].to_vec();
-        assert_eq!(past[0].as_tensor().unwrap().shape(), [1, 12, new.end, 64]);
     }
 }

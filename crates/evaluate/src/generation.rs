@@ -1,0 +1,248 @@
+//! Language models at work: a pass over the prompt, then a step for each token more.
+//!
+//! A row of a measurements file names a prompt and a number of tokens; its figure follows from two programs: one for the
+//! prompt, and one for a step whose cache is as long as the tokens before it. The second is compiled once, with the length of
+//! the cache left open, and timed at several lengths.
+
+use crate::model::{Model, Options};
+use crate::setup::Setup;
+use crate::variant::variant;
+use crate::way::build;
+use crate::workload::{micro_batch, uncut};
+use orrery_base::Diagnostic;
+use orrery_ir::Bindings;
+use orrery_record::{Record, Workload};
+use orrery_simulate::device_time;
+use orrery_transform::Weights;
+use orrery_zoo::ZooModel;
+use serde_json::Value;
+
+/// Why a row cannot be modelled.
+type Reason = String;
+
+/// Context of a decode step whose row gives none.
+const CONTEXT: i64 = 1024;
+/// Most lengths of the cache at which steps are timed; between them, time is taken to be linear.
+const MOST_LENGTHS: i64 = 17;
+
+/// A predicted figure, with what to know about it.
+type Predicted = (f64, Vec<String>);
+
+/// The decoder that a row lets generate; none for rows of other kinds.
+pub(crate) fn generator(record: &Record) -> Option<&'static ZooModel> {
+    let workload = &record.identity.workload;
+    let generates = matches!(workload.mode.as_deref(), Some("prefill" | "decode" | "inference"));
+    let known = orrery_zoo::find(&workload.model).ok().filter(|_| generates)?;
+    known.parameters.iter().any(|parameter| parameter.name == "form").then_some(known)
+}
+
+/// What a row asks for.
+struct Request<'a> {
+    known: &'static ZooModel,
+    setup: &'a Setup,
+    /// Choices of the model.
+    options: Vec<String>,
+    /// Sequences at once on one device.
+    batch: u64,
+    /// Devices that each do this at the same time.
+    devices: f64,
+}
+
+/// The figure of a row in the unit of its metric.
+///
+/// # Errors
+/// Why it cannot be modelled.
+pub(crate) fn predict(
+    known: &'static ZooModel,
+    record: &Record,
+    metric: &str,
+    setup: &Setup,
+) -> Result<Predicted, Reason> {
+    let workload = &record.identity.workload;
+    uncut(workload)?;
+    let devices = record.identity.devices.ok_or("the number of devices is not published")?;
+    let batch = micro_batch(workload, devices).map_err(|why| {
+        if devices > 1.0 { format!("{why}: one copy is cut over several chips") } else { why }
+    })?;
+    let (options, mut notes) = variant(known, workload);
+    let request = Request { known, setup, options, batch, devices };
+    let length = |key: &str| workload.spec.get(key).and_then(Value::as_i64).filter(|n| *n > 0);
+    let whole = workload.lengths.sequence.and_then(|n| i64::try_from(n).ok());
+    let prompt = length("in_len");
+    let new = length("out_len").unwrap_or(1);
+    let (seconds, tokens) = match workload.mode.as_deref() {
+        Some("prefill") => {
+            let prompt = prompt.or(whole).ok_or("the length of the prompt is not published")?;
+            (request.prompt(prompt)?, prompt)
+        }
+        Some("decode") if new > 1 && metric == "latency_ms" => {
+            let prompt = prompt.ok_or("the length of the prompt is not published")?;
+            (request.prompt(prompt)? + request.steps(prompt, new - 1)?, new)
+        }
+        Some("decode") => {
+            let context = prompt.or(whole.map(|n| n - 1)).filter(|n| *n > 0).unwrap_or_else(|| {
+                notes.push(format!("context not published, taken as {CONTEXT} tokens"));
+                CONTEXT
+            });
+            (request.steps(context, new)?, new)
+        }
+        _ => {
+            let prompt = prompt.ok_or("the length of the prompt is not published")?;
+            (request.prompt(prompt)? + request.steps(prompt, new - 1)?, counted(workload, prompt, new)?)
+        }
+    };
+    let sequences = request.devices * request.batch as f64;
+    let value = match metric {
+        "latency_ms" => seconds * 1e3,
+        "tokens_per_s" => sequences * tokens as f64 / seconds,
+        "tokens_per_s_per_device" => request.batch as f64 * tokens as f64 / seconds,
+        "tokens_per_s_per_user" => tokens as f64 / seconds,
+        "samples_per_s" => sequences / seconds,
+        other => return Err(format!("the metric `{other}` does not follow from the time of one device")),
+    };
+    if devices > 1.0 {
+        notes.push(format!("{devices} devices taken as so many times one"));
+    }
+    Ok((value, notes))
+}
+
+/// Tokens of a sequence that the row's rate counts.
+fn counted(workload: &Workload, prompt: i64, new: i64) -> Result<i64, Reason> {
+    match workload.spec.get("counts").and_then(Value::as_str) {
+        None | Some("out") => Ok(new),
+        Some("in+out") => Ok(prompt + new),
+        Some(other) => Err(format!("it is not known which tokens `{other}` counts")),
+    }
+}
+
+impl Request<'_> {
+    fn model(&self, form: &str, seq: i64) -> Result<Model, Reason> {
+        let mut parameters = self.options.clone();
+        parameters.extend([format!("form={form}"), "logits=last".to_owned()]);
+        let dims = [("seq".to_owned(), seq)].into();
+        Model::open(self.known.name, &Options { parameters, dims }).map_err(|d| reason(&d))
+    }
+    /// Seconds from a prompt to its first new token.
+    fn prompt(&self, length: i64) -> Result<f64, Reason> {
+        let timed = || {
+            let bound = self.model("prefill", length)?.at_batch(Some(self.batch)).map_err(|d| reason(&d))?;
+            let built = build(&bound, self.setup, Weights::ShapeOnly, &Default::default());
+            let program = built.map_err(|d| reason(&d))?.compiled.program;
+            let target = self.setup.target().map_err(|d| reason(&d))?;
+            device_time(&program, &Bindings::new(), &target).map_err(|d| reason(&d))
+        };
+        timed().map(|time| time.seconds()).map_err(|why: Reason| format!("prompt: {why}"))
+    }
+    /// Seconds of so many steps of one token each, the first of which finds `context` tokens in the cache.
+    fn steps(&self, context: i64, steps: i64) -> Result<f64, Reason> {
+        if steps == 0 {
+            return Ok(0.0);
+        }
+        let last = context + steps - 1;
+        let timed = || {
+            let bound =
+                self.model("decode", 1)?.with_open(Some(self.batch), "past").map_err(|d| reason(&d))?;
+            let options = orrery_compile::Options {
+                symbols: [("past".to_owned(), (context, last))].into(),
+                ..Default::default()
+            };
+            let built = build(&bound, self.setup, Weights::ShapeOnly, &options).map_err(|d| reason(&d))?;
+            let program = built.compiled.program;
+            let target = self.setup.target().map_err(|d| reason(&d))?;
+            sum(context, last, |past| {
+                let at = [("past".to_owned(), past)].into();
+                device_time(&program, &at, &target).map(|t| t.seconds()).map_err(|d| reason(&d))
+            })
+        };
+        timed().map_err(|why: Reason| format!("decode step: {why}"))
+    }
+}
+
+/// The sum of `of` over all integers from `first` to `last`, known at a few and linear between them.
+fn sum(first: i64, last: i64, of: impl Fn(i64) -> Result<f64, Reason>) -> Result<f64, Reason> {
+    let pieces = (last - first).clamp(1, MOST_LENGTHS - 1);
+    let mut before = (first, of(first)?);
+    let mut total = before.1;
+    for piece in 1..=pieces {
+        let at = first + (last - first) * piece / pieces;
+        if at == before.0 {
+            break;
+        }
+        let here = of(at)?;
+        // From the value behind the last one to this one.
+        let count = (at - before.0) as f64;
+        total += count * (before.1 + here) / 2.0 + (here - before.1) / 2.0;
+        before = (at, here);
+    }
+    Ok(total)
+}
+
+/// A diagnostic in a line.
+pub(crate) fn reason(diagnostic: &Diagnostic) -> Reason {
+    let place = if diagnostic.place.is_empty() {
+        String::new()
+    } else {
+        format!(" (at {})", diagnostic.place.join(" > "))
+    };
+    format!("{} [{}]{place}", diagnostic.cause, diagnostic.code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orrery_record::rows::read;
+
+    fn of(workload: &str, mode: &str, metric: &str, spec: &str) -> Result<f64, Reason> {
+        let spec = spec.replace('"', "\"\"");
+        let text = format!(
+            "system,devices,workload,mode,precision,batch_size,seq_len,metric,value,spec\n\
+             a100-40gb,1,{workload},{mode},fp16,4,,{metric},1,\"{spec}\"\n"
+        );
+        let record = &read(&text).unwrap()[0];
+        let setup = Setup::find("a100-40gb").unwrap().precision(Some("fp16"));
+        let known = generator(record).ok_or("it does not generate")?;
+        predict(known, record, metric, &setup).map(|(value, _)| value)
+    }
+
+    #[test]
+    fn sums_are_those_of_lines_between_few_points() {
+        let line = |n: i64| Ok(3.0 + 2.0 * n as f64);
+        for (first, last) in [(5, 5), (5, 6), (1, 17), (1, 18), (100, 2147)] {
+            let expected: f64 = (first..=last).map(|n| line(n).unwrap()).sum();
+            let found = sum(first, last, line).unwrap();
+            assert!((found - expected).abs() < 1e-9 * expected, "{first} to {last}: {found} {expected}");
+        }
+    }
+
+    #[test]
+    fn a_generation_is_its_prompt_and_its_steps() {
+        let small = r#""n_layers": 2, "d_model": 256, "n_heads": 4, "ffn": 512, "vocab": 1000"#;
+        let spec = |rest: &str| format!("{{{small}, {rest}}}");
+        let ms = |mode, rest: &str| of("llama2_7b", mode, "latency_ms", &spec(rest)).unwrap();
+        let prompt = ms("prefill", r#""in_len": 64"#);
+        let steps: f64 = (64..67).map(|n| ms("decode", &format!(r#""in_len": {n}"#))).sum();
+        let whole = ms("inference", r#""in_len": 64, "out_len": 4"#);
+        assert!((whole - prompt - steps).abs() < 1e-6 * whole, "{whole} {prompt} {steps}");
+        let rate = |rest: &str| of("llama2_7b", "inference", "tokens_per_s", &spec(rest)).unwrap();
+        let out = rate(r#""in_len": 64, "out_len": 4, "counts": "out""#);
+        assert!((out - 4.0 * 4.0 / (whole * 1e-3)).abs() < 1e-6 * out);
+        let both = rate(r#""in_len": 64, "out_len": 4, "counts": "in+out""#);
+        assert!((both / out - 17.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_is_not_modelled_says_why() {
+        assert!(
+            of("llama2_7b", "inference", "tokens_per_s", r#"{"in_len": 8, "out_len": 8, "tp": 2}"#)
+                .unwrap_err()
+                .contains("`tp`")
+        );
+        assert!(
+            of("llama2_70b", "prefill", "latency_ms", r#"{"in_len": 8}"#)
+                .unwrap_err()
+                .contains("does-not-fit")
+        );
+        assert!(of("llama2_7b", "inference", "tokens_per_s", "{}").unwrap_err().contains("not published"));
+        assert_eq!(of("resnet50", "inference", "latency_ms", "{}").unwrap_err(), "it does not generate");
+    }
+}
