@@ -16,7 +16,11 @@ fn inputs(graph: &Graph, bindings: &Bindings) -> Vec<Datum> {
         let count = shape.iter().product();
         let tensor = match ty.dtype {
             DType::F32 => Tensor::from_vec(shape, normal(i as u64 + 1, count, 0.0, 1.0)),
-            DType::I64 => Tensor::from_vec(shape, (0..count as i64).map(|x| x * 7 % 5).collect()),
+            DType::I64 => {
+                // There are two kinds of segments.
+                let kinds = if graph.values[*id].name == "token_type_ids" { 2 } else { 5 };
+                Tensor::from_vec(shape, (0..count as i64).map(|x| x * 7 % kinds).collect())
+            }
             DType::I32 => Tensor::from_vec(shape, (0..count as i32).map(|x| x * 7 % 5).collect()),
             other => panic!("no inputs of {other}"),
         };

@@ -21,6 +21,14 @@ pub(crate) enum Outcome {
 pub(crate) trait HostKernel: Send + Sync {
     /// Name, as the profile shows it.
     fn name(&self) -> &'static str;
+    /// Whether it computes the program of its step's tail too.
+    fn takes_tail(&self) -> bool {
+        false
+    }
+    /// Whether it adds the bias of its step's tail too.
+    fn takes_bias(&self) -> bool {
+        false
+    }
     /// Computes the step's outputs.
     ///
     /// # Errors
