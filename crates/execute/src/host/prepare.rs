@@ -322,12 +322,12 @@ fn last_uses(graph: &Graph, steps: &mut [Step]) {
     }
 }
 
-/// The integers of an attribute, or so many of a default.
+/// The integers of an attribute, or so many of a default; none where one is negative or no size that memory has.
 pub(crate) fn integers(node: &Node, name: &str, count: usize, default: usize) -> Option<Vec<usize>> {
     match node.attrs.get(name) {
         None => Some(vec![default; count]),
         Some(Attr::Ints(values)) if values.len() == count => {
-            values.iter().map(|&v| usize::try_from(v).ok()).collect()
+            values.iter().map(|&v| u32::try_from(v).ok().map(|v| v as usize)).collect()
         }
         Some(_) => None,
     }

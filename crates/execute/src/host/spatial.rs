@@ -278,7 +278,7 @@ impl HostKernel for PoolKernel {
             Pooling::Max
         };
         let out_shape = window.shape(shape[0], shape[1], place.out);
-        let mut out = call.room(out_shape.iter().product());
+        let mut out = call.room_for(&out_shape)?;
         let WindowAttrs { taps, stride, dilation, .. } = *window;
         Pool { kind, channels: shape[1], place, taps, stride, dilation }.run(
             &call.machine.threads,
@@ -462,13 +462,13 @@ impl HostKernel for ResizeKernel {
         }
         let layout = call.input(0).map_or(Layout::Plain, |v| layout_at_hand(v));
         let Some(data) = call.floats(0, layout) else { return Ok(Outcome::Declined) };
+        let out_shape: Vec<usize> = target.iter().map(|t| t.0).collect();
+        let mut out = call.room_for(&out_shape)?;
         let size = two(&shape[2..], 1);
         let rows =
             if shape.len() == 4 { self.samples(size[0], target[2]) } else { Samples::Nearest(vec![0]) };
         let columns = self.samples(size[1], target[shape.len() - 1]);
         let pixel = if layout == Layout::Plain { 1 } else { shape[1] };
-        let out_shape: Vec<usize> = target.iter().map(|t| t.0).collect();
-        let mut out = call.room(out_shape.iter().product());
         resize(&call.machine.threads, &data, size, pixel, &rows, &columns, &mut out);
         call.make(out_shape, out, layout)
     }
