@@ -391,17 +391,28 @@ fn accumulate<S: Simd, const MR: usize, const NV: usize>(
         *to = &row[..len];
     }
     let mut local = *sums;
-    for (k, right) in (0..len).zip(panel.chunks_exact(NV * S::LANES)) {
+    // Plain indices: an iterator that is not compiled into this loop would cost a call for each `k`, and all registers.
+    let width = NV * S::LANES;
+    let (mut k, mut rest) = (0, panel);
+    while k < len && rest.len() >= width {
         let mut columns = [s.splat(0.0); NV];
-        for (v, column) in columns.iter_mut().enumerate() {
-            *column = s.load(&right[v * S::LANES..]);
+        let mut v = 0;
+        while v < NV {
+            columns[v] = s.load(&rest[v * S::LANES..width]);
+            v += 1;
         }
-        for i in 0..MR {
+        let mut i = 0;
+        while i < MR {
             let left = s.splat(left_rows[i][k]);
-            for v in 0..NV {
+            let mut v = 0;
+            while v < NV {
                 local[i][v] = s.fma(left, columns[v], local[i][v]);
+                v += 1;
             }
+            i += 1;
         }
+        k += 1;
+        rest = &rest[width..];
     }
     *sums = local;
 }
