@@ -5,7 +5,8 @@ Needs the test models and their Python (`cargo xtask models`) and a release buil
 
 For each model and number of threads it prints the least and the median time of both, the ratio of the least times
 (above 1 the host is faster), the largest difference of the outputs, and the machine's load, to which others than these
-two may add. Runs alternate in short bursts, so that whatever else the machine does falls on both sides alike.
+two may add. Runs alternate in short bursts, so that whatever else the machine does falls on both sides alike. With one
+thread it also prints the ratio of the least processor times (Linux), which others' work hardly touches.
 """
 
 import argparse
@@ -56,6 +57,13 @@ class Host:
     def run(self, count):
         self.say(f"run {count}")
         return [float(x) for x in self.answer().split()]
+
+    def processor_time(self):
+        """Seconds that its main thread has had so far; none where the system does not tell."""
+        try:
+            return int(pathlib.Path(f"/proc/{self.process.pid}/schedstat").read_text().split()[0]) * 1e-9
+        except (OSError, ValueError):
+            return None
 
     def output(self, folder, number, shape):
         file = pathlib.Path(folder) / "output.bin"
@@ -110,17 +118,24 @@ def measure(program, model, extents, threads, seconds, show_profile):
             got = ours.output(folder, number, array.shape)
             scale = max(1.0, float(numpy.abs(array).max()))
             difference = max(difference, float(numpy.abs(got - array).max()) / scale)
-        our_times, their_times = [], []
+        our_times, their_times, our_processor, their_processor = [], [], [], []
         end = time.monotonic() + seconds
         while time.monotonic() < end or len(our_times) < 6:
+            before = ours.processor_time()
             our_times += ours.run(3)
+            after = ours.processor_time()
+            start_processor = time.thread_time()
             for _ in range(3):
                 start = time.perf_counter()
                 theirs.run(None, feed)
                 their_times.append(time.perf_counter() - start)
+            if threads == 1 and before is not None:
+                our_processor.append(after - before)
+                their_processor.append(time.thread_time() - start_processor)
         profile = ours.profile() if show_profile else []
         ours.close()
-    return our_times, their_times, difference, profile
+    processor = f"of processor time {min(their_processor) / min(our_processor):.2f}, " if our_processor else ""
+    return our_times, their_times, processor, difference, profile
 
 
 def main():
@@ -151,14 +166,14 @@ def main():
     print(f"onnxruntime {onnxruntime.__version__}, onnx {onnx.__version__}; times in ms, least / median")
     for name, file, extents in models:
         for threads in arguments.threads:
-            ours, theirs, difference, profile = measure(
+            ours, theirs, processor, difference, profile = measure(
                 arguments.program, file, extents, threads, arguments.seconds, arguments.profile
             )
             show = lambda times: f"{1e3 * min(times):.2f} / {1e3 * statistics.median(times):.2f}"
             print(
                 f"{name}, {threads} thread{'s' if threads > 1 else ''}: host {show(ours)}, onnxruntime {show(theirs)}, "
                 f"ratio {min(theirs) / min(ours):.2f} (median {statistics.median(theirs) / statistics.median(ours):.2f}), "
-                f"largest difference {difference:.1e}, load {os.getloadavg()[0]:.1f}",
+                f"{processor}largest difference {difference:.1e}, load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
             if profile:

@@ -42,7 +42,8 @@ fn models_with_real_weights_give_what_onnx_runtime_gives() {
     }
     assert!(cases.len() >= 23, "{} models", cases.len());
     for case in &cases {
-        let errors = [prepared, as_it_is].map(|run| case.run(run).unwrap_or_else(|why| panic!("{}: {why}", case.name)));
+        let errors = [prepared, as_it_is]
+            .map(|run| case.run(run).unwrap_or_else(|why| panic!("{}: {why}", case.name)));
         println!("{}: error {:.1e}, as the file has it {:.1e}", case.name, errors[0], errors[1]);
         assert!(errors.iter().all(|e| *e <= MOST_ERROR), "{}: {errors:?}", case.name);
     }

@@ -13,9 +13,8 @@ use std::cell::RefCell;
 pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
     let given = inputs_of_bodies(choice);
     let bodies = choice.node.bodies.iter().zip(&given);
-    let sessions: Option<Vec<Session>> = bodies
-        .map(|(body, inputs)| Session::on(body, inputs.as_deref(), choice.machine).ok())
-        .collect();
+    let sessions: Option<Vec<Session>> =
+        bodies.map(|(body, inputs)| Session::on(body, inputs.as_deref(), choice.machine).ok()).collect();
     Some(Box::new(Nested { bodies: sessions? }))
 }
 
