@@ -1,7 +1,7 @@
 //! Models with real weights: they import whole, shapes come out, and the interpreter gives what ONNX Runtime gives.
 
 use orrery_conformance::cache;
-use orrery_conformance::models::model_cases;
+use orrery_conformance::models::{MOST_ERROR, model_cases};
 use orrery_conformance::round_trip::round_trip;
 use orrery_import::onnx::{Options, load_path};
 use orrery_ir::op::Datum;
@@ -93,9 +93,11 @@ fn the_interpreter_gives_what_onnx_runtime_gives() {
             continue;
         }
         let start = Instant::now();
-        case.run(|graph, inputs| interpret::run(graph, inputs, 0))
+        let error = case
+            .run(|graph, inputs| interpret::run(graph, inputs, 0))
             .unwrap_or_else(|why| panic!("{}: {why}", case.name));
-        println!("{}: {:.1?}", case.name, start.elapsed());
+        println!("{}: error {error:.1e}, {:.1?}", case.name, start.elapsed());
+        assert!(error <= MOST_ERROR, "{}: {error:e}", case.name);
         ran += 1;
     }
     assert!(ran >= 20, "only {ran} models ran");

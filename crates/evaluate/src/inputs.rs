@@ -17,7 +17,8 @@ pub struct Made {
     pub drawn: String,
 }
 
-/// Makes input number `number` of a graph whose dimensions are all bound. The same seed gives the same elements.
+/// Makes input number `number` of a graph whose dimensions are all bound; one that may be absent is. The same seed gives
+/// the same elements.
 ///
 /// # Errors
 /// `input-random` for strings, lists and sizes that are not known.
@@ -30,6 +31,10 @@ pub fn random(graph: &Graph, number: usize, seed: u64) -> Result<Made> {
             .help("give it with --input")
             .err()
     };
+    if let Type::Optional(_) = value.ty {
+        let name = value.name.clone();
+        return Ok(Made { name, datum: Datum::Optional(None), drawn: "absent".to_owned() });
+    }
     let Type::Tensor(ty) = &value.ty else { return refuse("is no tensor and cannot be drawn at random") };
     let Some(extents) = ty.extents() else { return refuse("has a size that is not known") };
     let count = extents.iter().try_fold(1_usize, |n, e| n.checked_mul(*e));

@@ -10,9 +10,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1).ok_or("usage: host_models FOLDER")?;
     std::fs::create_dir_all(&folder)?;
     let text = |d: Box<Diagnostic>| d.to_string();
-    // The oldest that can be written, which every runtime of today takes.
-    let options = SaveOptions { opset: 21, ..SaveOptions::default() };
-    for name in ["resnet50", "minilm", "bert-large"] {
+    // The oldest that has `Attention`.
+    let options = SaveOptions { opset: 23, ..SaveOptions::default() };
+    for name in ["resnet50", "minilm", "bert-base"] {
         let graph =
             orrery_zoo::find(name).and_then(|model| model.build(&Options::default())).map_err(text)?;
         save(&graph, &Path::new(&folder).join(format!("{name}.onnx")), &options).map_err(text)?;

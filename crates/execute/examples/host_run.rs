@@ -1,8 +1,9 @@
 //! Runs a model on the host for a script that measures: commands on standard input, answers on standard output.
 //!
-//! `host_run MODEL.onnx THREADS` reads a model, cleans, folds and fuses it, and prepares it. Then lines of: `input TYPE EXTENT,EXTENT,... FILE` (raw little-endian elements, for each
-//! input in order), `run COUNT` (answers the seconds of each run), `output NUMBER FILE` (writes the raw elements of the last
-//! run's output and answers its shape), `profile` (answers a line for each step and an empty one).
+//! `host_run MODEL.onnx THREADS` reads a model, cleans, folds and fuses it, and prepares it. Then lines of:
+//! `input TYPE EXTENT,EXTENT,... FILE` (raw little-endian elements, for each input in order), `run COUNT` (answers the
+//! seconds of each run), `output NUMBER FILE` (writes the raw elements of the last run's output and answers its shape),
+//! `profile` (answers a line for each step and an empty one).
 #![allow(clippy::print_stdout, reason = "a program for scripts")]
 
 use bytes::Bytes;

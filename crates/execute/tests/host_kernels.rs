@@ -171,12 +171,12 @@ fn plain_convolution(
 #[test]
 fn convolutions_of_all_kinds() {
     let mut random = Random(3);
-    for round in 0..80 {
+    for round in 0..120 {
         let taps = random.pick(&[[1, 1], [3, 3], [5, 5], [1, 7], [2, 3], [7, 7], [1, 1]]);
         let (groups, inner, outer) = match round % 4 {
             0 => (random.up_to(40), 1, 1),
             1 => (random.up_to(4), random.up_to(9), random.up_to(20)),
-            2 => (1, random.up_to(5), random.up_to(80)),
+            2 => (1, random.up_to(11), random.up_to(80)),
             _ => (1, random.up_to(70), random.up_to(40)),
         };
         let stride = random.pick(&[[1, 1], [2, 2], [1, 2], [3, 1]]);
@@ -205,6 +205,16 @@ fn convolutions_of_all_kinds() {
             let finish = Finish { bias: Some(&bias), ..Finish::default() };
             packed.run(threads, &data, images, &place, finish, result);
         });
+        if packed.takes_planes() {
+            let mut planes = vec![0.0; data.len()];
+            let order = [images, size[0] * size[1], geometry.channels];
+            transpose(&Threads::new(1), &data, &order, &[0, 2, 1], &mut planes);
+            let from_planes = same_on_all(got.len(), |threads, result| {
+                let finish = Finish { bias: Some(&bias), ..Finish::default() };
+                packed.run_planes(threads, &planes, &place, finish, result);
+            });
+            assert_eq!(got, from_planes);
+        }
         for (i, got) in got.iter().enumerate() {
             let c = geometry.out_channels;
             let at = [i / c / out[1] / out[0], i / c / out[1] % out[0], i / c % out[1], i % c];

@@ -16,7 +16,11 @@ fn inputs(graph: &Graph, bindings: &Bindings) -> Vec<Datum> {
         let count = shape.iter().product();
         let tensor = match ty.dtype {
             DType::F32 => Tensor::from_vec(shape, normal(i as u64 + 1, count, 0.0, 1.0)),
-            DType::I64 => Tensor::from_vec(shape, (0..count as i64).map(|x| x * 7 % 5).collect()),
+            DType::I64 => {
+                // There are two kinds of segments.
+                let kinds = if graph.values[*id].name == "token_type_ids" { 2 } else { 5 };
+                Tensor::from_vec(shape, (0..count as i64).map(|x| x * 7 % kinds).collect())
+            }
             DType::I32 => Tensor::from_vec(shape, (0..count as i32).map(|x| x * 7 % 5).collect()),
             other => panic!("no inputs of {other}"),
         };
@@ -137,6 +141,39 @@ fn a_value_with_other_readers_is_not_joined_away() {
 }
 
 #[test]
+fn products_of_two_inputs_and_views_keep_what_comes_after() {
+    let mut n = Net::new();
+    let a = n.b.input("a", DType::F32, [2_usize, 5, 7]);
+    let b = n.b.input("b", DType::F32, [2_usize, 7, 9]);
+    let bias = n.weight(&[9]);
+    let product = n.op(Op::MatMul, &[a, b], Attrs::new());
+    let sum = n.op(Op::Add, &[product, bias], Attrs::new());
+    let y = n.op(Op::Relu, &[sum], Attrs::new());
+    let same = n.op(Op::Identity, &[a], Attrs::new());
+    let column = n.weight(&[5, 1]);
+    let shifted = n.op(Op::Add, &[same, column], Attrs::new());
+    let graph = n.b.finish(&[("y", y), ("shifted", shifted)]).unwrap();
+    compare_steps(&graph, &inputs(&graph, &Bindings::new()), 1e-5, 2);
+}
+
+#[test]
+fn sizes_that_no_memory_has_are_diagnosed() {
+    let mut n = Net::new();
+    let x = n.b.input("x", DType::F32, [1_usize, 1]);
+    let shape = n.b.input("shape", DType::I64, [2_usize]);
+    let y = n.op(Op::Expand, &[x, shape], Attrs::new());
+    let graph = n.b.finish(&[("y", y)]).unwrap();
+    let session = Session::new(&graph, 1).unwrap();
+    for extents in [[1 << 31, 1 << 31], [i64::MAX, i64::MAX], [1 << 40, 1]] {
+        let shape = Tensor::from_vec(vec![2], extents.to_vec());
+        let x = Tensor::from_vec(vec![1, 1], vec![1.0_f32]);
+        let failed = session.run(vec![x.into(), shape.into()]).unwrap_err();
+        assert_eq!(failed.code, "evaluation");
+        assert!(failed.cause.contains("too large"), "{}", failed.cause);
+    }
+}
+
+#[test]
 fn layouts_meet() {
     let mut n = Net::new();
     let x = n.b.input("x", DType::F32, [2_usize, 8, 6, 10]);
@@ -177,7 +214,10 @@ fn one_session_runs_many_shapes() {
     let c = n.conv(x, [32, 16, 3, 3], pads(1));
     let t = n.weight(&[32, 5, 2, 2]);
     let up = n.op(Op::ConvTranspose, &[c, t], Attrs::new().with("strides", vec![2_i64, 2]));
-    let y = n.op(Op::Tanh, &[up], Attrs::new());
+    // The sums are some six in size, and so is their rounding; the tolerance is of numbers about one.
+    let sixth = n.number(1.0 / 6.0);
+    let scaled = n.op(Op::Mul, &[up, sixth], Attrs::new());
+    let y = n.op(Op::Tanh, &[scaled], Attrs::new());
     let graph = n.b.finish(&[("y", y)]).unwrap();
     let session = Session::new(&graph, 2).unwrap();
     for (batch, height, width) in [(1, 5, 7), (2, 20, 18), (1, 1, 1), (3, 16, 16), (1, 5, 7)] {

@@ -76,7 +76,7 @@ impl AttentionKernel {
         }
         let (earlier, later) = (call.floats(past, Layout::Plain)?, call.floats(i, Layout::Plain)?);
         let length = before + new.length;
-        let mut out = call.room(batch * heads * length * size);
+        let mut out = call.room_for(&[batch, heads, length, size]).ok()?;
         call.machine.threads.chunks(&mut out, (length * size).max(1), |at, out| {
             let (first, rest) = out.split_at_mut(before * size);
             first.copy_from_slice(&earlier[at * before * size..][..before * size]);
@@ -147,7 +147,7 @@ impl AttentionKernel {
         } else {
             vec![q.batch, q.length, q.heads * v.size]
         };
-        let mut out = call.room(shape.iter().product());
+        let mut out = call.room_for(&shape).ok()?;
         Attention {
             q: Heads { data: &q_data, steps: q.steps },
             k: Heads { data: &k_data, steps: k.steps },

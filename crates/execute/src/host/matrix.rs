@@ -45,6 +45,12 @@ impl HostKernel for PackedMatMul {
     fn name(&self) -> &'static str {
         "product, packed"
     }
+    fn takes_tail(&self) -> bool {
+        true
+    }
+    fn takes_bias(&self) -> bool {
+        true
+    }
     fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
         let mut shape = call.shape(0);
         let [packed] = &self.packed;
@@ -69,6 +75,12 @@ struct Gemm {
 impl HostKernel for Gemm {
     fn name(&self) -> &'static str {
         "product, packed"
+    }
+    fn takes_tail(&self) -> bool {
+        true
+    }
+    fn takes_bias(&self) -> bool {
+        true
     }
     fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
         let shape = call.shape(0);
@@ -111,6 +123,9 @@ struct MatMul;
 impl HostKernel for MatMul {
     fn name(&self) -> &'static str {
         "product"
+    }
+    fn takes_tail(&self) -> bool {
+        true
     }
     fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
         let (a_shape, b_shape) = (call.shape(0), call.shape(1));

@@ -22,7 +22,7 @@ use crate::kernels::simd::Level;
 use orrery_base::{Diagnostic, Progress, Result};
 use orrery_ir::infer::at_node;
 use orrery_ir::interpret::{bind_inputs, eval_node};
-use orrery_ir::op::Datum;
+use orrery_ir::op::{Datum, Fact};
 use orrery_ir::weights::hash64;
 use orrery_ir::{Graph, Op, ValueId};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -69,10 +69,11 @@ impl Session {
     /// # Errors
     /// Where the graph's types are wrong or its weights are absent.
     pub fn new(graph: &Graph, threads: usize) -> Result<Self> {
-        Self::on(graph, &Arc::new(Machine::new(threads)))
+        Self::on(graph, None, &Arc::new(Machine::new(threads)))
     }
-    fn on(graph: &Graph, machine: &Arc<Machine>) -> Result<Self> {
-        let prepared = prepare::prepare(graph, machine)?;
+    /// Prepares a graph, or a body of which so much is known of the inputs.
+    fn on(graph: &Graph, inputs: Option<&[Fact]>, machine: &Arc<Machine>) -> Result<Self> {
+        let prepared = prepare::prepare(graph, inputs, machine)?;
         let times = Mutex::new(vec![(0, Duration::ZERO); prepared.steps.len()]);
         Ok(Self {
             graph: prepared.graph,

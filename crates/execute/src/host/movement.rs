@@ -114,7 +114,9 @@ impl View {
                         n => usize::try_from(n).map_err(|_| format!("extent {n} is negative"))?,
                     });
                 }
-                let known: usize = out.iter().product();
+                let Some(known) = out.iter().try_fold(1_usize, |n, &m| n.checked_mul(m)) else {
+                    return Ok(None);
+                };
                 if let Some(i) = open {
                     if known == 0 || !total.is_multiple_of(known) {
                         return Ok(None);
@@ -222,7 +224,7 @@ impl HostKernel for Concat {
             parts.push((data, len));
         }
         let row_len = shape[axis] * inner;
-        let mut out = call.room(shape.iter().product());
+        let mut out = call.room_for(&shape)?;
         let rows = (32768 / row_len.max(1)).max(1);
         call.machine.threads.chunks(&mut out, rows * row_len, |i, piece| {
             for (r, row) in piece.chunks_mut(row_len).enumerate() {
@@ -321,7 +323,7 @@ impl HostKernel for Slice {
             own[axis] = own[axis].saturating_mul(stride as isize);
         }
         let Some(data) = call.floats(0, layout) else { return Ok(Outcome::Declined) };
-        let mut out = call.room(out_shape.iter().product());
+        let mut out = call.room_for(&out_shape)?;
         let dims: Vec<(usize, isize)> =
             layout.order(rank).into_iter().map(|d| (out_shape[d], own[d])).collect();
         gather_strided(&call.machine.threads, &data, first, &dims, &mut out);
@@ -354,11 +356,12 @@ impl HostKernel for Pad {
         for (i, &axis) in axes.iter().enumerate() {
             let axis = normalize_axis(axis, rank)?;
             before[axis] = pads[i] as usize;
-            out_shape[axis] += (pads[i] + pads[axes.len() + i]) as usize;
+            let added = pads[i].saturating_add(pads[axes.len() + i]) as usize;
+            out_shape[axis] = out_shape[axis].saturating_add(added);
         }
         let layout = call.input(0).map_or(Layout::Plain, |v| layout_at_hand(v));
         let Some(data) = call.floats(0, layout) else { return Ok(Outcome::Declined) };
-        let mut out = call.room(out_shape.iter().product());
+        let mut out = call.room_for(&out_shape)?;
         out.fill(fill);
         let own = layout.extents(&shape);
         copy_region(
@@ -398,7 +401,7 @@ impl HostKernel for Expand {
         let dims: Vec<(usize, isize)> = (0..rank)
             .map(|d| (out_shape[d], if own(d) == 1 { 0 } else { plain[d + shape.len() - rank] }))
             .collect();
-        let mut out = call.room(out_shape.iter().product());
+        let mut out = call.room_for(&out_shape)?;
         gather_strided(&call.machine.threads, &data, 0, &dims, &mut out);
         call.make(out_shape, out, Layout::Plain)
     }
@@ -429,7 +432,7 @@ impl HostKernel for Gather {
         let inner: usize = shape[axis + 1..].iter().product();
         let out_shape: Vec<usize> =
             shape[..axis].iter().chain(&index_shape).chain(&shape[axis + 1..]).copied().collect();
-        let mut out = call.room(out_shape.iter().product());
+        let mut out = call.room_for(&out_shape)?;
         if let Some(rows) = 16384_usize.checked_div(inner) {
             let rows = rows.max(1);
             call.machine.threads.chunks(&mut out, rows * inner, |i, piece| {

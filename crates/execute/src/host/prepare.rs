@@ -7,8 +7,9 @@ use super::value::{Layout, Machine, Value};
 use super::{attention, matrix, movement, nested, recurrent, rows, spatial};
 use crate::kernels::pointwise::{Program, Source};
 use orrery_base::Result;
+use orrery_ir::infer::Facts;
 use orrery_ir::interpret::eval_node;
-use orrery_ir::op::{Class, Datum};
+use orrery_ir::op::{Class, Datum, Fact};
 use orrery_ir::weights::materialize;
 use orrery_ir::{Attr, Def, Graph, Node, NodeId, Op, ValueId, Weight, infer};
 use orrery_numerics::{DType, Tensor};
@@ -31,6 +32,7 @@ pub(crate) type Constants = BTreeMap<ValueId, Tensor>;
 /// What a kernel is chosen by.
 pub(crate) struct Choice<'a> {
     pub(crate) graph: &'a Graph,
+    pub(crate) facts: &'a Facts,
     pub(crate) node: &'a Node,
     pub(crate) constants: &'a Constants,
     pub(crate) machine: &'a Arc<Machine>,
@@ -52,11 +54,18 @@ impl Choice<'_> {
     }
 }
 
-pub(crate) fn prepare(graph: &Graph, machine: &Arc<Machine>) -> Result<Prepared> {
+/// `inputs` is what is known of the inputs where the graph is a body.
+pub(crate) fn prepare(graph: &Graph, inputs: Option<&[Fact]>, machine: &Arc<Machine>) -> Result<Prepared> {
     let mut graph = graph.clone();
-    infer::infer(&mut graph)?;
+    let mut facts = match inputs {
+        None => infer::facts(&graph)?,
+        Some(inputs) => infer::body_facts(&graph, inputs)?,
+    };
+    for (id, value) in graph.values.iter_mut() {
+        value.ty = facts[id].ty.clone();
+    }
     let (mut constants, done) = fold(&graph)?;
-    batch_norm_factors(&mut graph, &mut constants);
+    batch_norm_factors(&mut graph, &mut constants, &mut facts);
     let numbers: Numbers = constants
         .iter()
         .filter(|(_, t)| t.len() == 1 && t.dtype() == DType::F32)
@@ -65,7 +74,7 @@ pub(crate) fn prepare(graph: &Graph, machine: &Arc<Machine>) -> Result<Prepared>
     let groups = fuse::groups(&graph, &numbers, &done);
     let mut steps: Vec<Step> = groups
         .iter()
-        .map(|group| step(&graph, group, &numbers, &constants, machine))
+        .map(|group| step(&graph, &facts, group, &numbers, &constants, machine))
         .collect::<Result<_>>()?;
     last_uses(&graph, &mut steps);
     let used: BTreeSet<ValueId> = steps
@@ -133,7 +142,7 @@ fn fold(graph: &Graph) -> Result<(Constants, BTreeSet<NodeId>)> {
 }
 
 /// Puts, behind the operands of each batch normalization with constant statistics, the factor and the shift of each channel.
-fn batch_norm_factors(graph: &mut Graph, constants: &mut Constants) {
+fn batch_norm_factors(graph: &mut Graph, constants: &mut Constants, facts: &mut Facts) {
     for id in graph.nodes.ids().collect::<Vec<_>>() {
         let node = &graph.nodes[id];
         if node.op != Op::BatchNormalization || node.attrs.flag("training_mode") || node.inputs.len() != 5 {
@@ -164,6 +173,7 @@ fn batch_norm_factors(graph: &mut Graph, constants: &mut Constants) {
         for (what, numbers) in [("factor", factor), ("shift", shift)] {
             let tensor = Tensor::from_vec(shape.clone(), numbers);
             let name = format!("{}/{what}", graph.nodes[id].name);
+            facts.push(Fact::constant(&tensor));
             let value = graph.add_tensor(name, tensor.clone());
             constants.insert(value, tensor);
             graph.nodes[id].inputs.push(Some(value));
@@ -173,6 +183,7 @@ fn batch_norm_factors(graph: &mut Graph, constants: &mut Constants) {
 
 fn step(
     graph: &Graph,
+    facts: &Facts,
     group: &Group,
     numbers: &Numbers,
     constants: &Constants,
@@ -181,7 +192,7 @@ fn step(
     let head = &graph.nodes[group.head];
     let nodes: Vec<NodeId> = [group.head].into_iter().chain(group.tail.iter().copied()).collect();
     let last = &graph.nodes[*nodes.last().expect("a group has a head")];
-    let choice = Choice { graph, node: head, constants, machine };
+    let choice = Choice { graph, facts, node: head, constants, machine };
     let mut step = Step {
         nodes,
         inputs: head.inputs.clone(),
@@ -190,14 +201,16 @@ fn step(
         tail: Tail::default(),
         last_uses: Vec::new(),
     };
-    let kernel = choose(&choice)?;
-    if kernel.is_some() {
+    let kernel = choose(&choice)?.filter(|kernel| group.tail.is_empty() || kernel.takes_tail());
+    if let Some(kernel) = kernel {
         // The tail reads what the head makes as input 0.
         let made = head.outputs.first().copied().flatten();
         let (program, operands) = program(graph, &group.tail, made, numbers);
         step.tail = Tail { bias: None, program, operands };
-        split_bias(graph, head, constants, &mut step.tail);
-        step.kernel = kernel;
+        if kernel.takes_bias() {
+            split_bias(graph, head, constants, &mut step.tail);
+        }
+        step.kernel = Some(kernel);
     } else if let Some(kernel) = rows::Pointwise::new(graph, &step.nodes, numbers) {
         step.inputs = kernel.inputs.iter().copied().map(Some).collect();
         step.kernel = Some(Box::new(kernel));
@@ -283,7 +296,7 @@ pub(crate) fn program(
 /// The kernel of a node; none where there is none.
 fn choose(choice: &Choice<'_>) -> Result<Option<Box<dyn HostKernel>>> {
     if !choice.node.bodies.is_empty() {
-        return nested::choose(choice);
+        return Ok(nested::choose(choice));
     }
     Ok(spatial::choose(choice)
         .or_else(|| matrix::choose(choice))
@@ -309,12 +322,12 @@ fn last_uses(graph: &Graph, steps: &mut [Step]) {
     }
 }
 
-/// The integers of an attribute, or so many of a default.
+/// The integers of an attribute, or so many of a default; none where one is negative or no size that memory has.
 pub(crate) fn integers(node: &Node, name: &str, count: usize, default: usize) -> Option<Vec<usize>> {
     match node.attrs.get(name) {
         None => Some(vec![default; count]),
         Some(Attr::Ints(values)) if values.len() == count => {
-            values.iter().map(|&v| usize::try_from(v).ok()).collect()
+            values.iter().map(|&v| u32::try_from(v).ok().map(|v| v as usize)).collect()
         }
         Some(_) => None,
     }

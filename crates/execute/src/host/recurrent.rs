@@ -87,7 +87,7 @@ impl HostKernel for RecurrentKernel {
             Some(c) => c,
             None => return Ok(Outcome::Declined),
         };
-        let mut y = call.room(steps * count * batch * hidden);
+        let mut y = call.room_for(&[steps, count, batch, hidden])?;
         let own = batch * hidden;
         for (d, direction) in self.directions.iter().enumerate() {
             let mut sequence = Sequence {

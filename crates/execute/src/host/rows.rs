@@ -110,7 +110,10 @@ impl HostKernel for Pointwise {
         let operands: Vec<Operand<'_>> =
             fitted.iter().map(|f| f.as_ref().map_or(Operand::InPlace, |f| f.operand())).collect();
         debug_assert!(fitted.iter().enumerate().all(|(i, f)| f.is_some() || place == Some(i)));
-        let mut out = in_place.map_or_else(|| call.room(shape.iter().product()), |(_, buffer)| buffer);
+        let mut out = match in_place {
+            Some((_, buffer)) => buffer,
+            None => call.room_for(&shape)?,
+        };
         Bound::new(&self.program, operands).run(&call.machine.threads, &mut out);
         call.make(shape, out, layout)
     }

@@ -160,6 +160,12 @@ impl HostKernel for Conv {
     fn name(&self) -> &'static str {
         "convolution"
     }
+    fn takes_tail(&self) -> bool {
+        true
+    }
+    fn takes_bias(&self) -> bool {
+        true
+    }
     fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
         let shape = call.shape(0);
         let geometry = self.packed.geometry();
@@ -201,6 +207,12 @@ struct ConvTranspose {
 impl HostKernel for ConvTranspose {
     fn name(&self) -> &'static str {
         "transposed convolution"
+    }
+    fn takes_tail(&self) -> bool {
+        true
+    }
+    fn takes_bias(&self) -> bool {
+        true
     }
     fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
         let shape = call.shape(0);
@@ -266,7 +278,7 @@ impl HostKernel for PoolKernel {
             Pooling::Max
         };
         let out_shape = window.shape(shape[0], shape[1], place.out);
-        let mut out = call.room(out_shape.iter().product());
+        let mut out = call.room_for(&out_shape)?;
         let WindowAttrs { taps, stride, dilation, .. } = *window;
         Pool { kind, channels: shape[1], place, taps, stride, dilation }.run(
             &call.machine.threads,
@@ -389,18 +401,19 @@ impl ResizeKernel {
     }
     fn samples(&self, extent: usize, (out, scale): (usize, f64)) -> Samples {
         let last = extent - 1;
+        // The true length of the result, of which a part may be cut off.
+        let wide = scale * extent as f64;
         let position = |i: usize| {
             let i = i as f64;
             match self.coordinates {
                 Coordinates::Asymmetric => i / scale,
-                Coordinates::AlignCorners if out == 1 => 0.0,
-                Coordinates::AlignCorners => i * last as f64 / (out - 1) as f64,
-                Coordinates::TorchHalfPixel if out == 1 => 0.0,
+                Coordinates::AlignCorners if wide == 1.0 => 0.0,
+                Coordinates::AlignCorners => i * last as f64 / (wide - 1.0),
+                Coordinates::TorchHalfPixel if wide <= 1.0 => -0.5,
                 Coordinates::HalfPixel | Coordinates::TorchHalfPixel => (i + 0.5) / scale - 0.5,
                 Coordinates::HalfPixelSymmetric => {
-                    // The true length of the result may be cut off; what is left is put in the middle.
-                    let adjustment = out as f64 / (scale * extent as f64);
-                    let offset = extent as f64 / 2.0 * (1.0 - adjustment);
+                    // What is left is put in the middle.
+                    let offset = extent as f64 / 2.0 * (1.0 - out as f64 / wide);
                     offset + (i + 0.5) / scale - 0.5
                 }
             }
@@ -449,13 +462,13 @@ impl HostKernel for ResizeKernel {
         }
         let layout = call.input(0).map_or(Layout::Plain, |v| layout_at_hand(v));
         let Some(data) = call.floats(0, layout) else { return Ok(Outcome::Declined) };
+        let out_shape: Vec<usize> = target.iter().map(|t| t.0).collect();
+        let mut out = call.room_for(&out_shape)?;
         let size = two(&shape[2..], 1);
         let rows =
             if shape.len() == 4 { self.samples(size[0], target[2]) } else { Samples::Nearest(vec![0]) };
         let columns = self.samples(size[1], target[shape.len() - 1]);
         let pixel = if layout == Layout::Plain { 1 } else { shape[1] };
-        let out_shape: Vec<usize> = target.iter().map(|t| t.0).collect();
-        let mut out = call.room(out_shape.iter().product());
         resize(&call.machine.threads, &data, size, pixel, &rows, &columns, &mut out);
         call.make(out_shape, out, layout)
     }

@@ -5,8 +5,9 @@ use crate::kernels::buffer::Buffer;
 use crate::kernels::gemm::Finish;
 use crate::kernels::pointwise::{Bound, Operand, Program};
 use orrery_base::IndexVec;
+use orrery_ir::op::elements::element_count;
 use orrery_ir::{Graph, NodeId, ValueId};
-use orrery_numerics::Tensor;
+use orrery_numerics::{DType, Tensor};
 
 /// What a kernel did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,14 @@ pub(crate) enum Outcome {
 pub(crate) trait HostKernel: Send + Sync {
     /// Name, as the profile shows it.
     fn name(&self) -> &'static str;
+    /// Whether it computes the program of its step's tail too.
+    fn takes_tail(&self) -> bool {
+        false
+    }
+    /// Whether it adds the bias of its step's tail too.
+    fn takes_bias(&self) -> bool {
+        false
+    }
     /// Computes the step's outputs.
     ///
     /// # Errors
@@ -126,6 +135,13 @@ impl Call<'_> {
     pub(crate) fn room(&self, len: usize) -> Buffer {
         self.machine.take(len)
     }
+    /// Memory for a tensor of that shape, whose numbers are left open.
+    ///
+    /// # Errors
+    /// Where it would be too large, as the op table words it.
+    pub(crate) fn room_for(&self, shape: &[usize]) -> Result<Buffer, String> {
+        Ok(self.room(element_count(DType::F32, shape)?))
+    }
     /// Sets output `i`.
     pub(crate) fn set(&mut self, i: usize, value: Value) {
         if let Some(id) = self.step.outputs.get(i).copied().flatten() {
@@ -190,7 +206,7 @@ impl Call<'_> {
             },
         };
         let Some(fitted) = self.tail_operands(&shape, layout) else { return Ok(Outcome::Declined) };
-        let mut out = self.room(shape.iter().product());
+        let mut out = self.room_for(&shape)?;
         let columns = match layout {
             Layout::ChannelsLast if shape.len() > 2 => shape[1],
             _ => shape.last().copied().unwrap_or(1),
@@ -226,7 +242,7 @@ impl Call<'_> {
         compute: impl FnOnce(&Call<'_>, &mut [f32]),
     ) -> Result<Outcome, String> {
         let Some(fitted) = self.tail_operands(&shape, layout) else { return Ok(Outcome::Declined) };
-        let mut out = self.room(shape.iter().product());
+        let mut out = self.room_for(&shape)?;
         compute(self, &mut out);
         let program = &self.step.tail.program;
         if !program.is_empty() {

@@ -49,10 +49,12 @@ impl FewChannels {
         let reach = [0, 1].map(|d| (place.out[d] - 1) * stride[d] + (taps[d] - 1) * dilation[d] + 1);
         let images = out.len() / (out_channels * out_height * out_width);
         let depth = self.packed[0].depth();
+        let image_len = reach[0] * reach[1] * self.geometry.channels;
         // Some numbers after the end: whole vectors are read.
-        with_scratch(images * reach[0] * reach[1] * self.geometry.channels + MAX_LANES, |padded| {
-            padded[images * reach[0] * reach[1] * self.geometry.channels..].fill(0.0);
-            self.pad(threads, data, planes, place, reach, padded);
+        with_scratch(images * image_len + MAX_LANES, |padded| {
+            let (padded_images, after) = padded.split_at_mut(images * image_len);
+            after.fill(0.0);
+            self.pad(threads, data, planes, place, reach, padded_images);
             let padded = &*padded;
             threads.blocks(out, out_channels, PIXELS, &[0, out_channels], |row, _, block| {
                 with_scratch(PIXELS * depth + MAX_LANES, |patches| {
@@ -75,7 +77,7 @@ impl FewChannels {
             });
         });
     }
-    /// Fills `out` with the images, channels last and zeros around, cut off at `reach`; what is left at the end stays.
+    /// Fills `out` with the images, channels last and zeros around, cut off at `reach`.
     fn pad(
         &self,
         threads: &Threads,
@@ -89,8 +91,7 @@ impl FewChannels {
         let [height, width] = place.size;
         let row_len = reach[1] * channels;
         let count = width.min(reach[1].saturating_sub(place.pad[1]));
-        let rows = out.len() / row_len;
-        threads.chunks(&mut out[..rows * row_len], 16 * row_len, |i, rows| {
+        threads.chunks(out, 16 * row_len, |i, rows| {
             for (r, row) in rows.chunks_mut(row_len).enumerate() {
                 let (image, y) = ((i * 16 + r) / reach[0], (i * 16 + r) % reach[0]);
                 let y = y.wrapping_sub(place.pad[0]);

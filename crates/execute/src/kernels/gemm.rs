@@ -10,8 +10,9 @@ pub use super::left::{Rows, Window};
 use super::simd::{Kernel, Level, Simd};
 use super::threads::{Block, Threads};
 
-/// Numbers of a panel's rows kept close while a block of rows passes: 512 rows of 64 fill 128 KiB.
-const DEPTH: usize = 512;
+/// Rows of a panel that are kept close while a block of left rows passes: 256 of 16 columns fill half of a first cache of
+/// 32 KiB, and the left rows of a tile stay beside them.
+const DEPTH: usize = 256;
 /// Bytes of the packed operand up to which one piece of work takes all of its columns.
 const NARROW_BYTES: usize = 512 << 10;
 /// Pieces of work across that are wanted of a wide operand.
@@ -349,30 +350,41 @@ impl Tile<'_, '_, '_> {
             let panel = &self.panel[run.depth * width..][..run.len * width];
             accumulate::<S, MR, NV>(s, &rows, panel, run.len, &mut sums);
         }
-        let bias = self.product.finish.bias.map(|bias| &bias[self.column..][..self.used]);
-        let clamp = if self.last_part { self.product.finish.clamp } else { None };
-        let added = if self.last_part { self.product.finish.added } else { None };
+        let finish = &self.product.finish;
+        let mut bias = [s.splat(0.0); NV];
+        let biased = self.first_part && finish.bias.is_some();
+        if let (true, Some(of_columns)) = (biased, finish.bias) {
+            let of_columns = &of_columns[self.column..][..self.used];
+            for (v, bias) in bias.iter_mut().enumerate() {
+                *bias = s.load_partial(&of_columns[(v * S::LANES).min(self.used)..]);
+            }
+        }
+        let added = if self.last_part { finish.added } else { None };
+        let clamp = if self.last_part { finish.clamp } else { None };
         let all_columns = self.product.packed.len() * self.product.packed[0].columns;
-        for (r, sums) in sums.iter().enumerate() {
+        for r in 0..MR {
             let out = &mut self.block.row(i + r)[self.at..][..self.used];
-            for (v, sum) in sums.iter().enumerate() {
+            let added: &[f32] = match added {
+                Some(added) => &added[(self.row + i + r) * all_columns + self.column..][..self.used],
+                None => &[],
+            };
+            for v in 0..NV {
                 let from = (v * S::LANES).min(out.len());
                 let to = &mut out[from..];
-                let mut sum = *sum;
+                let mut sum = sums[r][v];
                 if !self.first_part {
                     sum = s.add(sum, s.load_partial(to));
-                } else if let Some(bias) = bias {
-                    sum = s.add(sum, s.load_partial(&bias[from..]));
+                } else if biased {
+                    sum = s.add(sum, bias[v]);
                 }
-                if let Some(added) = added {
-                    let at = (self.row + i + r) * all_columns + self.column + from;
-                    sum = s.add(sum, s.load_partial(&added[at..][..to.len()]));
+                if !added.is_empty() {
+                    sum = s.add(sum, s.load_partial(&added[from..]));
                 }
                 if let Some((least, largest)) = clamp {
                     // The bound comes first: a NaN passes through.
                     sum = s.min(s.splat(largest), s.max(s.splat(least), sum));
                 }
-                if to.len() >= S::LANES { s.store(to, sum) } else { s.store_partial(to, sum) }
+                s.store_partial(to, sum);
             }
         }
     }
@@ -391,17 +403,28 @@ fn accumulate<S: Simd, const MR: usize, const NV: usize>(
         *to = &row[..len];
     }
     let mut local = *sums;
-    for (k, right) in (0..len).zip(panel.chunks_exact(NV * S::LANES)) {
+    // Plain indices: an iterator that is not compiled into this loop would cost a call for each `k`, and all registers.
+    let width = NV * S::LANES;
+    let (mut k, mut rest) = (0, panel);
+    while k < len && rest.len() >= width {
         let mut columns = [s.splat(0.0); NV];
-        for (v, column) in columns.iter_mut().enumerate() {
-            *column = s.load(&right[v * S::LANES..]);
+        let mut v = 0;
+        while v < NV {
+            columns[v] = s.load(&rest[v * S::LANES..width]);
+            v += 1;
         }
-        for i in 0..MR {
+        let mut i = 0;
+        while i < MR {
             let left = s.splat(left_rows[i][k]);
-            for v in 0..NV {
+            let mut v = 0;
+            while v < NV {
                 local[i][v] = s.fma(left, columns[v], local[i][v]);
+                v += 1;
             }
+            i += 1;
         }
+        k += 1;
+        rest = &rest[width..];
     }
     *sums = local;
 }

@@ -446,3 +446,128 @@ mod x86 {
 }
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What every operation makes of three vectors, lane by lane, and of every number of lanes loaded and stored.
+    struct All<'a>([&'a [f32]; 3]);
+    impl Kernel for All<'_> {
+        type Output = Vec<(&'static str, Vec<f32>)>;
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) -> Self::Output {
+            let mut made: Self::Output = Vec::new();
+            let lanes = |v: S::V| {
+                let mut all = [f32::NAN; MAX_LANES];
+                s.store(&mut all, v);
+                assert!(all[S::LANES..].iter().all(|x| x.is_nan()), "written beyond the vector");
+                all[..S::LANES].to_vec()
+            };
+            let len = self.0[0].len();
+            for at in (0..len).step_by(S::LANES) {
+                let [a, b, c] = self.0.map(|x| s.load(&x[at..]));
+                let whole = s.min(s.splat(252.0), s.max(s.splat(-252.0), s.round(c)));
+                for (name, v) in [
+                    ("splat", s.splat(self.0[0][at])),
+                    ("add", s.add(a, b)),
+                    ("sub", s.sub(a, b)),
+                    ("mul", s.mul(a, b)),
+                    ("div", s.div(a, b)),
+                    ("min", s.min(a, b)),
+                    ("max", s.max(a, b)),
+                    ("sqrt", s.sqrt(a)),
+                    ("round", s.round(a)),
+                    ("abs", s.abs(a)),
+                    ("copysign", s.copysign(a, b)),
+                    ("select_less", s.select_less(a, b, b, c)),
+                    ("select_nan", s.select_nan(a, b, c)),
+                    ("scale", s.scale(b, whole)),
+                ] {
+                    let numbers = lanes(v);
+                    // A splat of the first lane is as long as the vector is; one number of it is compared.
+                    let numbers = if name == "splat" { vec![numbers[S::LANES - 1]] } else { numbers };
+                    match made.iter_mut().find(|(n, _)| *n == name) {
+                        Some((_, all)) if name != "splat" => all.extend(numbers),
+                        Some(_) => {}
+                        None => made.push((name, numbers)),
+                    }
+                }
+            }
+            made
+        }
+    }
+
+    /// Loads and stores of every length up to two vectors, next to numbers that must stay.
+    struct Parts;
+    impl Kernel for Parts {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let from: Vec<f32> = (1..=40).map(|x| x as f32).collect();
+            for len in 0..=2 * S::LANES {
+                let taken = len.min(S::LANES);
+                let v = s.load_partial(&from[..len]);
+                let mut all = [-1.0; MAX_LANES];
+                s.store(&mut all, v);
+                assert!(all[..taken] == from[..taken] && all[taken..S::LANES].iter().all(|x| *x == 0.0));
+                let mut to = vec![-1.0; 40];
+                s.store_partial(&mut to[3..3 + len], s.load(&from));
+                assert!(to[3..3 + taken] == from[..taken]);
+                assert!(to[..3].iter().chain(&to[3 + taken..]).all(|x| *x == -1.0), "{len}");
+            }
+            let sum: f32 = (1..=S::LANES).map(|x| x as f32).sum();
+            assert_eq!(s.sum(s.load(&from)), sum);
+            assert_eq!(s.fold(s.load(&from), f32::max), S::LANES as f32);
+        }
+    }
+
+    #[test]
+    fn instructions_do_what_plain_rust_does() {
+        let special =
+            [0.0, -0.0, 1.0, -1.5, 2.5, 0.5, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e38, 1e-40, -7e9];
+        // Every pair, and a third that goes its own way; as many as whole vectors of any width.
+        let pairs: Vec<(f32, f32)> = special.iter().flat_map(|a| special.map(|b| (*a, b))).collect();
+        let a: Vec<f32> = pairs.iter().map(|p| p.0).collect();
+        let b: Vec<f32> = pairs.iter().map(|p| p.1).collect();
+        let c: Vec<f32> = (0..a.len()).map(|i| (i as f32 - 70.0) * 3.3).collect();
+        assert_eq!(a.len() % MAX_LANES, 0);
+        let plain = Level::Portable(Portable).run(All([&a, &b, &c]));
+        for level in Level::available() {
+            level.run(Parts);
+            for ((name, got), (_, expected)) in level.run(All([&a, &b, &c])).iter().zip(&plain) {
+                for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+                    let same = got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan();
+                    // Two factors round twice where the result is subnormal.
+                    let near = *name == "scale" && (got - expected).abs() <= 1.5e-45;
+                    assert!(same || near, "{} {name} {i}: {got} for {expected}", level.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn fused_products_round_once_or_twice() {
+        struct Fused<'a>(&'a [f32], &'a mut [f32]);
+        impl Kernel for Fused<'_> {
+            type Output = ();
+            #[inline(always)]
+            fn run<S: Simd>(self, s: S) {
+                for at in (0..self.0.len()).step_by(S::LANES) {
+                    let x = s.load(&self.0[at..]);
+                    s.store(&mut self.1[at..], s.fma(x, s.splat(1.1), s.splat(-0.3)));
+                }
+            }
+        }
+        let x: Vec<f32> = (0..64).map(|i| 1.0 / (i as f32 + 0.7)).collect();
+        for level in Level::available() {
+            let mut got = vec![0.0; x.len()];
+            level.run(Fused(&x, &mut got));
+            for (&x, got) in x.iter().zip(got) {
+                let (once, twice) = (x.mul_add(1.1, -0.3), x * 1.1 - 0.3);
+                let expected = if matches!(level, Level::Portable(_)) { twice } else { once };
+                assert_eq!(got.to_bits(), expected.to_bits(), "{}", level.name());
+            }
+        }
+    }
+}
