@@ -120,7 +120,7 @@ impl Tiles<'_> {
     pub fn choose(&self, problem: &Problem) -> Choice {
         let matrix = problem.matrix.is_some();
         let sizes: Vec<Vec<Size>> =
-            problem.axes.iter().map(|axis| candidates(axis, self.machine.tiles, matrix)).collect();
+            problem.axes.iter().map(|axis| candidates(axis, self.machine, matrix)).collect();
         let axes = problem.axes.len();
         let mut search = Search {
             tiles: self,
@@ -158,8 +158,15 @@ impl Tiles<'_> {
             }
         }
         let received = once + in_turns;
-        let most = problem.turned.map_or(1, |axis| blocks[axis].max(1) as u64);
-        let fits = |turns: u64| once + in_turns / turns as f64 + made <= self.budget;
+        let unit = self.unit(problem);
+        let most = problem.turned.map_or(1, |axis| ceil_div(blocks[axis].max(1), unit) as u64);
+        // The share of the operands of all turns that is on the tiles at a time.
+        let at_a_time = |turns: u64| {
+            problem
+                .turned
+                .map_or(1.0, |axis| stretch(blocks[axis], turns, unit) as f64 / blocks[axis].max(1) as f64)
+        };
+        let fits = |turns: u64| once + in_turns * at_a_time(turns) + made <= self.budget;
         let possible = || TURNS.iter().copied().filter(|turns| *turns <= most);
         let turns = possible().find(|turns| fits(*turns)).or(possible().next_back()).unwrap_or(1);
         // Neighbours share what does not follow the axis along which they lie.
@@ -187,7 +194,7 @@ impl Tiles<'_> {
             let extents: Vec<f64> = problem.axes.iter().map(|a| a.extent as f64).collect();
             let mut part: Vec<f64> = blocks.iter().map(|&p| p as f64).collect();
             if let Some(axis) = problem.turned {
-                part[axis] = (part[axis] / turns as f64).ceil();
+                part[axis] = stretch(blocks[axis], turns, unit) as f64;
             }
             let product = contraction.product(problem.macs, &extents, &part);
             cycles +=
@@ -209,8 +216,25 @@ impl Tiles<'_> {
             let (adding, _) = vector_cycles(elements, 0.0, problem.dtype, self.machine, self.losses);
             cycles += self.phase(made) + adding;
         }
-        Price { cycles, bytes: once + in_turns / turns as f64 + made, turns, inner }
+        Price { cycles, bytes: once + in_turns * at_a_time(turns) + made, turns, inner }
     }
+
+    /// Elements of a sum that the matrix unit takes at a time; one where it does not do the work.
+    pub fn unit(&self, problem: &Problem) -> i64 {
+        let machine = self.machine;
+        let inputs = match (&problem.matrix, problem.dtype.bits() <= 16) {
+            (None, _) => 1,
+            (Some(_), true) => machine.matrix_block_inputs_fp16,
+            (Some(_), false) => machine.matrix_block_inputs_fp32,
+        };
+        i64::try_from(inputs).unwrap_or(1).max(1)
+    }
+}
+
+/// The length of a turn of a sum of `length` elements, of which `unit` are taken at a time.
+pub fn stretch(length: i64, turns: u64, unit: i64) -> i64 {
+    let even = ceil_div(length, i64::try_from(turns).unwrap_or(i64::MAX).max(1));
+    (ceil_div(even, unit) * unit).min(length)
 }
 
 /// A number of parts and the length of the largest.
@@ -298,8 +322,10 @@ fn ceil_div(a: i64, b: i64) -> i64 {
     (a + b - 1) / b.max(1)
 }
 
-/// Numbers of parts worth trying, most first: each gives another largest part, spread evenly on a logarithmic scale.
-fn candidates(axis: &Axis, tiles: u64, matrix: bool) -> Vec<Size> {
+/// Numbers of parts worth trying, most first: each gives another largest part, spread evenly on a logarithmic scale. For a
+/// matrix unit, parts longer than the block that it takes are whole blocks.
+fn candidates(axis: &Axis, machine: &BspMachine, matrix: bool) -> Vec<Size> {
+    let tiles = machine.tiles;
     let extent = u64::try_from(axis.extent).unwrap_or(0).max(1);
     let size = |parts: u64| Size { parts, block: ceil_div(axis.extent, parts as i64) };
     if axis.reduce && !matrix {
@@ -325,6 +351,15 @@ fn candidates(axis: &Axis, tiles: u64, matrix: bool) -> Vec<Size> {
                 all[all.partition_point(|&p| (p as f64) < wanted).min(last)]
             })
             .collect();
+        if matrix {
+            let unit = machine.matrix_block_outputs.max(1);
+            for parts in &mut picked {
+                let block = extent.div_ceil(*parts);
+                if block > unit {
+                    *parts = extent.div_ceil(block.next_multiple_of(unit));
+                }
+            }
+        }
         picked.dedup();
         all = picked;
     }
@@ -338,11 +373,8 @@ mod tests {
 
     /// Prices every way to cut, with nothing ruled out.
     fn by_trying_all(tiles: &Tiles<'_>, problem: &Problem) -> (f64, f64) {
-        let sizes: Vec<Vec<Size>> = problem
-            .axes
-            .iter()
-            .map(|a| candidates(a, tiles.machine.tiles, problem.matrix.is_some()))
-            .collect();
+        let sizes: Vec<Vec<Size>> =
+            problem.axes.iter().map(|a| candidates(a, tiles.machine, problem.matrix.is_some())).collect();
         let mut best = (f64::INFINITY, f64::INFINITY);
         let count: usize = sizes.iter().map(Vec::len).product();
         for mut number in 0..count {

@@ -84,9 +84,10 @@ impl Accumulation {
     ///
     /// Infinite where a partial sum could overflow: the magnitudes exceed the largest finite number.
     pub fn bound(&self, terms: u64, magnitude: f64) -> f64 {
-        if terms == 0 {
-            return 0.0;
-        }
+        self.bounds(terms)(magnitude)
+    }
+    /// [`Accumulation::bound`] as a function of the magnitude, for many sums of the same length.
+    pub fn bounds(&self, terms: u64) -> impl Fn(f64) -> f64 + use<> {
         let roundings = terms.div_ceil(self.group) as f64;
         let inside = if self.within.is_some() { self.group.min(terms) as f64 } else { 0.0 };
         let within = self.within.unwrap_or(self.format);
@@ -95,9 +96,15 @@ impl Accumulation {
         .exp_m1();
         let underflow = roundings
             * (self.format.absolute_error(self.rounding) + inside * within.absolute_error(self.rounding));
-        let error = growth * magnitude + (1.0 + growth) * underflow;
         let largest = self.format.max_finite().min(within.max_finite());
-        if magnitude + error > largest { f64::INFINITY } else { error * EVALUATION }
+        move |magnitude| {
+            let error = growth * magnitude + (1.0 + growth) * underflow;
+            match terms {
+                0 => 0.0,
+                _ if magnitude + error > largest => f64::INFINITY,
+                _ => error * EVALUATION,
+            }
+        }
     }
 }
 

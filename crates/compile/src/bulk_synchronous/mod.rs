@@ -2,11 +2,12 @@
 //!
 //! A value lives on the tiles in the layout in which it was made. Ops that only move data are put off until a compute step
 //! needs the value, and then done by the exchange that brings it. Weights lie where the step that uses them wants them, or
-//! spread evenly and are sent round. Where the tiles cannot hold the weights, they stay in streaming memory.
+//! spread evenly and are sent round. What the tiles cannot hold of them stays in streaming memory, the largest first.
 
 mod arrive;
 mod problem;
 mod sums;
+mod weights;
 
 use crate::groups::{Group, GroupKind, is_inline};
 use crate::lower::{Body, Emitter, fill, grid, reads};
@@ -25,6 +26,7 @@ use orrery_program::{
     Buffer, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Program, Step, StepKind, verify,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use weights::{Weights, missing_bytes};
 
 /// Compiles groups for a machine of tiles.
 ///
@@ -41,21 +43,26 @@ pub fn compile(
     let Losses::BulkSynchronous(losses) = &target.losses else {
         return Diagnostic::error("cost-model", "the machine's losses are of another execution model").err();
     };
-    let resident = emit(graph, facts, groups, target, machine, losses, options, false)?;
-    let Err(first) = verify::capacity(&resident.program) else { return Ok(resident) };
-    let mut streamed = emit(graph, facts, groups, target, machine, losses, options, true)?;
-    if let Err(second) = verify::capacity(&streamed.program) {
-        let smaller = if second.code == "does-not-fit" { second } else { first };
-        return Err(Box::new(
-            smaller
-                .help("all weights are in streaming memory already; the rest is what one step needs at once"),
-        ));
+    let mut weights = Weights::of(graph, facts, options);
+    let mut wanted = 0_u64;
+    let mut first: Option<Box<Diagnostic>> = None;
+    loop {
+        let (mut compiled, tile) =
+            emit(graph, facts, groups, target, machine, losses, options, &weights.streamed)?;
+        let Err(refused) = verify::capacity(&compiled.program) else {
+            compiled.notes.extend(first.map(|first| weights.note(&first)));
+            return Ok(compiled);
+        };
+        // What streams takes room again while it is used: so each time at least twice as much as before.
+        let missing = missing_bytes(&compiled.program, tile, options)?;
+        wanted = wanted.saturating_mul(2).max(missing.saturating_mul(machine.tiles));
+        if !weights.stream(wanted) {
+            return Err(Box::new(refused.help(
+                "all weights are in streaming memory already; the rest is what one step needs at once",
+            )));
+        }
+        first.get_or_insert(refused);
     }
-    streamed.notes.push(
-        Diagnostic::note("weights-streamed", format!("the tiles cannot hold the weights: {}", first.cause))
-            .help("more chips in a pipeline would keep them on the tiles"),
-    );
-    Ok(streamed)
 }
 
 fn emit(
@@ -66,8 +73,8 @@ fn emit(
     machine: &BspMachine,
     losses: &BspLosses,
     options: &Options,
-    stream_weights: bool,
-) -> Result<Compiled> {
+    streamed: &BTreeSet<ValueId>,
+) -> Result<(Compiled, MemoryId)> {
     let mut emitter = Emitter::new(graph, facts, target, options);
     let host = emitter.memory("host", 1, u64::MAX, 0);
     let tile = emitter.memory("tile", machine.tiles, machine.tile_bytes, 0);
@@ -79,7 +86,7 @@ fn emit(
         host,
         tile,
         streaming,
-        stream_weights,
+        streamed,
         tiles,
         nominal: options.nominal(),
         moved: BTreeMap::new(),
@@ -102,7 +109,7 @@ fn emit(
     let Emitter { program, nodes, .. } = lowering.emitter;
     let mut program = needed(program);
     program.memories[tile].reserved = code_bytes(&program, machine);
-    Ok(Compiled { program, nodes, notes: Vec::new() })
+    Ok((Compiled { program, nodes, notes: Vec::new() }, tile))
 }
 
 struct Lowering<'a> {
@@ -110,7 +117,8 @@ struct Lowering<'a> {
     host: MemoryId,
     tile: MemoryId,
     streaming: MemoryId,
-    stream_weights: bool,
+    /// Weights that stay in streaming memory until they are used.
+    streamed: &'a BTreeSet<ValueId>,
     tiles: Tiles<'a>,
     nominal: Bindings,
     /// Values that are another value moved: the source, and the nodes that move it.
@@ -190,7 +198,7 @@ impl Lowering<'_> {
             Some(layout) => layout.clone(),
             None => self.spread(value)?,
         };
-        if self.stream_weights {
+        if self.streamed.contains(&value) {
             let whole = Layout::whole(self.whole(value).len(), 0);
             let from =
                 self.emitter.buffer(value, "@streaming", BufferClass::Parameter, self.streaming, whole);
@@ -308,7 +316,7 @@ impl Lowering<'_> {
         step.padding = space.padding;
         (step.base, step.grid) = (base, cuts);
         if splits > 1 || choice.price.turns > 1 {
-            return self.cut_sum(group, &step, &choice);
+            return self.cut_sum(group, &step, &problem, &choice);
         }
         let mut arrivals = Vec::new();
         for (&value, access) in body.operands.iter().zip(body.reads) {

@@ -9,7 +9,7 @@ use crate::Fidelity;
 use crate::groups::Group;
 use crate::kernel::split_axis;
 use crate::lower::{fill, reads, reduction_body, retype_output};
-use crate::partition::Choice;
+use crate::partition::{Choice, Problem, stretch};
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::op::{Access, AxisKind, Combine, IterSpace, Work};
 use orrery_ir::{Dim, ValueId};
@@ -19,7 +19,13 @@ use orrery_program::{Buffer, BufferClass, BufferId, Layout, Read, Step, StepKind
 impl Lowering<'_> {
     /// Emits a group whose sum is cut: partial results on the tiles, what becomes of them, and the followers. `step` has
     /// the anchor's grid.
-    pub(super) fn cut_sum(&mut self, group: &Group, step: &Step, choice: &Choice) -> Result<()> {
+    pub(super) fn cut_sum(
+        &mut self,
+        group: &Group,
+        step: &Step,
+        problem: &Problem,
+        choice: &Choice,
+    ) -> Result<()> {
         let output = self.emitter.graph.nodes[group.nodes[0]].outputs.iter().flatten().next().copied();
         let (Some(space), Some(output)) = (&group.space, output) else {
             return Diagnostic::error("partition", "a sum without a result is cut").err();
@@ -29,24 +35,27 @@ impl Lowering<'_> {
         let Some(depth) = cut.or_else(|| (0..space.axes.len()).find(sums)) else {
             return Diagnostic::error("partition", "what is cut is no sum").err();
         };
-        let (splits, turns) = (choice.parts[depth], choice.price.turns);
+        let splits = choice.parts[depth];
         let anchor = self.emitter.body(&group.nodes[..1], Some(space));
         // Partial results are kept in the format of the accumulator.
         let partial_type =
             Format::parse(&step.arithmetic.accumulate).and_then(Format::dtype).unwrap_or(DType::F32);
         let length = space.axes[depth].extent.clone();
-        let stretch_length = length.known().map_or(0, |k| (k + turns as i64 - 1) / turns as i64);
+        let (turns, turn_length) = match length.known() {
+            Some(k) if choice.price.turns > 1 => {
+                let splits = splits as i64;
+                let unit = self.tiles.unit(problem);
+                let turn = stretch((k + splits - 1) / splits, choice.price.turns, unit) * splits;
+                ((k + turn - 1) / turn, turn)
+            }
+            _ => (1, 0),
+        };
         let mut stays: Vec<Option<BufferId>> = vec![None; anchor.operands.len()];
         let mut partials = None;
         let mut grid = step.grid.clone();
-        for turn in 0..turns as i64 {
-            let (from, to) = match length.known() {
-                Some(k) if turns > 1 => (turn * stretch_length, ((turn + 1) * stretch_length).min(k)),
-                _ => (0, 0),
-            };
-            if turns > 1 && from >= to {
-                break;
-            }
+        for turn in 0..turns {
+            let end = (turn + 1) * turn_length;
+            let (from, to) = (turn * turn_length, length.known().map_or(end, |k| end.min(k)));
             let mut part = step.clone();
             part.body = anchor.graph.clone();
             retype_output(&mut part.body, partial_type);

@@ -303,10 +303,11 @@ fn a_run_shows_what_is_broken() {
 fn what_is_moved_as_a_whole_is_sound() {
     let graph = example("square product");
     let mut program = compiled(&graph, 638_976);
+    // The program is compiled for all tiles; on a machine that has more of them it can move.
+    let more = 3;
+    let tile = tile(&program);
+    program.memories[tile].cores += more;
     let id = find(&program, computes);
-    let free = TILES
-        - orrery_program::BoundGrid::new(0, &program.steps[id].grid, &Bindings::new()).unwrap().core_end();
-    assert!(free > 0, "the example leaves tiles free");
     let touched: Vec<BufferId> = {
         let step = &program.steps[id];
         step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer)).collect()
@@ -316,10 +317,10 @@ fn what_is_moved_as_a_whole_is_sound() {
         all.any(|s| s.name != program.steps[id].name && s.reads.iter().any(|r| r.buffer == b))
     };
     assert!(!touched.iter().any(|b| uses(*b)), "only this step computes from them");
-    program.steps[id].base += free;
+    program.steps[id].base += more;
     for buffer in touched {
         let layout = &mut program.buffers[buffer].layout;
-        *layout = Layout { base: layout.base + free, ..layout.clone() };
+        *layout = Layout { base: layout.base + more, ..layout.clone() };
     }
     verify::verify(&program).unwrap();
     assert_eq!(shown(&graph, &program), Shown::Nothing);

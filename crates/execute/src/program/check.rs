@@ -5,7 +5,7 @@
 //! format, both may stray from the exact sum by a bound that follows from the length of the sum and the formats; they must
 //! agree within the sum of the two bounds.
 
-use super::evaluate::{Evaluator, interpret};
+use super::evaluate::{Evaluator, interpret, multiplies};
 use super::{Array, Machine};
 use orrery_base::Result;
 use orrery_ir::op::{Class, Engine};
@@ -134,6 +134,7 @@ fn expect(body: &Graph, operands: &[Array], evaluator: &Evaluator<'_>, splits: u
         }
     }
     for node in body.nodes.values() {
+        let node = &if multiplies(node.op) { summed_wide(node) } else { node.clone() };
         let inputs: Vec<Option<Tensor>> =
             node.inputs.iter().map(|v| v.map(|v| values[&v].0.clone())).collect();
         let bounds: Vec<Option<&[f64]>> =
@@ -188,20 +189,25 @@ fn own_bound(
             other => other.clone(),
         })
         .collect();
-    let mut plain = node.clone();
+    let mut plain = summed_wide(node);
     if let Some(alpha) = plain.attrs.float("alpha") {
         plain.attrs.set("alpha", alpha.abs());
+    }
+    if let Some(beta) = plain.attrs.float("beta") {
+        plain.attrs.set("beta", beta.abs());
     }
     let magnitude = interpret(&plain, &magnitudes, evaluator.seed)?;
     let Some(magnitude) = magnitude.first().and_then(|t| t.to_f64().ok()) else { return Ok(Vec::new()) };
     let terms = sum_length(node, inputs, output);
     let format = Format::parse(&evaluator.arithmetic.accumulate).unwrap_or(Format::FP32);
-    let machine = Accumulation::new(format).grouped(u64::from(evaluator.arithmetic.group.max(1)));
-    // Within a group the products are added in f32.
-    let within = Accumulation::new(Format::FP32);
-    // The interpreter adds one product after the other, in the format that the node asks for.
+    let grouped =
+        Accumulation::new(format).grouped(u64::from(evaluator.arithmetic.group.max(1))).bounds(terms);
+    // Within a group the products are added in fp32; so the interpreter adds products and magnitudes, one by one.
+    let wide = Accumulation::new(Format::FP32).bounds(terms);
+    // What only the interpreter knows to compute is summed alike by both, as the node asks.
     let asked = node.attrs.str("accumulate").and_then(Format::parse).unwrap_or(Format::FP32);
-    let plain = Accumulation::new(asked);
+    let asked = Accumulation::new(asked).bounds(terms);
+    let multiplied = multiplies(node.op) || node.op == Op::ReduceSum;
     // Inputs that the matrix unit narrows are off by one rounding each before they are multiplied.
     let narrowed = evaluator
         .arithmetic
@@ -215,8 +221,9 @@ fn own_bound(
     Ok(magnitude
         .iter()
         .map(|&m| {
-            let mut stray =
-                machine.bound(terms, m) + within.bound(terms, m) + plain.bound(terms, m) + narrowed * m;
+            let m = m + wide(m);
+            let sums = if multiplied { grouped(m) + 2.0 * wide(m) } else { 2.0 * asked(m) };
+            let mut stray = sums + narrowed * m;
             if splits > 1 {
                 stray += rounded_bound(0.0, m, format, Rounding::NearestEven);
             }
@@ -224,6 +231,13 @@ fn own_bound(
                 + rounded_bound(0.0, m, out_format, Rounding::NearestEven)
         })
         .collect())
+}
+
+/// The node with its sums in fp32: nearer to the exact ones than where it asks for another format.
+fn summed_wide(node: &Node) -> Node {
+    let mut node = node.clone();
+    node.attrs.remove("accumulate");
+    node
 }
 
 /// Products in each sum of a node.

@@ -102,8 +102,13 @@ impl Evaluator<'_> {
         {
             return Ok(vec![Array::floats(DType::F32, input.shape().to_vec(), values.to_vec())]);
         }
+        // What a body makes is rounded to the types that its operands have.
+        let operand = |array: &Array| match node.bodies.is_empty() {
+            true => array.to_operand(),
+            false => array.to_tensor(),
+        };
         let operands: Vec<Option<Datum>> =
-            inputs.iter().map(|a| a.as_ref().map(|a| Datum::Tensor(a.to_operand()))).collect();
+            inputs.iter().map(|a| a.as_ref().map(|a| Datum::Tensor(operand(a)))).collect();
         let results =
             eval_node(node, &operands, self.seed).map_err(|cause| Diagnostic::error("evaluation", cause))?;
         results
@@ -117,6 +122,9 @@ impl Evaluator<'_> {
 
     /// Products of matrices in the machine's way of adding; none for other nodes and types.
     fn matrix(&self, node: &Node, inputs: &[Option<Array>]) -> Option<Array> {
+        if !multiplies(node.op) {
+            return None;
+        }
         let operand = |i: usize| inputs.get(i).and_then(Option::as_ref);
         let (a, b) = (operand(0)?, operand(1)?);
         let (left, right) = (a.as_f32()?, b.as_f32()?);
@@ -221,16 +229,35 @@ impl Evaluator<'_> {
     }
 
     /// `out = left x right`, each sum from left to right, kept in the accumulator's format and rounded to it after each
-    /// group of products.
+    /// group of products. `out` is zero before.
     fn product(&self, left: &[f32], right: &[f32], [m, k, n]: [usize; 3], out: &mut [f32]) {
         let format =
             Format::parse(&self.arithmetic.accumulate).filter(|f| *f != Format::FP32 && *f != Format::FP64);
-        let group = if format.is_some() { self.arithmetic.group.max(1) as usize } else { k.max(1) };
-        for (row, sums) in left.chunks_exact(k.max(1)).zip(out.chunks_exact_mut(n.max(1))).take(m) {
-            for (terms, rights) in row.chunks(group).zip(right.chunks(group * n.max(1))) {
-                for (&a, b) in terms.iter().zip(rights.chunks_exact(n.max(1))) {
-                    for (sum, &b) in sums.iter_mut().zip(b) {
-                        *sum += a * b;
+        let group = if format.is_some() { self.arithmetic.group.max(1) as usize } else { DEEP };
+        if m * k * n == 0 {
+            return;
+        }
+        for first in (0..k).step_by(group) {
+            let depth = group.min(k - first);
+            let right = &right[first * n..(first + depth) * n];
+            let mut rows = out.chunks_mut(ROWS * n);
+            for (left, sums) in left.chunks(ROWS * k).zip(&mut rows) {
+                let whole = n - n % COLUMNS;
+                let full = left.len() == ROWS * k;
+                for column in (0..whole).step_by(COLUMNS) {
+                    if full {
+                        add_tile::<ROWS>(&left[first..], k, &right[column..], n, depth, &mut sums[column..]);
+                    } else {
+                        for (left, sums) in left.chunks_exact(k).zip(sums.chunks_exact_mut(n)) {
+                            add_tile::<1>(&left[first..], k, &right[column..], n, depth, &mut sums[column..]);
+                        }
+                    }
+                }
+                for (left, sums) in left.chunks_exact(k).zip(sums.chunks_exact_mut(n)) {
+                    for (&a, right) in left[first..first + depth].iter().zip(right.chunks_exact(n)) {
+                        for (sum, &b) in sums[whole..].iter_mut().zip(&right[whole..]) {
+                            *sum += a * b;
+                        }
                     }
                 }
                 if let Some(format) = format {
@@ -313,6 +340,40 @@ impl Evaluator<'_> {
         }
         let shape = [xs[0], ws[0]].into_iter().chain(output).collect();
         Some(Array::floats(DType::F32, shape, out))
+    }
+}
+
+/// Whether products of an op are added up here, in the machine's way, and not by the interpreter.
+pub(super) fn multiplies(op: Op) -> bool {
+    matches!(op, Op::MatMul | Op::Conv | Op::Gemm)
+}
+
+/// Rows and columns of a product that are worked on at a time, as many sums as fit into registers, and how many products
+/// are added to them before the next ones have their turn.
+const ROWS: usize = 4;
+const COLUMNS: usize = 8;
+const DEEP: usize = 512;
+
+/// Adds `depth` products to each of `R` rows of [`COLUMNS`] sums. Rows are `k` elements apart on the left, `n` on the right
+/// and among the sums.
+fn add_tile<const R: usize>(left: &[f32], k: usize, right: &[f32], n: usize, depth: usize, out: &mut [f32]) {
+    let row = |r: usize, out: &[f32]| -> [f32; COLUMNS] { std::array::from_fn(|c| out[r * n + c]) };
+    let mut sums: [[f32; COLUMNS]; R] = std::array::from_fn(|r| row(r, out));
+    let lefts: [&[f32]; R] = std::array::from_fn(|r| &left[r * k..r * k + depth]);
+    for (i, right) in right.chunks(n).take(depth).enumerate() {
+        let Some(right) = right.first_chunk::<COLUMNS>() else { break };
+        sums = std::array::from_fn(
+            #[inline(always)]
+            |r| {
+                std::array::from_fn(
+                    #[inline(always)]
+                    |c| sums[r][c] + lefts[r][i] * right[c],
+                )
+            },
+        );
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        out[r * n..r * n + COLUMNS].copy_from_slice(sums);
     }
 }
 

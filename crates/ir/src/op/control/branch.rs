@@ -21,7 +21,11 @@ pub(super) fn if_infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
     if let Some(holds) = known_bool(ctx, 0) {
         return Ok(leave((ctx.infer_body)(if holds { then } else { other }, &captures)?));
     }
-    let (then, other) = ((ctx.infer_body)(then, &captures)?, (ctx.infer_body)(other, &captures)?);
+    let (then, other) = match ((ctx.infer_body)(then, &captures), (ctx.infer_body)(other, &captures)) {
+        // A body that contradicts these inputs makes nothing of them: what comes out, the other makes.
+        (Ok(facts), Err(_)) | (Err(_), Ok(facts)) => return Ok(leave(facts)),
+        (then, other) => (then?, other?),
+    };
     if then.len() != other.len() {
         return Err(format!("its bodies have {} and {} outputs", then.len(), other.len()));
     }

@@ -4,6 +4,7 @@
 //! not depend on the sizes of blocks, and a part of a product equals the same part of the whole.
 
 use orrery_numerics::{Accumulation, DType, Format};
+use std::array;
 
 use crate::Attrs;
 
@@ -143,12 +144,16 @@ impl<T: Scalar> Left<T> {
             }
             return sums;
         }
-        for (left, right) in left.chunks_exact(R).zip(panel.chunks_exact(COLUMNS)) {
-            for (sums, &l) in sums.iter_mut().zip(left) {
-                for (sum, &r) in sums.iter_mut().zip(right) {
-                    *sum = sum.add_product(l, r);
-                }
-            }
+        for (left, right) in left.as_chunks::<R>().0.iter().zip(panel.as_chunks::<COLUMNS>().0) {
+            sums = array::from_fn(
+                #[inline(always)]
+                |r| {
+                    array::from_fn(
+                        #[inline(always)]
+                        |c| sums[r][c].add_product(left[r], right[c]),
+                    )
+                },
+            );
         }
         sums
     }
