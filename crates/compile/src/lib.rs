@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod lower;
 mod needed;
 pub mod partition;
+pub mod spatial;
 
 use orrery_base::{Diagnostic, Result};
 use orrery_cost::Target;
@@ -74,6 +75,9 @@ pub fn compile(graph: &Graph, target: &Target<'_>, options: &Options) -> Result<
         ExecutionModel::Kernel(machine) => kernel::compile(graph, &facts, &groups, target, machine, options)?,
         ExecutionModel::BulkSynchronous(machine) => {
             bulk_synchronous::compile(graph, &facts, &groups, target, machine, options)?
+        }
+        ExecutionModel::Spatial(machine) => {
+            spatial::compile(graph, &facts, &groups, target, machine, options)?
         }
     };
     verify::verify(&compiled.program)?;

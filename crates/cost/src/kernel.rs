@@ -30,7 +30,7 @@ pub fn cost(
 ) -> StepCost {
     let graph = target.stack.is_some_and(|s| s.graph_launch);
     match step.kind {
-        StepKind::View => free(),
+        StepKind::View | StepKind::Load => free(),
         StepKind::Host => {
             let bytes = measure.total_read().max(measure.written_bytes);
             let time =

@@ -7,6 +7,8 @@ pub mod bulk_synchronous;
 pub mod contraction;
 pub mod kernel;
 pub mod measure;
+pub mod pipeline;
+pub mod spatial;
 
 pub use contraction::{Contraction, Product, Role};
 pub use measure::Measure;
@@ -41,6 +43,18 @@ pub enum Resource {
     Streaming,
     /// Link to the host.
     HostLink,
+    /// The slowest stage of a section.
+    Interval,
+    /// Filling and draining the stages of a section.
+    Fill,
+    /// Loading the program of a section.
+    ProgramLoad,
+    /// Loading the arguments of a section: addresses, and weights that stay while it runs.
+    ArgumentLoad,
+    /// DDR memory beside the chip.
+    Ddr,
+    /// High-bandwidth memory of a machine that has DDR too.
+    Hbm,
 }
 
 impl Resource {
@@ -58,7 +72,17 @@ impl Resource {
             Self::Sync => "sync",
             Self::Streaming => "streaming memory",
             Self::HostLink => "host link",
+            Self::Interval => "slowest stage",
+            Self::Fill => "fill and drain",
+            Self::ProgramLoad => "program load",
+            Self::ArgumentLoad => "argument load",
+            Self::Ddr => "DDR",
+            Self::Hbm => "HBM",
         }
+    }
+    /// True where stages that run at the same time share it.
+    pub const fn is_shared(self) -> bool {
+        matches!(self, Self::Ddr | Self::Hbm)
     }
 }
 
@@ -118,6 +142,9 @@ pub fn step_cost(
         }
         (ExecutionModel::BulkSynchronous(machine), Losses::BulkSynchronous(losses)) => {
             Ok(bulk_synchronous::cost(step, &measure, machine, losses, target.precision))
+        }
+        (ExecutionModel::Spatial(machine), Losses::Spatial(losses)) => {
+            Ok(spatial::cost(program, step, &measure, machine, losses, target.precision))
         }
         _ => Diagnostic::error("cost-model", "the machine's losses are of another execution model").err(),
     }

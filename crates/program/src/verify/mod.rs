@@ -13,11 +13,15 @@
 //!    two blocks, and all those cores are there; only a step marked approximate leaves open where its parts are;
 //! 7. the fullest core of each memory holds no more than it has;
 //! 8. every output was written;
-//! 9. what takes the place of a buffer in a memory starts when all steps that use that buffer have ended.
+//! 9. what takes the place of a buffer in a memory starts when all steps that use that buffer have ended;
+//! 10. the stages of a pipeline stand one after the other, views aside, and have between them no more cores than it has; a
+//!     buffer of which pieces are kept is touched by the stages of one pipeline only, and comes in no more pieces than the
+//!     grids of the steps that compute it, or with it, are cut into.
 //!
 //! What depends on symbols holds at both ends of their ranges.
 
 mod order;
+mod pipeline;
 mod shape;
 
 use crate::{Program, StepId};
@@ -33,6 +37,7 @@ use orrery_ir::Bindings;
 pub fn verify(program: &Program) -> Result<()> {
     shape::check(program)?;
     order::check(program)?;
+    pipeline::check(program)?;
     capacity(program)
 }
 
