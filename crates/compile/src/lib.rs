@@ -26,6 +26,9 @@ pub struct Options {
     pub symbols: BTreeMap<String, (i64, i64)>,
     /// Round results at random in proportion, on machines that can; to the nearest otherwise.
     pub stochastic_rounding: bool,
+    /// Write what every step makes to the memory behind the chip, as a forward pass does whose results a backward pass
+    /// needs. Only machines that else pass results on within the chip take notice.
+    pub keep_results: bool,
 }
 
 impl Options {

@@ -4,9 +4,10 @@ use crate::compare::in_parallel;
 use crate::nearest::nearest;
 use crate::outcome::CONFIDENCE;
 use crate::setup::Setup;
-use crate::way::time;
+use crate::way::time_with;
 use crate::workload::{Case, case};
 use orrery_base::{Progress, Result};
+use orrery_compile::Options;
 use orrery_machine::System;
 use orrery_record::{Measurement, Record, Scope, Scored};
 use orrery_simulate::Timeline;
@@ -189,7 +190,9 @@ fn predict(record: &Record, figure: &Measurement, own: &[System]) -> Result<Pred
     notes.extend(case.note.clone());
     let stack = stack.map(str::to_owned);
     let setup = Setup::of(system).precision(precision.as_deref()).stack(stack.as_deref());
-    let (_, timeline) = time(&case.model, &setup).map_err(|d| {
+    let options = Options { keep_results: case.passes > 1.0, ..Options::default() };
+    let timed = setup.tiles(case.tiles).and_then(|setup| time_with(&case.model, &setup, &options));
+    let (_, timeline) = timed.map_err(|d| {
         let place = if d.place.is_empty() { String::new() } else { format!(" (at {})", d.place.join(" > ")) };
         format!("{} [{}]{place}", d.cause, d.code)
     })?;

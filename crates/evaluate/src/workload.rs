@@ -2,6 +2,7 @@
 
 use crate::model::{Bound, Model, Options};
 use orrery_ir::{Attrs, Builder, Op};
+use orrery_machine::ExecutionModel;
 use orrery_numerics::DType;
 use orrery_record::{Record, Workload};
 use serde_json::Value;
@@ -12,7 +13,9 @@ pub(crate) struct Case {
     pub(crate) model: Bound,
     /// Times of the forward pass that the measured work takes, where it is more than that.
     pub(crate) passes: f64,
-    /// Devices that each do this work at the same time.
+    /// Tiles of a device that one copy of the model has, where it does not have all.
+    pub(crate) tiles: Option<u64>,
+    /// Devices, or parts of them, that each do this work at the same time.
     pub(crate) devices: f64,
     /// Samples that one device processes in this work.
     pub(crate) samples: f64,
@@ -123,6 +126,7 @@ fn finish(b: Builder, name: &str, output: orrery_ir::ValueId, counts: Counts) ->
             dims: Default::default(),
         },
         passes: 1.0,
+        tiles: None,
         devices: 1.0,
         samples: counts.samples as f64,
         flops: counts.flops,
@@ -234,7 +238,7 @@ fn attention(workload: &Workload) -> Result<Case, Reason> {
 const VARIANTS: [&str; 8] =
     ["n_layers", "d_model", "n_heads", "ffn", "vocab", "crop", "base_filters", "image"];
 /// Keys that say how many chips one copy of the model is cut over.
-const CUTS: [&str; 5] = ["tp", "pp", "ipus_per_replica", "cp", "tiles_per_instance"];
+const CUTS: [&str; 4] = ["tp", "pp", "ipus_per_replica", "cp"];
 
 fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
     let identity = &record.identity;
@@ -249,7 +253,8 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
         }
     }
     let devices = identity.devices.ok_or("the number of devices is not published")?;
-    let micro = micro_batch(workload, devices)?;
+    let (tiles, copies) = parts(workload, &identity.machine, devices)?;
+    let micro = micro_batch(workload, copies)?;
     let mut options = Options::default();
     if known.name.starts_with("bert") && passes > 1.0 {
         options.parameters.push("head=pretraining".to_owned());
@@ -265,7 +270,9 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
     if passes > 1.0 {
         notes.push("three times the forward pass; optimizer and all-reduce not counted".to_owned());
     }
-    if devices != 1.0 {
+    if let Some(tiles) = tiles {
+        notes.push(format!("{copies} copies of the model on {tiles} tiles each, taken as so many times one"));
+    } else if devices != 1.0 {
         notes.push(format!("{devices} devices taken as so many times one"));
     }
     if let Some(other) = VARIANTS.iter().find(|key| workload.spec.contains_key(**key)) {
@@ -274,12 +281,25 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
     Ok(Case {
         model: bound,
         passes,
-        devices,
+        tiles,
+        devices: copies,
         samples: micro as f64,
         flops: flops * passes,
         elements: 0.0,
         note: (!notes.is_empty()).then(|| notes.join("; ")),
     })
+}
+
+/// Tiles that one copy of the model has, where not a whole device, and the number of copies.
+fn parts(workload: &Workload, machine: &str, devices: f64) -> Result<(Option<u64>, f64), Reason> {
+    let Ok(copies) = number(workload, "instances") else { return Ok((None, devices)) };
+    let copies = copies as f64;
+    let system = orrery_machine::find(machine).map_err(|d| d.cause.clone())?;
+    let ExecutionModel::Spatial(chip) = &system.model else { return Ok((None, devices)) };
+    if copies <= devices {
+        return Ok((None, copies));
+    }
+    Ok((Some((chip.tiles as f64 * devices / copies) as u64), copies))
 }
 
 /// Samples on one device at once: what the row says, else the global batch divided by devices and accumulations.

@@ -1,6 +1,9 @@
 //! Machines whose compute and memory units become a pipeline for each section of a model: reconfigurable dataflow units.
 
+use crate::parameter::{Parameter, Status, Value};
+use crate::system::{ExecutionModel, System};
 use crate::view::view;
+use orrery_base::{Diagnostic, Result};
 
 view! {
     /// A machine of pattern compute units (PCUs) and pattern memory units (PMUs), configured anew for each section of a
@@ -70,5 +73,62 @@ view! {
         placement_fraction: f64 = "ratio",
         /// Host time of one run of the whole model that nothing hides.
         host_seconds_per_run: f64 = "s",
+    }
+}
+
+/// Parameters of which a part of a chip has its share.
+const SHARED: [&str; 8] = [
+    "pcus",
+    "pmus",
+    "ddr_bytes",
+    "ddr_bandwidth",
+    "ddr_random_bandwidth",
+    "hbm_bytes",
+    "hbm_bandwidth",
+    "host_bandwidth",
+];
+
+impl System {
+    /// Some tiles of a chip of this machine, as they are while the other tiles do the same: with their share of units,
+    /// memory and bandwidth.
+    ///
+    /// # Errors
+    /// `system-tiles` where the machine has no such part.
+    pub fn part(&self, tiles: u64) -> Result<Self> {
+        let ExecutionModel::Spatial(machine) = &self.model else {
+            return Diagnostic::error("system-tiles", format!("{} is not used in tiles", self.title))
+                .help("leave the number of tiles out for this machine")
+                .err();
+        };
+        let all = machine.tiles;
+        if tiles == 0 || tiles > all || !all.is_multiple_of(tiles) {
+            let cause = format!("{} cannot be dealt out in parts of {tiles} tiles", self.title);
+            return Diagnostic::error("system-tiles", cause)
+                .help(format!("it has {all} tiles; a part has a number that divides them"))
+                .err();
+        }
+        if tiles == all {
+            return Ok(self.clone());
+        }
+        let share = tiles as f64 / all as f64;
+        let scale = |parameter: &mut Parameter| {
+            if let Value::Number(number) = &mut parameter.value {
+                *number *= share;
+            }
+            parameter.status = parameter.status.max(Status::Derived);
+            parameter.note = Some(format!("{tiles} of {all} tiles of {}", self.title));
+            (parameter.range, parameter.alternatives) = (None, Vec::new());
+        };
+        let mut part = self.clone();
+        part.name = format!("{}.{tiles}-tiles", self.name);
+        part.title = format!("{}, {tiles} of {all} tiles", self.title);
+        (part.aliases, part.published) = (Vec::new(), None);
+        for key in SHARED {
+            part.parameters.get_mut(key).into_iter().for_each(scale);
+        }
+        part.parameters.get_mut("tiles").into_iter().for_each(scale);
+        part.precisions.iter_mut().for_each(|precision| scale(&mut precision.peak));
+        part.model = ExecutionModel::Spatial(SpatialMachine::read(&part.parameters));
+        Ok(part)
     }
 }

@@ -151,7 +151,8 @@ fn schedule(
                 unit.max(awaited(program, run, &events))
             });
             free.insert(step.unit, base + run.time);
-            if let Some(placed) = run.steps.iter().find(|placed| placed.step == id) {
+            if let Ok(number) = run.steps.binary_search_by_key(&id, |placed| placed.step) {
+                let placed = &run.steps[number];
                 let mut cost = costs[id.index()].clone();
                 cost.time = placed.share;
                 let (start, end) = (base + placed.start, base + placed.end);

@@ -305,7 +305,7 @@ impl Emission<'_> {
             return;
         }
         for id in std::mem::take(&mut self.fresh) {
-            if self.plan.last_read(id).is_some_and(|last| last >= next) {
+            if self.plan.is_needed(id, next) {
                 let (from, to) = (self.here[&id], self.make_outside(id));
                 self.stream(from, to, format!("{} from the section", self.plain.buffers[id].name));
             }

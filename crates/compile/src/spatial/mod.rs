@@ -38,7 +38,7 @@ pub fn compile(
     let units = Units { machine, losses, macs: target.precision.macs() };
     let nominal = options.nominal();
     let (program, nodes) = plain::emit(graph, facts, groups, target, &units, options)?;
-    let plan = Plan::of(&program, &units, &nominal)?;
+    let plan = Plan::of(&program, &units, &nominal, options.keep_results)?;
     // A stack that does not take the whole graph at once makes a section of every operator.
     let whole = target.stack.is_none_or(|stack| stack.graph_launch);
     let cut = if whole { sections::cut(&plan, &units) } else { sections::apart(&plan) };

@@ -58,18 +58,20 @@ pub(super) struct Plan {
     values: BTreeMap<BufferId, Value>,
     pmu_bytes: u64,
     most: u64,
+    keep_results: bool,
 }
 
 impl Plan {
-    /// Of a plain program.
+    /// Of a plain program; with `keep_results` everything that is made leaves its section.
     ///
     /// # Errors
     /// `unbound-symbol` where a symbol has no value.
-    pub(super) fn of(program: &Program, units: &Units<'_>, nominal: &Bindings) -> Result<Self> {
+    pub(super) fn of(program: &Program, units: &Units<'_>, nominal: &Bindings, keep_results: bool) -> Result<Self> {
         let mut plan = Self {
             stages: Vec::new(),
             values: BTreeMap::new(),
             pmu_bytes: units.machine.pmu_bytes,
+            keep_results,
             most: (units.pmu_bytes() as f64 * MOST_OF_PMUS) as u64,
         };
         for (id, buffer) in program.buffers.iter() {
@@ -158,13 +160,14 @@ impl Plan {
     pub(super) fn maker(&self, id: BufferId) -> Option<usize> {
         self.values[&id].maker
     }
-    /// The last step that reads the buffer itself.
-    pub(super) fn last_read(&self, id: BufferId) -> Option<StepId> {
-        self.values[&id].last_read
+    /// Whether a buffer that a section made is needed from that step on.
+    pub(super) fn is_needed(&self, id: BufferId, from: StepId) -> bool {
+        let value = &self.values[&id];
+        (self.keep_results && value.maker.is_some()) || value.last_read.is_some_and(|last| last >= from)
     }
-    /// Whether it, or a view of it, goes to the host.
+    /// Whether it, or a view of it, goes to the host or stays behind the chip.
     pub(super) fn leaves(&self, id: BufferId) -> bool {
-        self.values[&id].leaves
+        self.values[&id].leaves || self.keep_results
     }
     /// The last stage that touches the value or a view of it.
     pub(super) fn last_use(&self, id: BufferId) -> Option<usize> {
