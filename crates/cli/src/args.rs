@@ -156,6 +156,9 @@ pub(crate) struct MachineArgs {
     /// Software stack of the machine's file; its default losses where not given
     #[arg(long, value_name = "NAME")]
     pub(crate) stack: Option<String>,
+    /// Tiles of a chip that one copy of the model runs on, where the machine is used in tiles; all where not given
+    #[arg(long, value_name = "N", value_parser = batch)]
+    pub(crate) tiles: Option<u64>,
     #[command(flatten)]
     pub(crate) files: SystemFiles,
 }
@@ -163,7 +166,7 @@ pub(crate) struct MachineArgs {
 fn batch(text: &str) -> Result<u64, String> {
     match text.parse::<u64>() {
         Ok(n) if (1..=1 << 40).contains(&n) => Ok(n),
-        _ => Err("a batch is a whole number from 1".to_owned()),
+        _ => Err("a whole number from 1 is wanted".to_owned()),
     }
 }
 

@@ -216,6 +216,7 @@ impl Lowering<'_> {
             layout: Layout::whole(rank, 0),
             weight: None,
             view_of: None,
+            pieces: None,
         });
         let anchor = self.emitter.body(&group.nodes[..1], group.space.as_ref());
         let sources: Vec<BufferId> = anchor.operands.iter().map(|v| self.emitter.buffer_of[v]).collect();

@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod lower;
 mod needed;
 pub mod partition;
+pub mod spatial;
 mod states;
 
 use orrery_base::{Diagnostic, Result};
@@ -26,6 +27,9 @@ pub struct Options {
     pub symbols: BTreeMap<String, (i64, i64)>,
     /// Round results at random in proportion, on machines that can; to the nearest otherwise.
     pub stochastic_rounding: bool,
+    /// Write what every step makes to the memory behind the chip, as a forward pass does whose results a backward pass
+    /// needs. Only machines that else pass results on within the chip take notice.
+    pub keep_results: bool,
 }
 
 impl Options {
@@ -75,6 +79,9 @@ pub fn compile(graph: &Graph, target: &Target<'_>, options: &Options) -> Result<
         ExecutionModel::Kernel(machine) => kernel::compile(graph, &facts, &groups, target, machine, options)?,
         ExecutionModel::BulkSynchronous(machine) => {
             bulk_synchronous::compile(graph, &facts, &groups, target, machine, options)?
+        }
+        ExecutionModel::Spatial(machine) => {
+            spatial::compile(graph, &facts, &groups, target, machine, options)?
         }
     };
     verify::verify(&compiled.program)?;

@@ -67,6 +67,7 @@ impl<'a> Emitter<'a> {
                 precision: target.precision.name.clone(),
                 symbols: options.symbols.clone(),
                 memories: IndexVec::new(),
+                pipelines: IndexVec::new(),
                 buffers: IndexVec::new(),
                 steps: IndexVec::new(),
                 inputs: Vec::new(),
@@ -113,7 +114,17 @@ impl<'a> Emitter<'a> {
             _ => None,
         };
         let name = format!("{}{suffix}", self.name_of(value));
-        self.program.buffers.push(Buffer { name, class, dtype, shape, home, layout, weight, view_of: None })
+        self.program.buffers.push(Buffer {
+            name,
+            class,
+            dtype,
+            shape,
+            home,
+            layout,
+            weight,
+            view_of: None,
+            pieces: None,
+        })
     }
     /// Nodes as a graph of their own: an anchor cut by `space`, where there is one, and the element-wise nodes that follow
     /// it. An operand of the anchor is read as the space says; an operand of a follower has the dimensions of the
@@ -305,6 +316,7 @@ impl<'a> Emitter<'a> {
             work: Work::NONE,
             tile: None,
             approximate: false,
+            stage: None,
             after: Vec::new(),
         }
     }

@@ -2,7 +2,7 @@
 
 use orrery_base::IndexVec;
 use orrery_base::index::Id;
-use orrery_program::{Buffer, BufferClass, BufferId, Growth, Program, Step, StepId};
+use orrery_program::{Buffer, BufferClass, BufferId, Growth, PipelineId, Program, Step, StepId, StepKind};
 use std::collections::BTreeSet;
 
 /// The program without the steps whose results nothing uses and without the buffers that nothing touches; its inputs stay.
@@ -17,6 +17,16 @@ pub(crate) fn needed(program: Program) -> Program {
             stays[id.index()] = true;
             wanted.extend(step.reads.iter().map(|r| program.storage(r.buffer)));
         }
+    }
+    // A load stays as long as there is something to load for.
+    let running: BTreeSet<PipelineId> = program
+        .steps
+        .iter()
+        .filter(|(id, _)| stays[id.index()])
+        .filter_map(|(_, step)| step.stage.map(|stage| stage.pipeline))
+        .collect();
+    for (id, step) in program.steps.iter().filter(|(_, step)| step.kind == StepKind::Load) {
+        stays[id.index()] = step.stage.is_some_and(|stage| running.contains(&stage.pipeline));
     }
     let mut touched: BTreeSet<BufferId> = program.inputs.iter().copied().collect();
     touched.extend(program.outputs.iter().map(|(_, b)| *b));

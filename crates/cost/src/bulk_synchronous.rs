@@ -22,7 +22,7 @@ pub fn cost(
     let seconds = Picoseconds::from_seconds;
     let bytes = measure.total_read().max(measure.written_bytes);
     let resources = match step.kind {
-        StepKind::View => Vec::new(),
+        StepKind::View | StepKind::Load => Vec::new(),
         StepKind::Host => {
             vec![(Resource::HostLink, seconds(machine.host_latency_seconds + bytes / machine.host_bandwidth))]
         }

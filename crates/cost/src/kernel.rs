@@ -44,7 +44,7 @@ pub fn cost(
 ) -> StepCost {
     let graph = target.stack.is_some_and(|s| s.graph_launch);
     match step.kind {
-        StepKind::View => free(),
+        StepKind::View | StepKind::Load => free(),
         StepKind::Host => {
             let bytes = measure.total_read().max(measure.written_bytes);
             let time =
@@ -99,8 +99,7 @@ fn kernel(
     } else if let Some(product) = &measure.product {
         let tile = step.tile.unwrap_or(Tile { m: 128, n: 128, k: 32 });
         let tiling = Tiling::new(product, tile, measure.depth_parts, machine, measure.dtype);
-        let time =
-            tiling.time((measure.total_read(), traffic.device_read), machine, losses, macs);
+        let time = tiling.time((measure.total_read(), traffic.device_read), machine, losses, macs);
         let store = traffic.device_written / bandwidth + traffic.cached_written / l2;
         idle_slots = 1.0 - product.macs() / (tiling.sm_macs * machine.sms as f64).max(1.0);
         resources.extend([
@@ -155,7 +154,8 @@ impl Traffic {
         let total = measure.total_read() + measure.written_bytes;
         let kept = machine.l2_bytes as f64 * L2_KEPT;
         let made_here = |class| matches!(class, BufferClass::Scratch | BufferClass::Accumulator);
-        let mut traffic = Self { device_read: 0.0, device_written: 0.0, cached_read: 0.0, cached_written: 0.0 };
+        let mut traffic =
+            Self { device_read: 0.0, device_written: 0.0, cached_read: 0.0, cached_written: 0.0 };
         for (class, bytes) in &measure.read_bytes {
             if made_here(*class) && total <= kept {
                 traffic.cached_read += bytes;

@@ -8,6 +8,8 @@ pub mod collective;
 pub mod contraction;
 pub mod kernel;
 pub mod measure;
+pub mod pipeline;
+pub mod spatial;
 
 pub use contraction::{Contraction, Product, Role};
 pub use measure::Measure;
@@ -42,6 +44,18 @@ pub enum Resource {
     Streaming,
     /// Link to the host.
     HostLink,
+    /// The slowest stage of a section.
+    Interval,
+    /// Filling and draining the stages of a section.
+    Fill,
+    /// Loading the program of a section.
+    ProgramLoad,
+    /// Loading the arguments of a section: addresses, and weights that stay while it runs.
+    ArgumentLoad,
+    /// DDR memory beside the chip.
+    Ddr,
+    /// High-bandwidth memory of a machine that has DDR too.
+    Hbm,
 }
 
 impl Resource {
@@ -59,7 +73,17 @@ impl Resource {
             Self::Sync => "sync",
             Self::Streaming => "streaming memory",
             Self::HostLink => "host link",
+            Self::Interval => "slowest stage",
+            Self::Fill => "fill and drain",
+            Self::ProgramLoad => "program load",
+            Self::ArgumentLoad => "argument load",
+            Self::Ddr => "DDR",
+            Self::Hbm => "HBM",
         }
+    }
+    /// True where stages that run at the same time share it.
+    pub const fn is_shared(self) -> bool {
+        matches!(self, Self::Ddr | Self::Hbm)
     }
 }
 
@@ -119,6 +143,9 @@ pub fn step_cost(
         }
         (ExecutionModel::BulkSynchronous(machine), Losses::BulkSynchronous(losses)) => {
             Ok(bulk_synchronous::cost(step, &measure, machine, losses, target.precision))
+        }
+        (ExecutionModel::Spatial(machine), Losses::Spatial(losses)) => {
+            Ok(spatial::cost(program, step, &measure, machine, losses, target.precision))
         }
         _ => Diagnostic::error("cost-model", "the machine's losses are of another execution model").err(),
     }

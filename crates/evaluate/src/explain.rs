@@ -137,7 +137,7 @@ fn account(explanation: &mut Explanation, built: &Built, timeline: &Timeline) ->
     let program = &built.compiled.program;
     let seconds = |id| {
         let event = &timeline.events[id];
-        (event.end - event.start + event.waited).seconds()
+        (event.cost.time + event.waited).seconds()
     };
     let on_device = |step: &Step| step.unit != Unit::HostLink;
     let total: f64 =
@@ -208,6 +208,7 @@ fn operation(step: &Step) -> String {
     match step.kind {
         StepKind::Host => "host transfer".to_owned(),
         StepKind::Stream => "streaming".to_owned(),
+        StepKind::Load => "program and arguments".to_owned(),
         StepKind::Exchange => first.map_or_else(|| "exchange".to_owned(), |op| format!("exchange ({op})")),
         StepKind::Compute | StepKind::View => first.unwrap_or("copy").to_owned(),
     }

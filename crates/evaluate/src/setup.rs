@@ -40,6 +40,14 @@ impl Setup {
         self.stack = name.map(str::to_owned);
         self
     }
+    /// On some tiles of a chip, where not on all: `None` leaves the machine as it is.
+    ///
+    /// # Errors
+    /// `system-tiles` where the machine has no such part.
+    pub fn tiles(self, tiles: Option<u64>) -> Result<Self> {
+        let Some(tiles) = tiles else { return Ok(self) };
+        Ok(Self { system: Arc::new(self.system.part(tiles)?), ..self })
+    }
     /// What costs depend on.
     ///
     /// # Errors

@@ -5,9 +5,10 @@ use crate::generation::{self, generator, reason};
 use crate::nearest::nearest;
 use crate::outcome::CONFIDENCE;
 use crate::setup::Setup;
-use crate::way::time;
+use crate::way::time_with;
 use crate::workload::{Case, case};
 use orrery_base::{Progress, Result};
+use orrery_compile::Options;
 use orrery_machine::System;
 use orrery_record::{Measurement, Record, Scope, Scored, Workload};
 use orrery_simulate::Timeline;
@@ -174,7 +175,11 @@ fn predict(record: &Record, figure: &Measurement, own: &[System]) -> Result<Pred
         Some(system) => prediction(record, figure, system),
         None => {
             let found = orrery_machine::find(machine);
-            prediction(record, figure, found.map_err(|_| format!("there is no description of `{machine}` yet"))?)
+            prediction(
+                record,
+                figure,
+                found.map_err(|_| format!("there is no description of `{machine}` yet"))?,
+            )
         }
     }
 }
@@ -210,7 +215,9 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     let convert = conversion(&figure.metric)?;
     let case = case(record, storage)?;
     notes.extend(case.note.clone());
-    let (_, timeline) = time(&case.model, &setup).map_err(|d| reason(&d))?;
+    let options = Options { keep_results: case.passes > 1.0, ..Options::default() };
+    let timed = setup.tiles(case.tiles).and_then(|setup| time_with(&case.model, &setup, &options));
+    let (_, timeline) = timed.map_err(|d| reason(&d))?;
     let value = convert(&case, seconds(&timeline, figure.scope) * case.passes);
     if !value.is_finite() || value <= 0.0 {
         return Err(format!("the source's count of `{}` is not known for this workload", figure.metric));

@@ -68,7 +68,15 @@ pub fn build(model: &Bound, setup: &Setup, weights: Weights, options: &Options) 
 /// # Errors
 /// Those of [`build`].
 pub fn time(model: &Bound, setup: &Setup) -> Result<(Built, Timeline)> {
-    let built = build(model, setup, Weights::ShapeOnly, &Options::default())?;
+    time_with(model, setup, &Options::default())
+}
+
+/// As [`time`], compiled with these options.
+///
+/// # Errors
+/// Those of [`build`].
+pub fn time_with(model: &Bound, setup: &Setup, options: &Options) -> Result<(Built, Timeline)> {
+    let built = build(model, setup, Weights::ShapeOnly, options)?;
     let timeline = simulate(&built.compiled.program, &Bindings::new(), &setup.target()?)?;
     Ok((built, timeline))
 }

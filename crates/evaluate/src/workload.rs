@@ -3,6 +3,7 @@
 use crate::model::{Bound, Model, Options};
 use crate::variant::variant;
 use orrery_ir::{Attrs, Builder, Op};
+use orrery_machine::ExecutionModel;
 use orrery_numerics::DType;
 use orrery_record::{Record, Workload};
 use serde_json::Value;
@@ -13,7 +14,9 @@ pub(crate) struct Case {
     pub(crate) model: Bound,
     /// Times of the forward pass that the measured work takes, where it is more than that.
     pub(crate) passes: f64,
-    /// Devices that each do this work at the same time.
+    /// Tiles of a device that one copy of the model has, where it does not have all.
+    pub(crate) tiles: Option<u64>,
+    /// Devices, or parts of them, that each do this work at the same time.
     pub(crate) devices: f64,
     /// Samples that one device processes in this work.
     pub(crate) samples: f64,
@@ -91,15 +94,25 @@ fn primitive(workload: &Workload, storage: DType) -> Result<Case, Reason> {
         }
         "relu" => {
             let shape = [get("batch")?, get("c")?, get("h")?, get("w")?];
-            element_wise("relu", &shape, (Op::Relu, storage), Counts { samples: shape[0], ..Counts::default() })
+            element_wise(
+                "relu",
+                &shape,
+                (Op::Relu, storage),
+                Counts { samples: shape[0], ..Counts::default() },
+            )
         }
         "gelu" => element_wise("gelu", &[get("elements")?], (Op::Gelu, storage), Counts::default()),
-        "softmax" => element_wise("softmax", &[get("rows")?, get("cols")?], (Op::Softmax, storage), Counts::default()),
+        "softmax" => {
+            element_wise("softmax", &[get("rows")?, get("cols")?], (Op::Softmax, storage), Counts::default())
+        }
         "layernorm" => {
             let (rows, columns) = (get("rows")?, get("cols")?);
             let mut b = Builder::new("layernorm", 1);
             let x = b.input("x", storage, [rows, columns]);
-            let (scale, shift) = (b.weight_of("scale", storage, [columns], 0.0, 1.0), b.weight_of("shift", storage, [columns], 0.0, 1.0));
+            let (scale, shift) = (
+                b.weight_of("scale", storage, [columns], 0.0, 1.0),
+                b.weight_of("shift", storage, [columns], 0.0, 1.0),
+            );
             let y = b.op(Op::LayerNormalization, "y", &[x, scale, shift], Attrs::new());
             finish(b, "y", y, Counts { elements: (rows * columns) as f64, ..Counts::default() })
         }
@@ -127,6 +140,7 @@ fn finish(b: Builder, name: &str, output: orrery_ir::ValueId, counts: Counts) ->
             dims: Default::default(),
         },
         passes: 1.0,
+        tiles: None,
         devices: 1.0,
         samples: counts.samples as f64,
         flops: counts.flops,
@@ -252,7 +266,7 @@ fn attention(workload: &Workload, storage: DType) -> Result<Case, Reason> {
 }
 
 /// Keys that say how many chips one copy of the model is cut over.
-const CUTS: [&str; 5] = ["tp", "pp", "ipus_per_replica", "cp", "tiles_per_instance"];
+const CUTS: [&str; 4] = ["tp", "pp", "ipus_per_replica", "cp"];
 
 /// Refuses rows whose model is cut over several chips.
 pub(crate) fn uncut(workload: &Workload) -> Result<(), Reason> {
@@ -272,7 +286,8 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
         .ok_or_else(|| format!("`{}` is not among the built-in models", workload.model))?;
     uncut(workload)?;
     let devices = identity.devices.ok_or("the number of devices is not published")?;
-    let micro = micro_batch(workload, devices)?;
+    let (tiles, copies) = parts(workload, &identity.machine, devices)?;
+    let micro = micro_batch(workload, copies)?;
     let (parameters, mut notes) = variant(known, workload);
     let mut options = Options { parameters, ..Options::default() };
     if known.name.starts_with("bert") && passes > 1.0 {
@@ -288,18 +303,33 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
     if passes > 1.0 {
         notes.push("three times the forward pass; optimizer and all-reduce not counted".to_owned());
     }
-    if devices != 1.0 {
+    if let Some(tiles) = tiles {
+        notes.push(format!("{copies} copies of the model on {tiles} tiles each, taken as so many times one"));
+    } else if devices != 1.0 {
         notes.push(format!("{devices} devices taken as so many times one"));
     }
     Ok(Case {
         model: bound,
         passes,
-        devices,
+        tiles,
+        devices: copies,
         samples: micro as f64,
         flops: flops * passes,
         elements: 0.0,
         note: (!notes.is_empty()).then(|| notes.join("; ")),
     })
+}
+
+/// Tiles that one copy of the model has, where not a whole device, and the number of copies.
+fn parts(workload: &Workload, machine: &str, devices: f64) -> Result<(Option<u64>, f64), Reason> {
+    let Ok(copies) = number(workload, "instances") else { return Ok((None, devices)) };
+    let copies = copies as f64;
+    let system = orrery_machine::find(machine).map_err(|d| d.cause.clone())?;
+    let ExecutionModel::Spatial(chip) = &system.model else { return Ok((None, devices)) };
+    if copies <= devices {
+        return Ok((None, copies));
+    }
+    Ok((Some((chip.tiles as f64 * devices / copies) as u64), copies))
 }
 
 /// Samples on one device at once: what the row says, else the global batch divided by devices and accumulations.

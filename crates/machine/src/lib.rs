@@ -21,6 +21,7 @@ mod read;
 pub mod registry;
 mod render;
 mod section;
+mod spatial;
 mod system;
 mod view;
 
@@ -31,6 +32,7 @@ pub use parameter::{Alternative, Parameter, Status, TileShape, Value};
 pub use read::{FACTS, PEAK_TOLERANCE, SCHEMA, TABLE_ROWS};
 pub use registry::{find, find_or_load, load_path, registry};
 pub use render::{SummaryRow, key_reference};
+pub use spatial::{SpatialLosses, SpatialMachine};
 pub use system::{
     Engine, ExecutionModel, Fact, KnownError, Links, Losses, Power, Precision, PublishedColumn, Software,
     System,

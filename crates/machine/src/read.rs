@@ -6,6 +6,7 @@ use crate::kernel::KernelMachine;
 use crate::keys::{Key, ModelKind, Shape, UNITS};
 use crate::parameter::{Alternative, Parameter, Status, TileShape, Value};
 use crate::section::{Entry, File, Section, advise};
+use crate::spatial::SpatialMachine;
 use crate::system::{
     Engine, ExecutionModel, Fact, KnownError, Links, Power, Precision, PublishedColumn, Software, System,
 };
@@ -83,6 +84,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
     let model = match kind {
         ModelKind::Kernel => ExecutionModel::Kernel(KernelMachine::read(&parameters)),
         ModelKind::BulkSynchronous => ExecutionModel::BulkSynchronous(BspMachine::read(&parameters)),
+        ModelKind::Spatial => ExecutionModel::Spatial(SpatialMachine::read(&parameters)),
     };
     let loss_keys: Vec<&Key> = kind.loss_keys().iter().collect();
     let losses = read_parameters(root, "loss", &loss_keys, true, &sources)?;
@@ -344,7 +346,7 @@ pub(crate) const PRECISION_KEYS: [Key; 2] = [
         unit: "MAC/cycle",
         shape: Shape::Number,
         required: true,
-        meaning: " Multiply-accumulates of one core (SM or tile).",
+        meaning: " Multiply-accumulates of one core (SM, tile or PCU).",
     },
     Key {
         name: "peak",

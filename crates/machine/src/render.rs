@@ -89,6 +89,22 @@ impl System {
                     self.links.chips_per_machine,
                 ),
             ),
+            ExecutionModel::Spatial(m) => (
+                format!("{} PCUs, {} PMUs in {} tiles", grouped(m.pcus), grouped(m.pmus), m.tiles),
+                format!(
+                    "{} in {} PMUs of {}; {}{} DDR at {}",
+                    show_bytes((m.pmus * m.pmu_bytes) as f64),
+                    grouped(m.pmus),
+                    show_bytes(m.pmu_bytes as f64),
+                    m.hbm_bytes.zip(m.hbm_bandwidth).map_or_else(String::new, |(bytes, bandwidth)| format!(
+                        "{} HBM at {}; ",
+                        show_bytes(bytes as f64),
+                        show_si(bandwidth, "B/s")
+                    )),
+                    show_bytes(m.ddr_bytes as f64),
+                    show_si(m.ddr_bandwidth, "B/s"),
+                ),
+            ),
         };
         let peak = |p: &Precision| format!("{} ({})", show_si(p.peak_flops(), operations(p)), p.name);
         SummaryRow {

@@ -6,6 +6,7 @@ use crate::kernel::{KernelLosses, KernelMachine};
 use crate::keys::ModelKind;
 use crate::parameter::{Parameter, Status};
 use crate::read::not_found;
+use crate::spatial::{SpatialLosses, SpatialMachine};
 use crate::view::view;
 use orrery_base::{Diagnostic, Result};
 use orrery_numerics::DType;
@@ -33,11 +34,11 @@ view! {
     /// Electrical power.
     pub struct Power {
         /// Power of one chip at full load.
-        chip_watts: f64 = "W",
+        chip_watts: Option<f64> = "W",
         /// Power of one chip that does nothing.
-        idle_watts: f64 = "W",
+        idle_watts: Option<f64> = "W",
         /// Power of a machine with its chips at full load.
-        machine_watts: f64 = "W",
+        machine_watts: Option<f64> = "W",
     }
 }
 
@@ -48,6 +49,8 @@ pub enum ExecutionModel {
     Kernel(KernelMachine),
     /// Supersteps of compute, synchronisation and exchange.
     BulkSynchronous(BspMachine),
+    /// Sections, each a pipeline of compute and memory units.
+    Spatial(SpatialMachine),
 }
 
 impl ExecutionModel {
@@ -56,13 +59,15 @@ impl ExecutionModel {
         match self {
             Self::Kernel(_) => ModelKind::Kernel,
             Self::BulkSynchronous(_) => ModelKind::BulkSynchronous,
+            Self::Spatial(_) => ModelKind::Spatial,
         }
     }
-    /// Processors that a precision's MACs per cycle are counted for: SMs or tiles.
+    /// Processors that a precision's MACs per cycle are counted for: SMs, tiles or PCUs.
     pub const fn cores(&self) -> u64 {
         match self {
             Self::Kernel(machine) => machine.sms,
             Self::BulkSynchronous(machine) => machine.tiles,
+            Self::Spatial(machine) => machine.pcus,
         }
     }
     /// Clock of those processors.
@@ -70,6 +75,7 @@ impl ExecutionModel {
         match self {
             Self::Kernel(machine) => machine.clock_hz,
             Self::BulkSynchronous(machine) => machine.clock_hz,
+            Self::Spatial(machine) => machine.clock_hz,
         }
     }
 }
@@ -81,6 +87,8 @@ pub enum Losses {
     Kernel(KernelLosses),
     /// On a bulk-synchronous machine.
     BulkSynchronous(BspLosses),
+    /// On a spatial machine.
+    Spatial(SpatialLosses),
 }
 
 /// The unit that does a precision's multiplications.
@@ -285,6 +293,7 @@ impl System {
         match self.model {
             ExecutionModel::Kernel(_) => Losses::Kernel(KernelLosses::read(&losses)),
             ExecutionModel::BulkSynchronous(_) => Losses::BulkSynchronous(BspLosses::read(&losses)),
+            ExecutionModel::Spatial(_) => Losses::Spatial(SpatialLosses::read(&losses)),
         }
     }
     /// The texts behind source keys, joined by `; `.

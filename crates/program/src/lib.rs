@@ -26,6 +26,9 @@ define_id!(
 define_id!(
     /// A step of a program.
     StepId, "s");
+define_id!(
+    /// A pipeline of a program.
+    PipelineId, "p");
 
 /// A memory: one shared space, or one for each core.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +41,33 @@ pub struct Memory {
     pub bytes: u64,
     /// Bytes of each that the program itself takes: code, tables.
     pub reserved: u64,
+}
+
+/// Steps that run at the same time: each is a stage on cores of its own, and passes on what it makes in pieces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pipeline {
+    /// Name for people.
+    pub name: String,
+    /// Cores that its stages share.
+    pub cores: u64,
+}
+
+/// A step's place in a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stage {
+    /// The pipeline.
+    pub pipeline: PipelineId,
+    /// Cores of its own while the pipeline runs; for a step that loads, the cores that get a program.
+    pub cores: u64,
+}
+
+/// How much of a buffer lies in its memory at a time, where stages of a pipeline pass it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pieces {
+    /// Pieces that are kept.
+    pub kept: u64,
+    /// Equal pieces in which the buffer comes and goes.
+    pub of: u64,
 }
 
 /// What a buffer is for, which decides who may write it.
@@ -74,6 +104,8 @@ pub struct Buffer {
     pub weight: Option<Weight>,
     /// The buffer whose bytes it renames: a view takes no memory of its own.
     pub view_of: Option<BufferId>,
+    /// How much of it is kept where the stages of a pipeline pass it on; none where all of it is.
+    pub pieces: Option<Pieces>,
 }
 
 impl Buffer {
@@ -96,6 +128,8 @@ pub enum StepKind {
     Stream,
     /// From the host to the device, or back.
     Host,
+    /// The cores of a pipeline get their program and arguments. Costs time only.
+    Load,
 }
 
 /// The unit a step occupies. Steps on one unit run in the order of the list; across units only `after` holds.
@@ -205,6 +239,8 @@ pub struct Step {
     pub tile: Option<Tile>,
     /// True where the grid or the counts only approximate what the machine would do.
     pub approximate: bool,
+    /// Its place in a pipeline, where it runs as a stage of one.
+    pub stage: Option<Stage>,
     /// Steps that must have ended, besides those before it on its unit.
     pub after: Vec<StepId>,
 }
@@ -232,6 +268,8 @@ pub struct Program {
     pub symbols: BTreeMap<String, (i64, i64)>,
     /// Memories.
     pub memories: IndexVec<MemoryId, Memory>,
+    /// Pipelines.
+    pub pipelines: IndexVec<PipelineId, Pipeline>,
     /// Buffers.
     pub buffers: IndexVec<BufferId, Buffer>,
     /// Steps.

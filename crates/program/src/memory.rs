@@ -1,6 +1,6 @@
 //! Lifetimes and the memory a program takes, worst core first.
 
-use crate::{BufferClass, BufferId, MemoryId, Program, StepId};
+use crate::{BufferClass, BufferId, MemoryId, Pieces, PipelineId, Program, StepId};
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, IndexVec, Result};
 use orrery_ir::Bindings;
@@ -23,19 +23,29 @@ pub struct Peak {
     pub by_class: Vec<(BufferClass, u64)>,
 }
 
+impl Pieces {
+    /// Bytes kept of so many.
+    pub fn kept_of(self, bytes: u64) -> u64 {
+        bytes.div_ceil(self.of.max(1)).saturating_mul(self.kept).min(bytes)
+    }
+}
+
 impl Program {
-    /// Lifetimes of buffers: views count for what they rename; inputs, parameters, states and outputs live throughout.
+    /// Lifetimes of buffers: views count for what they rename; inputs, parameters, states and outputs live throughout. What
+    /// a stage of a pipeline touches lives as long as the pipeline runs.
     pub fn lifetimes(&self) -> Lifetimes {
         let mut lives: Lifetimes = self.buffers.ids().map(|_| None).collect();
         if self.steps.is_empty() {
             return lives;
         }
         let whole = (StepId::new(0), StepId::new(self.steps.len() - 1));
+        let spans = self.pipeline_spans();
         for (id, step) in self.steps.iter() {
+            let span = step.stage.and_then(|s| spans.get(s.pipeline).copied().flatten()).unwrap_or((id, id));
             for buffer in step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer)) {
                 let storage = self.storage(buffer);
-                let life = lives[storage].get_or_insert((id, id));
-                life.1 = id;
+                let life = lives[storage].get_or_insert(span);
+                *life = (life.0.min(span.0), life.1.max(span.1));
             }
         }
         for (id, buffer) in self.buffers.iter() {
@@ -53,7 +63,21 @@ impl Program {
         lives
     }
 
-    /// Bytes of the largest block of a buffer on a core.
+    /// First and last step of each pipeline; none where it has no step.
+    pub fn pipeline_spans(&self) -> IndexVec<PipelineId, Option<(StepId, StepId)>> {
+        let mut spans: IndexVec<PipelineId, Option<(StepId, StepId)>> =
+            self.pipelines.ids().map(|_| None).collect();
+        for (id, step) in self.steps.iter() {
+            if let Some(stage) = step.stage
+                && spans.get(stage.pipeline).is_some()
+            {
+                spans[stage.pipeline].get_or_insert((id, id)).1 = id;
+            }
+        }
+        spans
+    }
+
+    /// Bytes of the largest block of a buffer on a core; of a buffer in pieces, those that are kept.
     ///
     /// # Errors
     /// `unbound-symbol` where a symbol has no value.
@@ -61,7 +85,8 @@ impl Program {
         let buffer = &self.buffers[id];
         let extents = buffer.layout.block_extents(&buffer.shape, bindings).map_err(|s| unbound(&s))?;
         let elements = extents.iter().fold(1_u64, |n, &e| n.saturating_mul(e.max(0).unsigned_abs()));
-        Ok(buffer.dtype.machine_bytes(elements))
+        let bytes = buffer.dtype.machine_bytes(elements);
+        Ok(buffer.pieces.map_or(bytes, |pieces| pieces.kept_of(bytes)))
     }
 
     /// Bytes in use over time: for each memory, for each step, on the fullest core; and where the peak is.

@@ -6,8 +6,9 @@ use orrery_ir::op::{Access, Combine, Work};
 use orrery_ir::{Attrs, Dim, Graph, Op, Type, Weight};
 use orrery_numerics::{DType, Tensor};
 use orrery_program::{
-    Arithmetic, Buffer, BufferClass, BufferId, Cut, Cutting, Growth, Layout, Memory, MemoryId, Program, Read,
-    RoundingMode, Step, StepId, StepKind, Tile, Unit, Write, WriteMode, text, verify,
+    Arithmetic, Buffer, BufferClass, BufferId, Cut, Cutting, Growth, Layout, Memory, MemoryId, Pieces,
+    Pipeline, PipelineId, Program, Read, RoundingMode, Stage, Step, StepId, StepKind, Tile, Unit, Write,
+    WriteMode, text, verify,
 };
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -87,8 +88,9 @@ fn buffer() -> impl Strategy<Value = Buffer> {
         layout(),
         option::of(weight()),
         option::weighted(0.2, 0_usize..4),
+        option::weighted(0.2, (count(), count()).prop_map(|(kept, of)| Pieces { kept, of })),
     )
-        .prop_map(|(name, class, dtype, shape, home, layout, weight, view_of)| Buffer {
+        .prop_map(|(name, class, dtype, shape, home, layout, weight, view_of, pieces)| Buffer {
             name,
             class,
             dtype,
@@ -97,6 +99,7 @@ fn buffer() -> impl Strategy<Value = Buffer> {
             layout,
             weight,
             view_of: view_of.map(BufferId::new),
+            pieces,
         })
 }
 
@@ -124,7 +127,7 @@ fn body(reads: usize, writes: usize) -> Graph {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    use StepKind::{Compute, Exchange, Host, Stream, View};
+    use StepKind::{Compute, Exchange, Host, Load, Stream, View};
     let modes = [WriteMode::Fill, WriteMode::Fill, WriteMode::InPlace, WriteMode::Reduce(Combine::Sum)];
     let accesses = || collection::vec(access(), 0..3);
     let arithmetic =
@@ -136,7 +139,7 @@ fn step() -> impl Strategy<Value = Step> {
                 rounding: if nearest { RoundingMode::Nearest } else { RoundingMode::Stochastic },
             });
     (
-        (any::<String>(), select(&[Compute, Exchange, View, Stream, Host][..])),
+        (any::<String>(), select(&[Compute, Exchange, View, Stream, Host, Load][..])),
         (count(), collection::vec(cut(), 0..3)),
         (any::<bool>(), select(&[0.0, -0.0, 1.5, f64::NEG_INFINITY, 1e300][..])),
         collection::vec((0_usize..5, accesses()), 0..3),
@@ -147,6 +150,7 @@ fn step() -> impl Strategy<Value = Step> {
             any::<bool>(),
             collection::vec(0_usize..4, 0..3),
             select(&[Unit::Device, Unit::Streaming, Unit::HostLink][..]),
+            option::weighted(0.4, (0_usize..3, count())),
         ),
     )
         .prop_map(
@@ -174,6 +178,7 @@ fn step() -> impl Strategy<Value = Step> {
                     work: Work { macs, vector, special },
                     tile: tile.map(|(m, n, k)| Tile { m, n, k }),
                     approximate: rest.0,
+                    stage: rest.3.map(|(p, cores)| Stage { pipeline: PipelineId::new(p), cores }),
                     after: rest.1.into_iter().map(StepId::new).collect(),
                 }
             },
@@ -186,7 +191,13 @@ fn program() -> impl Strategy<Value = Program> {
     (
         (any::<String>(), any::<String>(), any::<String>()),
         collection::btree_map(name(), (-3_i64..9, any::<i64>()), 0..3),
-        collection::vec(memory, 0..4),
+        (
+            collection::vec(memory, 0..4),
+            collection::vec(
+                (any::<String>(), count()).prop_map(|(name, cores)| Pipeline { name, cores }),
+                0..3,
+            ),
+        ),
         collection::vec(buffer(), 0..5),
         collection::vec(step(), 0..4),
         collection::vec(0_usize..5, 0..3),
@@ -194,13 +205,23 @@ fn program() -> impl Strategy<Value = Program> {
         collection::vec((0_usize..5, 0_usize..5), 0..2),
     )
         .prop_map(
-            |((name, machine, precision), symbols, memories, buffers, steps, inputs, outputs, grows)| {
+            |(
+                (name, machine, precision),
+                symbols,
+                (memories, pipelines),
+                buffers,
+                steps,
+                inputs,
+                outputs,
+                grows,
+            )| {
                 Program {
                     name,
                     machine,
                     precision,
                     symbols,
                     memories: memories.into_iter().collect(),
+                    pipelines: pipelines.into_iter().collect(),
                     buffers: buffers.into_iter().collect(),
                     steps: steps.into_iter().collect(),
                     inputs: inputs.into_iter().map(BufferId::new).collect(),

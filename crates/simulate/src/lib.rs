@@ -6,10 +6,11 @@
 
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Picoseconds, Result};
+use orrery_cost::pipeline::{self, Run};
 use orrery_cost::{Resource, StepCost, Target, step_cost};
 use orrery_ir::Bindings;
 use orrery_machine::Losses;
-use orrery_program::{Peak, Program, Step, StepId, Unit};
+use orrery_program::{Peak, PipelineId, Program, Step, StepId, Unit};
 use std::collections::BTreeMap;
 
 /// When a step ran, and what it cost.
@@ -23,7 +24,7 @@ pub struct Event {
     pub end: Picoseconds,
     /// How long its unit stood idle because the host had not issued it.
     pub waited: Picoseconds,
-    /// Its cost.
+    /// Its cost. Of a stage of a pipeline the time is its part of the pipeline's time.
     pub cost: StepCost,
 }
 
@@ -67,11 +68,13 @@ pub fn simulate(program: &Program, bindings: &Bindings, target: &Target<'_>) -> 
         .values()
         .map(|step| step_cost(program, step, bindings, target))
         .collect::<Result<_>>()?;
-    let alone = schedule(program, &costs, true);
-    let steady = schedule(program, &costs, false);
+    let runs = pipelines(program, &costs);
+    let alone = schedule(program, &costs, &runs, true);
+    let steady = schedule(program, &costs, &runs, false);
     let per_run = match &target.losses {
         Losses::Kernel(losses) => losses.host_seconds_per_run,
         Losses::BulkSynchronous(losses) => losses.host_seconds_per_run,
+        Losses::Spatial(losses) => losses.host_seconds_per_run,
     };
     let memory = program
         .memory_use(bindings)?
@@ -90,7 +93,7 @@ pub fn simulate(program: &Program, bindings: &Bindings, target: &Target<'_>) -> 
     Ok(Timeline {
         device: last_end(&steady),
         end_to_end: last_end(&alone) + Picoseconds::from_seconds(per_run),
-        by_resource: by_resource(program, &alone, target),
+        by_resource: by_resource(program, &alone, &runs, target),
         events: alone,
         memory,
     })
@@ -106,19 +109,57 @@ pub fn device_time(program: &Program, bindings: &Bindings, target: &Target<'_>) 
         .values()
         .map(|step| step_cost(program, step, bindings, target))
         .collect::<Result<_>>()?;
-    Ok(last_end(&schedule(program, &costs, false)))
+    Ok(last_end(&schedule(program, &costs, &pipelines(program, &costs), false)))
 }
 
 fn last_end(events: &IndexVec<StepId, Event>) -> Picoseconds {
     events.values().map(|e| e.end).max().unwrap_or(Picoseconds::ZERO)
 }
 
+/// The stages of each pipeline in time.
+fn pipelines(program: &Program, costs: &[StepCost]) -> BTreeMap<PipelineId, Run> {
+    let mut members: BTreeMap<PipelineId, Vec<(StepId, &StepCost)>> = BTreeMap::new();
+    for (id, step) in program.steps.iter() {
+        if let Some(stage) = step.stage {
+            members.entry(stage.pipeline).or_default().push((id, &costs[id.index()]));
+        }
+    }
+    members.into_iter().map(|(id, steps)| (id, pipeline::run(program, &steps))).collect()
+}
+
+/// When a pipeline can start: when all have ended that its stages wait for.
+fn awaited(program: &Program, run: &Run, events: &IndexVec<StepId, Event>) -> Picoseconds {
+    let before = run.steps.iter().flat_map(|placed| &program.steps[placed.step].after);
+    before.filter_map(|id| events.get(*id)).map(|e| e.end).max().unwrap_or(Picoseconds::ZERO)
+}
+
 /// Places the steps in time; `with_host` counts the transfers from and to the host.
-fn schedule(program: &Program, costs: &[StepCost], with_host: bool) -> IndexVec<StepId, Event> {
+fn schedule(
+    program: &Program,
+    costs: &[StepCost],
+    runs: &BTreeMap<PipelineId, Run>,
+    with_host: bool,
+) -> IndexVec<StepId, Event> {
     let mut free: BTreeMap<Unit, Picoseconds> = BTreeMap::new();
     let mut issued = Picoseconds::ZERO;
     let mut events: IndexVec<StepId, Event> = IndexVec::new();
+    let mut started: BTreeMap<PipelineId, Picoseconds> = BTreeMap::new();
     for (id, step) in program.steps.iter() {
+        if let Some((pipeline, run)) = step.stage.and_then(|s| Some((s.pipeline, runs.get(&s.pipeline)?))) {
+            let base = *started.entry(pipeline).or_insert_with(|| {
+                let unit = free.get(&step.unit).copied().unwrap_or(Picoseconds::ZERO);
+                unit.max(awaited(program, run, &events))
+            });
+            free.insert(step.unit, base + run.time);
+            if let Ok(number) = run.steps.binary_search_by_key(&id, |placed| placed.step) {
+                let placed = &run.steps[number];
+                let mut cost = costs[id.index()].clone();
+                cost.time = placed.share;
+                let (start, end) = (base + placed.start, base + placed.end);
+                events.push(Event { unit: step.unit, start, end, waited: Picoseconds::ZERO, cost });
+                continue;
+            }
+        }
         let mut cost = costs[id.index()].clone();
         if !with_host && step.unit == Unit::HostLink {
             cost.time = Picoseconds::ZERO;
@@ -141,12 +182,16 @@ fn is_issued(step: &Step) -> bool {
 fn by_resource(
     program: &Program,
     events: &IndexVec<StepId, Event>,
+    runs: &BTreeMap<PipelineId, Run>,
     target: &Target<'_>,
 ) -> BTreeMap<Resource, Picoseconds> {
     let in_turn = matches!(target.losses, Losses::BulkSynchronous(_));
     let mut times = BTreeMap::new();
+    for (resource, time) in runs.values().flat_map(|run| &run.parts) {
+        *times.entry(*resource).or_insert(Picoseconds::ZERO) += *time;
+    }
     for (id, event) in events.iter() {
-        if program.steps[id].unit == Unit::HostLink {
+        if program.steps[id].unit == Unit::HostLink || program.steps[id].stage.is_some() {
             continue;
         }
         let mut count = |resource, time| *times.entry(resource).or_insert(Picoseconds::ZERO) += time;

@@ -26,9 +26,13 @@ pub(crate) fn find(name: &str, own: &[System]) -> Result<System> {
 /// The machines asked for, as they are to be used.
 pub(crate) fn setups(names: &[String], args: &MachineArgs) -> Result<Vec<Setup>> {
     let own = load(&args.files)?;
-    let with =
-        |system: System| Setup::of(system).precision(args.precision.as_deref()).stack(args.stack.as_deref());
-    names.iter().map(|name| find(name, &own).map(with)).collect()
+    names.iter().map(|name| with(find(name, &own)?, args)).collect()
+}
+
+/// A machine as it is to be used.
+fn with(system: System, args: &MachineArgs) -> Result<Setup> {
+    let setup = Setup::of(system).precision(args.precision.as_deref()).stack(args.stack.as_deref());
+    setup.tiles(args.tiles)
 }
 
 /// Threads to use.
@@ -60,5 +64,5 @@ pub(crate) fn notes(common: &Common, all: &[Diagnostic]) {
 pub(crate) fn setup(name: &str, args: &MachineArgs) -> Result<Setup> {
     let own = load(&args.files)?;
     let system = find(name, &own)?;
-    Ok(Setup::of(system).precision(args.precision.as_deref()).stack(args.stack.as_deref()))
+    with(system, args)
 }

@@ -391,7 +391,7 @@ fn code_bytes(program: &Program, machine: &BspMachine) -> u64 {
                 total +=
                     machine.exchange_phase_bytes + machine.exchange_piece_bytes * step.reads.len() as u64;
             }
-            StepKind::View => {}
+            StepKind::View | StepKind::Load => {}
         }
     }
     total + kinds.len() as u64 * machine.vertex_code_bytes

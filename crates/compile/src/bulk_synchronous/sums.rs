@@ -104,6 +104,7 @@ impl Lowering<'_> {
                     layout: Layout { base: part.base, cuts: part.grid.clone(), access: access.clone() },
                     weight: None,
                     view_of: None,
+                    pieces: None,
                 })
             });
             part.writes = vec![Write { buffer, access, mode }];

@@ -99,14 +99,10 @@ pub(super) fn time(
 }
 
 /// Blocks of queries past all keys.
-fn blockwise(
-    shape: &AttentionShape,
-    machine: &KernelMachine,
-    losses: &KernelLosses,
-    macs: f64,
-) -> f64 {
+fn blockwise(shape: &AttentionShape, machine: &KernelMachine, losses: &KernelLosses, macs: f64) -> f64 {
     let matrix = 2.0 * shape.size / (macs * losses.matrix_fraction);
-    let softmax = SOFTMAX_STALLS * (1.0 / machine.special_functions + SOFTMAX_OPERATIONS / machine.vector_fp32);
+    let softmax =
+        SOFTMAX_STALLS * (1.0 / machine.special_functions + SOFTMAX_OPERATIONS / machine.vector_fp32);
     let hidden = machine.softmax_overlap.unwrap_or(0.0);
     let score = matrix.max(softmax) + (1.0 - hidden) * matrix.min(softmax);
     let tiles = (shape.queries / QUERIES).ceil();
@@ -184,7 +180,8 @@ mod tests {
 
     #[test]
     fn more_keys_never_take_less() {
-        let times: Vec<f64> = (1..5000).map(|keys| seconds(AttentionShape { keys: f64::from(keys), ..DECODE })).collect();
+        let times: Vec<f64> =
+            (1..5000).map(|keys| seconds(AttentionShape { keys: f64::from(keys), ..DECODE })).collect();
         assert!(times.windows(2).all(|pair| pair[0] <= pair[1]));
         assert!(times[4998] > 1.5 * times[0]);
     }

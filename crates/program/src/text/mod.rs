@@ -9,7 +9,8 @@
 //! statement  = "machine" string | "precision" string
 //!            | "symbol" name integer ".." integer
 //!            | "memory" id string "cores" integer "bytes" integer ["reserved" integer]
-//!            | "buffer" id string ":" type class "in" id [layout] ["=" weight] ["view" "of" id]
+//!            | "pipeline" id string "cores" integer
+//!            | "buffer" id string ":" type class "in" id ["keeps" integer "of" integer] [layout] ["=" weight] ["view" "of" id]
 //!            | step
 //!            | "input" id | "output" id "as" string
 //! class      = "input" | "parameter" | "state" | "accumulator" | "scratch"
@@ -18,7 +19,7 @@
 //! accesses   = "[" [access {"," access}] "]"
 //! access     = "whole" | integer ["times" dim] | integer "window" "(" integer "," integer "," integer ")"
 //! step       = "step" id string kind "on" unit "{" clause* graph "}"
-//! kind       = "compute" | "exchange" | "view" | "stream" | "host"
+//! kind       = "compute" | "exchange" | "view" | "stream" | "host" | "load"
 //! unit       = "device" | "streaming" | "host_link"
 //! clause     = "grid" ["at" integer] "(" [cut {"," cut}] ")"
 //!            | "part" [attributes] ["padding" number]
@@ -27,10 +28,11 @@
 //!            | "arithmetic" string "group" integer ["inputs" string] ("nearest" | "stochastic")
 //!            | "work" dim "," dim "," dim               MACs, simple and special vector operations
 //!            | "tile" integer "," integer "," integer   rows, columns, depth
-//!            | "approximate" | "after" id {"," id}
-//! id         = "m" or "b" or "s" with the number: memories, buffers and steps are numbered in their order
+//!            | "approximate" | "stage" id "cores" integer | "after" id {"," id}
+//! id         = "m", "p", "b" or "s" with the number: memories, pipelines, buffers and steps are numbered in their order
 //! ```
 //!
+//! - A buffer that `keeps 2 of 64` is passed on by the stages of a pipeline in 64 pieces, of which its memory holds two.
 //! - A buffer without a layout is one block with everything on core 0.
 //! - An access `2` follows axis 2 of the grid one to one; `2 times 64` by 64 elements a step; `2 window (2, 3, 7)` is a
 //!   window of stride 2, with 3 in front, of 7 elements.
@@ -62,6 +64,7 @@ const KINDS: &[(&str, StepKind)] = &[
     ("view", StepKind::View),
     ("stream", StepKind::Stream),
     ("host", StepKind::Host),
+    ("load", StepKind::Load),
 ];
 /// Words for the units.
 const UNITS: &[(&str, Unit)] =

@@ -2,8 +2,8 @@
 
 use super::{CLASSES, KINDS, MODES, UNITS};
 use crate::{
-    Arithmetic, Buffer, BufferId, Cut, Cutting, Growth, Layout, Memory, MemoryId, Program, Read,
-    RoundingMode, Step, StepId, Tile, Write,
+    Arithmetic, Buffer, BufferId, Cut, Cutting, Growth, Layout, Memory, MemoryId, Pieces, Pipeline,
+    PipelineId, Program, Read, RoundingMode, Stage, Step, StepId, Tile, Write,
 };
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Result};
@@ -28,6 +28,7 @@ fn program(cursor: &mut Cursor<'_>) -> Result<Program> {
         precision: String::new(),
         symbols: Default::default(),
         memories: IndexVec::new(),
+        pipelines: IndexVec::new(),
         buffers: IndexVec::new(),
         steps: IndexVec::new(),
         inputs: Vec::new(),
@@ -43,7 +44,18 @@ fn program(cursor: &mut Cursor<'_>) -> Result<Program> {
 
 fn statement(cursor: &mut Cursor<'_>, program: &mut Program) -> Result<()> {
     let Token::Name(word) = *cursor.peek() else { return cursor.expected("a statement or `}`").err() };
-    let words = ["machine", "precision", "symbol", "memory", "buffer", "step", "input", "output", "state"];
+    let words = [
+        "machine",
+        "precision",
+        "symbol",
+        "memory",
+        "pipeline",
+        "buffer",
+        "step",
+        "input",
+        "output",
+        "state",
+    ];
     if !words.contains(&word) {
         return cursor
             .expected("a statement or `}`")
@@ -74,6 +86,13 @@ fn statement(cursor: &mut Cursor<'_>, program: &mut Program) -> Result<()> {
             let bytes = cursor.u64("bytes of each core")?;
             let reserved = if cursor.take_name("reserved")? { cursor.u64("reserved bytes")? } else { 0 };
             program.memories.push(Memory { name, cores, bytes, reserved });
+        }
+        "pipeline" => {
+            next_id(cursor, program.pipelines.len(), "p")?;
+            let name = cursor.string_value("the name of the pipeline in quotes")?;
+            cursor.expect_name("cores")?;
+            let cores = cursor.u64("a number of cores")?;
+            program.pipelines.push(Pipeline { name, cores });
         }
         "buffer" => {
             next_id(cursor, program.buffers.len(), "b")?;
@@ -155,6 +174,13 @@ fn buffer(cursor: &mut Cursor<'_>) -> Result<Buffer> {
     let class = choice(cursor, CLASSES)?;
     cursor.expect_name("in")?;
     let home = MemoryId::new(number(cursor, "m", "a memory")? as usize);
+    let pieces = if cursor.take_name("keeps")? {
+        let kept = cursor.u64("a number of pieces")?;
+        cursor.expect_name("of")?;
+        Some(Pieces { kept, of: cursor.u64("a number of pieces")? })
+    } else {
+        None
+    };
     let mut layout = Layout::whole(shape.len(), 0);
     if cursor.take_name("at")? {
         layout.base = cursor.u64("a core")?;
@@ -170,7 +196,7 @@ fn buffer(cursor: &mut Cursor<'_>) -> Result<Buffer> {
     } else {
         None
     };
-    Ok(Buffer { name, class, dtype, shape, home, layout, weight, view_of })
+    Ok(Buffer { name, class, dtype, shape, home, layout, weight, view_of, pieces })
 }
 
 fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
@@ -223,6 +249,13 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
         None
     };
     let approximate = cursor.take_name("approximate")?;
+    let stage = if cursor.take_name("stage")? {
+        let pipeline = PipelineId::new(number(cursor, "p", "a pipeline")? as usize);
+        cursor.expect_name("cores")?;
+        Some(Stage { pipeline, cores: cursor.u64("a number of cores")? })
+    } else {
+        None
+    };
     let mut after = Vec::new();
     if cursor.take_name("after")? {
         loop {
@@ -235,7 +268,7 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
     if !cursor.at_name("graph") {
         return cursor
             .expected("the step's graph")
-            .help("the clauses of a step stand in the order grid, part, read, write, arithmetic, work, tile, approximate, after")
+            .help("the clauses of a step stand in the order grid, part, read, write, arithmetic, work, tile, approximate, stage, after")
             .err();
     }
     let body: Graph = cursor.nested(text::graph)?;
@@ -255,6 +288,7 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
         work,
         tile,
         approximate,
+        stage,
         after,
     })
 }

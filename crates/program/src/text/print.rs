@@ -29,6 +29,9 @@ impl fmt::Display for Program {
             }
             writeln!(f)?;
         }
+        for (id, pipeline) in self.pipelines.iter() {
+            writeln!(f, "  pipeline {id} {:?} cores {}", pipeline.name, pipeline.cores)?;
+        }
         for (id, buffer) in self.buffers.iter() {
             self::buffer(f, id, buffer)?;
         }
@@ -53,6 +56,9 @@ fn buffer(f: &mut fmt::Formatter<'_>, id: BufferId, buffer: &Buffer) -> fmt::Res
     let ty = Type::tensor(buffer.dtype, buffer.shape.iter().cloned());
     let class = word(CLASSES, &buffer.class);
     write!(f, "  buffer {id} {:?}: {ty} {class} in {}", buffer.name, buffer.home)?;
+    if let Some(pieces) = buffer.pieces {
+        write!(f, " keeps {} of {}", pieces.kept, pieces.of)?;
+    }
     let layout = &buffer.layout;
     if *layout != Layout::whole(buffer.shape.len(), 0) {
         write!(f, " at {}", layout.base)?;
@@ -108,6 +114,9 @@ fn step(f: &mut fmt::Formatter<'_>, id: StepId, step: &Step, before: Option<&Ari
     }
     if step.approximate {
         writeln!(f, "    approximate")?;
+    }
+    if let Some(stage) = step.stage {
+        writeln!(f, "    stage {} cores {}", stage.pipeline, stage.cores)?;
     }
     if !step.after.is_empty() {
         let all: Vec<String> = step.after.iter().map(ToString::to_string).collect();

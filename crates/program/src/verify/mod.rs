@@ -15,11 +15,15 @@
 //! 8. every output was written;
 //! 9. what takes the place of a buffer in a memory starts when all steps that use that buffer have ended;
 //! 10. a state that grows becomes a state of the same memory, type and layout along the other dimensions, which no run finds
-//!     there and which is as long or longer along one dimension.
+//!     there and which is as long or longer along one dimension;
+//! 11. the stages of a pipeline stand one after the other, views aside, and have between them no more cores than it has; a
+//!     buffer of which pieces are kept is touched by the stages of one pipeline only, and comes in no more pieces than the
+//!     grids of the steps that compute it, or with it, are cut into.
 //!
 //! What depends on symbols holds at both ends of their ranges.
 
 mod order;
+mod pipeline;
 mod shape;
 
 use crate::{Program, StepId};
@@ -35,6 +39,7 @@ use orrery_ir::Bindings;
 pub fn verify(program: &Program) -> Result<()> {
     shape::check(program)?;
     order::check(program)?;
+    pipeline::check(program)?;
     capacity(program)
 }
 

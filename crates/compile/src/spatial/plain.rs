@@ -1,0 +1,233 @@
+//! The plain program: every group a step over memory behind the chip, cut into pieces that follow one another.
+
+use crate::groups::{Group, GroupKind};
+use crate::lower::{Emitter, fill, grid, reads};
+use crate::needed::needed;
+use crate::{Fidelity, Options};
+use orrery_base::Result;
+use orrery_cost::spatial::{DDR, HBM, PMU, Units, read_again, stage_cycles, stage_work};
+use orrery_cost::{Measure, Target};
+use orrery_ir::infer::Facts;
+use orrery_ir::op::{Access, AxisKind, Engine, IterSpace};
+use orrery_ir::{Bindings, Graph, ValueId};
+use orrery_program::memory::unbound;
+use orrery_program::{BufferClass, BufferId, Cutting, Layout, MemoryId, Program, Step, StepKind};
+
+/// Most pieces of a step: enough that filling a pipeline of a hundred stages takes about as long as running it.
+const MOST_PIECES: u64 = 128;
+/// An operand that is less than this part of the result is kept whole without harm.
+const SMALL_OPERAND: f64 = 0.125;
+/// A stage's pieces are chosen for this part of the chip.
+const TYPICAL_SHARE: u64 = 16;
+
+/// The program, and how each node was mapped.
+///
+/// # Errors
+/// As [`crate::compile`].
+pub(super) fn emit(
+    graph: &Graph,
+    facts: &Facts,
+    groups: &[Group],
+    target: &Target<'_>,
+    units: &Units<'_>,
+    options: &Options,
+) -> Result<(Program, Vec<(String, Fidelity)>)> {
+    let mut emitter = Emitter::new(graph, facts, target, options);
+    let host = emitter.memory("host", 1, u64::MAX, 0);
+    let ddr = emitter.memory(DDR, 1, units.machine.ddr_bytes, 0);
+    if let Some(bytes) = units.machine.hbm_bytes {
+        emitter.memory(HBM, 1, bytes, 0);
+    }
+    emitter.memory(PMU, 1, units.machine.pmus.saturating_mul(units.machine.pmu_bytes), 0);
+    let mut plain = Plain { emitter, ddr, units, nominal: options.nominal() };
+    for &value in &graph.inputs {
+        plain.host_input(value, host);
+    }
+    for group in groups {
+        match group.kind {
+            GroupKind::View => plain.simple(group, StepKind::View, ddr)?,
+            GroupKind::Extents => plain.simple(group, StepKind::View, host)?,
+            GroupKind::Movement => plain.simple(group, StepKind::Exchange, ddr)?,
+            GroupKind::Compute => plain.compute(group)?,
+        }
+    }
+    for (i, &value) in graph.outputs.iter().enumerate() {
+        plain.host_output(value, graph.output_name(i), host)?;
+    }
+    let Emitter { program, nodes, .. } = plain.emitter;
+    Ok((needed(program), nodes))
+}
+
+struct Plain<'a> {
+    emitter: Emitter<'a>,
+    ddr: MemoryId,
+    units: &'a Units<'a>,
+    nominal: Bindings,
+}
+
+impl Plain<'_> {
+    fn whole(&self, value: ValueId) -> Vec<Access> {
+        vec![Access::Whole; self.emitter.type_of(value).1.len()]
+    }
+    fn made(&mut self, value: ValueId, suffix: &str, class: BufferClass, home: MemoryId) -> BufferId {
+        let layout = Layout::whole(self.whole(value).len(), 0);
+        self.emitter.buffer(value, suffix, class, home, layout)
+    }
+    /// A step that passes a value on as it is.
+    fn passes(&mut self, name: String, value: ValueId, from: BufferId, to: BufferId) {
+        let mut step = self.emitter.step(name, StepKind::Host, self.emitter.identity(value));
+        step.reads = reads(&[from], vec![self.whole(value)]);
+        step.writes = vec![fill(to, self.whole(value))];
+        self.emitter.push(step);
+    }
+    fn host_input(&mut self, value: ValueId, host: MemoryId) {
+        let from = self.made(value, "@host", BufferClass::Input, host);
+        self.emitter.program.inputs.push(from);
+        let to = self.made(value, "", BufferClass::Scratch, self.ddr);
+        self.passes(format!("{} to device", self.emitter.name_of(value)), value, from, to);
+        self.emitter.buffer_of.insert(value, to);
+    }
+    fn host_output(&mut self, value: ValueId, name: &str, host: MemoryId) -> Result<()> {
+        let from = self.operand(value)?;
+        let suffix = format!("@host.{}", self.emitter.program.outputs.len());
+        let to = self.made(value, &suffix, BufferClass::Scratch, host);
+        self.passes(format!("{name} to host"), value, from, to);
+        self.emitter.program.outputs.push((name.to_owned(), to));
+        Ok(())
+    }
+    fn operand(&mut self, value: ValueId) -> Result<BufferId> {
+        let (layout, ddr) = (Layout::whole(self.whole(value).len(), 0), self.ddr);
+        self.emitter.source(value, |e| Ok(e.buffer(value, "", BufferClass::Parameter, ddr, layout)))
+    }
+    fn results(&mut self, values: &[ValueId], home: MemoryId) -> Vec<BufferId> {
+        let mut made = Vec::new();
+        for &value in values {
+            let buffer = self.made(value, "", BufferClass::Scratch, home);
+            self.emitter.buffer_of.insert(value, buffer);
+            made.push(buffer);
+        }
+        made
+    }
+    /// A group as one step without a grid.
+    fn simple(&mut self, group: &Group, kind: StepKind, home: MemoryId) -> Result<()> {
+        let body = self.emitter.body(&group.nodes, None);
+        let mut sources = Vec::new();
+        for &value in &body.operands {
+            sources.push(self.operand(value)?);
+        }
+        let results = self.results(&body.results, home);
+        if let (GroupKind::View, [from, ..], [to, ..]) = (group.kind, &sources[..], &results[..])
+            && self.emitter.program.buffers[*from].home == home
+        {
+            self.emitter.program.buffers[*to].view_of = Some(*from);
+        }
+        let mut step = self.emitter.step(group.name(self.emitter.graph), kind, body.graph);
+        step.reads = reads(&sources, body.reads);
+        step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
+        self.emitter.push(step);
+        self.emitter.mapped(group, Fidelity::Exact);
+        Ok(())
+    }
+    fn compute(&mut self, group: &Group) -> Result<()> {
+        let body = self.emitter.body(&group.nodes, group.space.as_ref());
+        let mut sources = Vec::new();
+        for &value in &body.operands {
+            sources.push(self.operand(value)?);
+        }
+        let engine = self.emitter.graph.nodes[group.nodes[0]].op.def().engine;
+        let mut step = self.emitter.step(group.name(self.emitter.graph), StepKind::Compute, body.graph);
+        step.work = self.emitter.work(&group.nodes);
+        step.approximate = engine == Engine::Control || (engine == Engine::Matrix && group.space.is_none());
+        let fidelity = if step.approximate { Fidelity::Approximated } else { Fidelity::Exact };
+        step.reads = reads(&sources, body.reads);
+        let results = self.results(&body.results, self.ddr);
+        step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
+        if let Some(space) = &group.space {
+            step.grid = grid(space, |_| Cutting::Parts(1));
+            step.part_attrs = space.part_attrs.clone();
+            step.padding = space.padding;
+            if !step.approximate {
+                self.cut(&mut step, space)?;
+            }
+        }
+        self.emitter.push(step);
+        self.emitter.mapped(group, fidelity);
+        Ok(())
+    }
+    fn bytes(&self, buffer: BufferId) -> Result<f64> {
+        Ok(self.emitter.program.block_bytes(buffer, &self.nominal)? as f64)
+    }
+    /// Axes along which pieces can follow one another, outermost first: those that the result and every operand of some size
+    /// that is made here follow.
+    fn piece_axes(&self, step: &Step, space: &IterSpace) -> Result<Vec<(usize, u64)>> {
+        let program = &self.emitter.program;
+        let mut made = 0.0;
+        for write in &step.writes {
+            made += self.bytes(write.buffer)?;
+        }
+        let mut followers = Vec::new();
+        for read in &step.reads {
+            let given = program.buffers[program.storage(read.buffer)].class == BufferClass::Parameter;
+            if !given && self.bytes(read.buffer)? > made * SMALL_OPERAND {
+                followers.push(&read.access);
+            }
+        }
+        let follows = |access: &[Access], axis: usize| access.iter().any(|a| a.axis() == Some(axis));
+        let mut axes = Vec::new();
+        for access in step.writes.first().into_iter().flat_map(|w| &w.access) {
+            let Access::Along { axis, scale } = access else { continue };
+            let parallel = scale.is(1) && space.axes[*axis].kind == AxisKind::Parallel;
+            let everywhere = step.writes.iter().all(|w| follows(&w.access, *axis))
+                && followers.iter().all(|access| follows(access, *axis));
+            if parallel && everywhere {
+                let extent = step.grid[*axis].extent.eval(&self.nominal).map_err(|s| unbound(&s))?;
+                axes.push((*axis, extent.max(1).unsigned_abs()));
+            }
+        }
+        Ok(axes)
+    }
+    /// Cuts a step into as many pieces as cost least: more let the next stage begin sooner, fewer fill the units better.
+    fn cut(&self, step: &mut Step, space: &IterSpace) -> Result<()> {
+        let axes = self.piece_axes(step, space)?;
+        let mut best = (f64::INFINITY, step.grid.clone());
+        let mut before = Vec::new();
+        for wanted in std::iter::successors(Some(1_u64), |n| Some(n * 2)).take_while(|n| *n <= MOST_PIECES) {
+            let mut left = wanted;
+            for &(axis, extent) in &axes {
+                let block = extent.div_ceil(left.min(extent));
+                let parts = extent.div_ceil(block);
+                step.grid[axis].cutting = Cutting::Parts(parts);
+                left /= parts.max(1);
+                if left <= 1 || parts < extent {
+                    break;
+                }
+            }
+            let cuts: Vec<Cutting> = step.grid.iter().map(|c| c.cutting).collect();
+            if cuts == before {
+                continue;
+            }
+            before = cuts;
+            let time = self.time(step)?;
+            if time < best.0 {
+                best = (time, step.grid.clone());
+            }
+        }
+        step.grid = best.1;
+        Ok(())
+    }
+    /// Time of a step as a stage, with the wait for its first piece, where it has its share of the chip.
+    fn time(&self, step: &Step) -> Result<f64> {
+        let measure = Measure::of(&self.emitter.program, step, &self.nominal)?;
+        let work = stage_work(step, &measure);
+        let cycles = stage_cycles(&work, (self.units.cores() / TYPICAL_SHARE).max(1), self.units).total();
+        let mut seconds = cycles * (1.0 + 1.0 / work.pieces) / self.units.machine.clock_hz;
+        for read in &step.reads {
+            let bytes = self.bytes(read.buffer)?;
+            if bytes > self.units.pmu_bytes() as f64 * super::plan::MOST_OF_PMUS {
+                let again = bytes * read_again(&step.grid, &read.access);
+                seconds = seconds.max(again / self.units.bandwidth(true));
+            }
+        }
+        Ok(seconds)
+    }
+}

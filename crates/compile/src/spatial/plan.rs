@@ -1,0 +1,260 @@
+//! What cutting into sections starts from: the steps that become stages, and the values between them.
+
+use orrery_base::Result;
+use orrery_cost::Measure;
+use orrery_cost::spatial::{StageWork, Units, stage_cycles, stage_work};
+use orrery_ir::{Bindings, Op};
+use orrery_program::memory::unbound;
+use orrery_program::{BoundGrid, BufferClass, BufferId, Pieces, Program, Step, StepId, StepKind};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// What takes more than this part of a section's PMUs by itself stays outside and is streamed as it is used.
+pub(super) const MOST_OF_PMUS: f64 = 0.5;
+
+/// A step that becomes a stage.
+pub(super) struct Stage {
+    /// The step.
+    pub step: StepId,
+    /// What it has to do.
+    pub work: StageWork,
+    /// Seconds of one PCU.
+    pub alone: f64,
+    /// Seconds on all PCUs.
+    pub least: f64,
+    /// Buffers it reads, each once.
+    pub reads: Vec<BufferId>,
+    /// Buffers it writes.
+    pub writes: Vec<BufferId>,
+}
+
+/// A stage that touches a value, and the pieces that it could take it in.
+struct Use {
+    stage: usize,
+    shape: Vec<i64>,
+    parts: Vec<u64>,
+}
+
+/// A value of the plain program.
+struct Value {
+    bytes: u64,
+    given: bool,
+    /// The stage that makes it; none for what comes from outside.
+    maker: Option<usize>,
+    /// The last step that reads it itself.
+    last_read: Option<StepId>,
+    /// Whether it, or a view of it, goes to the host.
+    leaves: bool,
+    /// Stages that touch it or a view of it, in order.
+    uses: Vec<Use>,
+}
+
+/// Stages in order, and values by buffer.
+pub(super) struct Plan {
+    /// Stages.
+    pub stages: Vec<Stage>,
+    values: BTreeMap<BufferId, Value>,
+    pmu_bytes: u64,
+    most: u64,
+    keep_results: bool,
+}
+
+impl Plan {
+    /// Of a plain program; with `keep_results` everything that is made leaves its section.
+    ///
+    /// # Errors
+    /// `unbound-symbol` where a symbol has no value.
+    pub(super) fn of(
+        program: &Program,
+        units: &Units<'_>,
+        nominal: &Bindings,
+        keep_results: bool,
+    ) -> Result<Self> {
+        let mut plan = Self {
+            stages: Vec::new(),
+            values: BTreeMap::new(),
+            pmu_bytes: units.machine.pmu_bytes,
+            keep_results,
+            most: (units.pmu_bytes() as f64 * MOST_OF_PMUS) as u64,
+        };
+        for (id, buffer) in program.buffers.iter() {
+            let value = Value {
+                bytes: program.block_bytes(id, nominal)?,
+                given: program.buffers[program.storage(id)].class == BufferClass::Parameter,
+                maker: None,
+                last_read: None,
+                leaves: false,
+                uses: Vec::new(),
+            };
+            debug_assert!(buffer.pieces.is_none(), "a plain program has no pipelines");
+            plan.values.insert(id, value);
+        }
+        for (id, step) in program.steps.iter() {
+            for read in &step.reads {
+                plan.value_mut(read.buffer).last_read = Some(id);
+                if step.kind == StepKind::Host {
+                    plan.with_sources(program, read.buffer, |value| value.leaves = true);
+                }
+            }
+            if matches!(step.kind, StepKind::Compute | StepKind::Exchange) {
+                plan.stage(program, id, step, units, nominal)?;
+            }
+        }
+        Ok(plan)
+    }
+    fn value_mut(&mut self, id: BufferId) -> &mut Value {
+        self.values.get_mut(&id).expect("every buffer has a value")
+    }
+    /// The value of a buffer and of all that it is a view of.
+    fn with_sources(&mut self, program: &Program, buffer: BufferId, mut change: impl FnMut(&mut Value)) {
+        let mut at = Some(buffer);
+        while let Some(id) = at {
+            change(self.value_mut(id));
+            at = program.buffers[id].view_of;
+        }
+    }
+    fn stage(
+        &mut self,
+        program: &Program,
+        id: StepId,
+        step: &Step,
+        units: &Units<'_>,
+        nominal: &Bindings,
+    ) -> Result<()> {
+        let work = stage_work(step, &Measure::of(program, step, nominal)?);
+        let seconds = |cores| stage_cycles(&work, cores, units).total() / units.machine.clock_hz;
+        let (alone, least) = (seconds(1), seconds(units.cores()));
+        let mut reads: Vec<BufferId> = step.reads.iter().map(|r| r.buffer).collect();
+        reads.sort_unstable();
+        reads.dedup();
+        let writes: Vec<BufferId> = step.writes.iter().map(|w| w.buffer).collect();
+        let number = self.stages.len();
+        let operands = step.reads.iter().map(|r| (r.buffer, &r.access));
+        for (buffer, access) in operands.chain(step.writes.iter().map(|w| (w.buffer, &w.access))) {
+            let shape = program.buffers[buffer].shape.iter();
+            let shape: Vec<i64> =
+                shape.map(|d| d.eval(nominal).map_err(|s| Box::new(unbound(&s)))).collect::<Result<_>>()?;
+            let parts = if step.kind == StepKind::Compute {
+                let grid = BoundGrid::new(step.base, &step.grid, nominal).map_err(|s| unbound(&s))?;
+                let along = |axis: Option<usize>| axis.map_or(1, |axis| grid.cuts[axis].parts.unsigned_abs());
+                access.iter().map(|a| along(a.axis())).collect()
+            } else {
+                moved_parts(program, step, buffer, &shape)
+            };
+            self.with_sources(program, buffer, |value| {
+                value.uses.push(Use { stage: number, shape: shape.clone(), parts: parts.clone() });
+            });
+        }
+        for buffer in &writes {
+            self.value_mut(*buffer).maker = Some(number);
+        }
+        self.stages.push(Stage { step: id, work, alone, least, reads, writes });
+        Ok(())
+    }
+    /// Bytes of a value.
+    pub(super) fn bytes(&self, id: BufferId) -> u64 {
+        self.values[&id].bytes
+    }
+    /// True for weights.
+    pub(super) fn is_given(&self, id: BufferId) -> bool {
+        self.values[&id].given
+    }
+    /// The stage that makes it; none for what comes from outside.
+    pub(super) fn maker(&self, id: BufferId) -> Option<usize> {
+        self.values[&id].maker
+    }
+    /// Whether a buffer that a section made is needed from that step on.
+    pub(super) fn is_needed(&self, id: BufferId, from: StepId) -> bool {
+        let value = &self.values[&id];
+        (self.keep_results && value.maker.is_some()) || value.last_read.is_some_and(|last| last >= from)
+    }
+    /// Whether it, or a view of it, goes to the host or stays behind the chip.
+    pub(super) fn leaves(&self, id: BufferId) -> bool {
+        self.values[&id].leaves || self.keep_results
+    }
+    /// The last stage that touches the value or a view of it.
+    pub(super) fn last_use(&self, id: BufferId) -> Option<usize> {
+        self.values[&id].uses.last().map(|u| u.stage)
+    }
+    /// How much of a value the PMUs keep in a section of these stages; none where it stays outside. Weights are kept whole.
+    pub(super) fn kept(&self, id: BufferId, section: &Range<usize>) -> Option<Kept> {
+        let value = &self.values[&id];
+        let mut kept = Kept { bytes: value.bytes, pieces: None };
+        if !value.given {
+            let uses: Vec<&Use> = value.uses.iter().filter(|u| section.contains(&u.stage)).collect();
+            let of = common_pieces(&uses);
+            let (first, last) = (uses.first().map_or(0, |u| u.stage), uses.last().map_or(0, |u| u.stage));
+            // One piece comes while another goes; what takes a longer way waits for the stages between.
+            let wait = 2 + (last - first).saturating_sub(1) as u64;
+            if of > wait {
+                let pieces = Pieces { kept: wait, of };
+                kept = Kept { bytes: pieces.kept_of(value.bytes), pieces: Some(pieces) };
+            } else if of > 1 {
+                kept.pieces = Some(Pieces { kept: of, of });
+            }
+        }
+        (kept.bytes <= self.most).then_some(kept)
+    }
+    /// PMUs for so many bytes; no two buffers share one.
+    pub(super) fn pmus(&self, bytes: u64) -> u64 {
+        bytes.div_ceil(self.pmu_bytes)
+    }
+}
+
+/// What the PMUs keep of a value.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Kept {
+    /// Bytes.
+    pub bytes: u64,
+    /// In pieces, where not the whole.
+    pub pieces: Option<Pieces>,
+}
+
+/// Pieces in which all these stages can take a value.
+fn common_pieces(uses: &[&Use]) -> u64 {
+    let Some(first) = uses.first() else { return 1 };
+    if uses.iter().all(|u| u.shape == first.shape) {
+        let along = |d: usize| uses.iter().map(|u| u.parts[d]).min().unwrap_or(1);
+        return (0..first.shape.len()).map(along).product::<u64>().max(1);
+    }
+    uses.iter().map(|u| contiguous(&u.shape, &u.parts)).min().unwrap_or(1)
+}
+
+/// Pieces that are contiguous in memory, and so the same whatever the shape.
+fn contiguous(shape: &[i64], parts: &[u64]) -> u64 {
+    let mut pieces = 1;
+    for (extent, parts) in shape.iter().zip(parts) {
+        pieces *= parts;
+        if *parts < extent.unsigned_abs() {
+            break;
+        }
+    }
+    pieces.max(1)
+}
+
+/// Pieces in which a movement takes or makes a buffer: along the first dimension, where it leaves that as it is.
+fn moved_parts(program: &Program, step: &Step, buffer: BufferId, shape: &[i64]) -> Vec<u64> {
+    let mut parts = vec![1; shape.len()];
+    let Some(node) = step.body.nodes.values().next() else { return parts };
+    let keeps_order = match node.op {
+        Op::Transpose => node.attrs.ints("perm").is_some_and(|perm| perm.first() == Some(&0)),
+        op => matches!(
+            op,
+            Op::Concat
+                | Op::Slice
+                | Op::Split
+                | Op::Gather
+                | Op::Pad
+                | Op::Expand
+                | Op::DepthToSpace
+                | Op::SpaceToDepth
+        ),
+    };
+    let lead = |id: BufferId| program.buffers[id].shape.first().cloned();
+    let same = step.writes.iter().all(|w| lead(w.buffer) == lead(buffer))
+        && step.reads.iter().any(|r| lead(r.buffer) == lead(buffer));
+    if let (true, Some(first), Some(extent)) = (keeps_order && same, parts.first_mut(), shape.first()) {
+        *first = extent.max(&1).unsigned_abs();
+    }
+    parts
+}

@@ -1,0 +1,182 @@
+//! Cutting the stages into sections, and giving each stage its PCUs.
+
+use super::plan::{Plan, Stage};
+use orrery_cost::spatial::{Units, stage_cycles};
+use orrery_program::BufferId;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+/// Every stage is a section of its own.
+pub(super) fn apart(plan: &Plan) -> Vec<Range<usize>> {
+    (0..plan.stages.len()).map(|i| i..i + 1).collect()
+}
+
+/// The cut of least time: each section fits the chip, and pays for its load, its weights and what passes its ends.
+pub(super) fn cut(plan: &Plan, units: &Units<'_>) -> Vec<Range<usize>> {
+    let count = plan.stages.len();
+    // The least time in which the first stages can be done, and where the last section of that starts.
+    let mut best = vec![(f64::INFINITY, 0); count + 1];
+    best[0].0 = 0.0;
+    for start in 0..count {
+        let mut section = Section::new(plan, units, start);
+        for end in start + 1..=count {
+            section.add(end - 1);
+            if !section.fits() && end > start + 1 {
+                break;
+            }
+            let time = best[start].0 + section.seconds(start == 0 && end == count);
+            if time < best[end].0 {
+                best[end] = (time, start);
+            }
+        }
+    }
+    let mut sections = Vec::new();
+    let mut end = count;
+    while end > 0 {
+        sections.push(best[end].1..end);
+        end = best[end].1;
+    }
+    sections.reverse();
+    sections
+}
+
+/// A section that grows stage by stage.
+struct Section<'a> {
+    plan: &'a Plan,
+    units: &'a Units<'a>,
+    range: Range<usize>,
+    /// PMUs for each buffer that is kept.
+    kept: BTreeMap<BufferId, u64>,
+    pmus: u64,
+    weights: u64,
+    incoming: u64,
+    /// Values made here that are used later, by the last stage that does; their bytes leave the section until then.
+    leaving: BTreeMap<usize, u64>,
+    outgoing: u64,
+    work: f64,
+    longest: f64,
+    pieces: f64,
+    streamed: BTreeSet<BufferId>,
+}
+
+impl<'a> Section<'a> {
+    fn new(plan: &'a Plan, units: &'a Units<'a>, start: usize) -> Self {
+        Self {
+            plan,
+            units,
+            range: start..start,
+            kept: BTreeMap::new(),
+            pmus: 0,
+            weights: 0,
+            incoming: 0,
+            leaving: BTreeMap::new(),
+            outgoing: 0,
+            work: 0.0,
+            longest: 0.0,
+            pieces: 0.0,
+            streamed: BTreeSet::new(),
+        }
+    }
+    fn add(&mut self, number: usize) {
+        self.range.end = number + 1;
+        let stage = &self.plan.stages[number];
+        self.work += stage.alone;
+        self.longest = self.longest.max(stage.least);
+        let mut waits = 0.0_f64;
+        for &buffer in &stage.reads {
+            let made_here = self.plan.maker(buffer).is_some_and(|maker| maker >= self.range.start);
+            let kept = self.keep(buffer);
+            if self.plan.is_given(buffer) {
+                if self.streamed.insert(buffer) {
+                    // Weights that do not stay are brought again and again while the section runs.
+                    let bytes = self.plan.bytes(buffer);
+                    *(if kept.is_some() { &mut self.weights } else { &mut self.incoming }) += bytes;
+                }
+                continue;
+            }
+            if !made_here && self.streamed.insert(buffer) {
+                self.incoming += self.plan.bytes(buffer);
+            }
+            waits = waits.max(1.0 / kept.unwrap_or(1) as f64);
+        }
+        self.pieces += waits;
+        for &buffer in &stage.writes {
+            self.keep(buffer);
+            let last = self.plan.last_use(buffer).unwrap_or(number);
+            let last = if self.plan.leaves(buffer) { usize::MAX } else { last };
+            if last > number {
+                *self.leaving.entry(last).or_default() += self.plan.bytes(buffer);
+                self.outgoing += self.plan.bytes(buffer);
+            }
+        }
+        // What was last used by this stage need not leave.
+        self.outgoing -= self.leaving.remove(&number).unwrap_or(0);
+    }
+    /// Counts the PMUs of a buffer anew; its pieces where it is kept.
+    fn keep(&mut self, buffer: BufferId) -> Option<u64> {
+        let kept = self.plan.kept(buffer, &self.range);
+        let now = kept.map_or(0, |kept| self.plan.pmus(kept.bytes));
+        let before = self.kept.insert(buffer, now).unwrap_or(0);
+        self.pmus = self.pmus + now - before;
+        kept.map(|kept| kept.pieces.map_or(1, |pieces| pieces.of))
+    }
+    fn fits(&self) -> bool {
+        let stages = self.range.len() as u64;
+        stages <= self.units.cores() && self.pmus * self.units.machine.pmu_bytes <= self.units.pmu_bytes()
+    }
+    /// Seconds of one run; a section that is all there is stays loaded.
+    fn seconds(&self, alone: bool) -> f64 {
+        let bandwidth = self.units.bandwidth(true);
+        let cores = self.units.cores() as f64 - 0.5 * self.range.len() as f64;
+        let interval = (self.work / cores.max(1.0)).max(self.longest);
+        let streams = (self.incoming + self.outgoing) as f64 / bandwidth;
+        let exec = interval.max(streams) + self.pieces * interval;
+        let arguments = self.units.machine.argument_load_seconds;
+        if alone {
+            return arguments + exec;
+        }
+        let load = self.units.load_seconds(2.0 * self.units.cores() as f64);
+        load + arguments + self.weights as f64 / bandwidth + exec
+    }
+}
+
+/// PCUs for each stage so that the slowest is as fast as it can be.
+pub(super) fn cores(stages: &[Stage], units: &Units<'_>) -> Vec<u64> {
+    let all = units.cores();
+    let seconds =
+        |stage: &Stage, cores: u64| stage_cycles(&stage.work, cores, units).total() / units.machine.clock_hz;
+    // The fewest PCUs with which a stage takes no longer.
+    let fewest = |stage: &Stage, time: f64| {
+        let (mut low, mut high) = (1, all);
+        while low < high {
+            let middle = u64::midpoint(low, high);
+            if seconds(stage, middle) <= time {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low
+    };
+    let shares = |time: f64| -> Vec<u64> { stages.iter().map(|stage| fewest(stage, time)).collect() };
+    let work: f64 = stages.iter().map(|stage| stage.alone).sum();
+    let longest = stages.iter().map(|stage| stage.least).fold(0.0, f64::max);
+    let mut low = longest.max(work / all as f64);
+    let mut high = stages.iter().map(|stage| stage.alone).fold(low, f64::max);
+    let fits = |shares: &[u64]| shares.iter().sum::<u64>() <= all;
+    if fits(&shares(low)) {
+        return shares(low);
+    }
+    for _ in 0..SEARCH_STEPS {
+        let middle = (low * high).sqrt();
+        if fits(&shares(middle)) {
+            high = middle;
+        } else {
+            low = middle;
+        }
+    }
+    shares(high)
+}
+
+/// Halvings of the interval in which the time of the slowest stage lies.
+const SEARCH_STEPS: u32 = 16;
