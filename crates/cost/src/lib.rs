@@ -7,6 +7,7 @@ pub mod bulk_synchronous;
 pub mod contraction;
 pub mod kernel;
 pub mod measure;
+pub mod stream;
 
 pub use contraction::{Contraction, Product, Role};
 pub use measure::Measure;
@@ -41,6 +42,16 @@ pub enum Resource {
     Streaming,
     /// Link to the host.
     HostLink,
+    /// Installing weights in a matrix unit.
+    Install,
+    /// Shape unit: transposing, shifting over lanes.
+    Shape,
+    /// Streams between the units of a chip.
+    Stream,
+    /// The way of the first vector through the chip.
+    Transit,
+    /// Links between chips.
+    ChipLink,
 }
 
 impl Resource {
@@ -58,6 +69,11 @@ impl Resource {
             Self::Sync => "sync",
             Self::Streaming => "streaming memory",
             Self::HostLink => "host link",
+            Self::Install => "weight install (MXM)",
+            Self::Shape => "shape unit (SXM)",
+            Self::Stream => "streams",
+            Self::Transit => "stream transit",
+            Self::ChipLink => "chip links",
         }
     }
 }
@@ -118,6 +134,9 @@ pub fn step_cost(
         }
         (ExecutionModel::BulkSynchronous(machine), Losses::BulkSynchronous(losses)) => {
             Ok(bulk_synchronous::cost(step, &measure, machine, losses, target.precision))
+        }
+        (ExecutionModel::Stream(machine), Losses::Stream(losses)) => {
+            Ok(stream::cost(program, step, &measure, machine, losses, target))
         }
         _ => Diagnostic::error("cost-model", "the machine's losses are of another execution model").err(),
     }

@@ -2,6 +2,7 @@
 
 use crate::bulk_synchronous::{BspLosses, BspMachine};
 use crate::kernel::{KernelLosses, KernelMachine};
+use crate::stream::{StreamLosses, StreamMachine};
 use crate::system::{Links, Power};
 
 /// Every unit a parameter may have. Base SI units without prefixes; a MAC counts as one, an addition or a
@@ -54,16 +55,19 @@ pub enum ModelKind {
     Kernel,
     /// Compute, synchronise and exchange in turn on many small ones.
     BulkSynchronous,
+    /// One static schedule of streams through functional units.
+    Stream,
 }
 
 impl ModelKind {
     /// Every execution model.
-    pub const ALL: [Self; 2] = [Self::Kernel, Self::BulkSynchronous];
+    pub const ALL: [Self; 3] = [Self::Kernel, Self::BulkSynchronous, Self::Stream];
     /// The word in system files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
             Self::BulkSynchronous => "bulk-synchronous",
+            Self::Stream => "deterministic-stream",
         }
     }
     /// The model of that word.
@@ -75,6 +79,7 @@ impl ModelKind {
         match self {
             Self::Kernel => KernelMachine::KEYS,
             Self::BulkSynchronous => BspMachine::KEYS,
+            Self::Stream => StreamMachine::KEYS,
         }
     }
     /// Keys of `[parameter.*]`: the model's own, then links and power, which every machine has.
@@ -86,6 +91,7 @@ impl ModelKind {
         match self {
             Self::Kernel => KernelLosses::KEYS,
             Self::BulkSynchronous => BspLosses::KEYS,
+            Self::Stream => StreamLosses::KEYS,
         }
     }
 }

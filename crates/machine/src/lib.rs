@@ -2,7 +2,7 @@
 //!
 //! A machine is a TOML file in which every number carries unit, status and source; this crate reads it, checks it and
 //! offers two views of it: the parameters themselves ([`System::parameters`], for people) and plain numbers
-//! ([`KernelMachine`], [`BspMachine`], [`Power`], [`Links`], for cost formulas).
+//! ([`KernelMachine`], [`BspMachine`], [`StreamMachine`], [`Power`], [`Links`], for cost formulas).
 //!
 //! Invariants of every [`System`]:
 //! 1. Every parameter its execution model requires is there, finite, positive and in the unit of its key; a ratio is at most 1.
@@ -20,6 +20,7 @@ mod read;
 pub mod registry;
 mod render;
 mod section;
+mod stream;
 mod system;
 mod view;
 
@@ -29,6 +30,7 @@ pub use parameter::{Alternative, Parameter, Status, TileShape, Value};
 pub use read::{FACTS, PEAK_TOLERANCE, SCHEMA, TABLE_ROWS};
 pub use registry::{find, find_or_load, load_path, registry};
 pub use render::{SummaryRow, key_reference};
+pub use stream::{StreamLosses, StreamMachine};
 pub use system::{
     Engine, ExecutionModel, Fact, KnownError, Links, Losses, Power, Precision, PublishedColumn, Software,
     System,

@@ -5,6 +5,7 @@ use crate::kernel::KernelMachine;
 use crate::keys::{Key, ModelKind, Shape, UNITS};
 use crate::parameter::{Alternative, Parameter, Status, TileShape, Value};
 use crate::section::{Entry, File, Section, advise};
+use crate::stream::StreamMachine;
 use crate::system::{
     Engine, ExecutionModel, Fact, KnownError, Links, Power, Precision, PublishedColumn, Software, System,
 };
@@ -81,6 +82,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
     let model = match kind {
         ModelKind::Kernel => ExecutionModel::Kernel(KernelMachine::read(&parameters)),
         ModelKind::BulkSynchronous => ExecutionModel::BulkSynchronous(BspMachine::read(&parameters)),
+        ModelKind::Stream => ExecutionModel::Stream(StreamMachine::read(&parameters)),
     };
     let loss_keys: Vec<&Key> = kind.loss_keys().iter().collect();
     let losses = read_parameters(root, "loss", &loss_keys, true, &sources)?;

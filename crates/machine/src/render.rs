@@ -89,6 +89,16 @@ impl System {
                     self.links.chips_per_machine,
                 ),
             ),
+            ExecutionModel::Stream(m) => (
+                format!(
+                    "{} matrix planes of {} x {}, {} vector ALUs",
+                    m.matrix_planes,
+                    m.plane_inputs,
+                    m.plane_outputs,
+                    grouped(m.vector_alus as u64),
+                ),
+                format!("{} in {} slices, no other memory", show_bytes(m.sram_bytes as f64), m.memory_slices),
+            ),
         };
         let peak = |p: &Precision| format!("{} ({})", show_si(p.peak_flops(), operations(p)), p.name);
         SummaryRow {

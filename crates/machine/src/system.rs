@@ -5,6 +5,7 @@ use crate::kernel::{KernelLosses, KernelMachine};
 use crate::keys::ModelKind;
 use crate::parameter::{Parameter, Status};
 use crate::read::not_found;
+use crate::stream::{StreamLosses, StreamMachine};
 use crate::view::view;
 use orrery_base::{Diagnostic, Result};
 use orrery_numerics::DType;
@@ -45,6 +46,8 @@ pub enum ExecutionModel {
     Kernel(KernelMachine),
     /// Supersteps of compute, synchronisation and exchange.
     BulkSynchronous(BspMachine),
+    /// One static schedule of streams.
+    Stream(StreamMachine),
 }
 
 impl ExecutionModel {
@@ -53,13 +56,15 @@ impl ExecutionModel {
         match self {
             Self::Kernel(_) => ModelKind::Kernel,
             Self::BulkSynchronous(_) => ModelKind::BulkSynchronous,
+            Self::Stream(_) => ModelKind::Stream,
         }
     }
-    /// Processors that a precision's MACs per cycle are counted for: SMs or tiles.
+    /// Processors that a precision's MACs per cycle are counted for: SMs, tiles or matrix planes.
     pub const fn cores(&self) -> u64 {
         match self {
             Self::Kernel(machine) => machine.sms,
             Self::BulkSynchronous(machine) => machine.tiles,
+            Self::Stream(machine) => machine.matrix_planes,
         }
     }
     /// Clock of those processors.
@@ -67,6 +72,7 @@ impl ExecutionModel {
         match self {
             Self::Kernel(machine) => machine.clock_hz,
             Self::BulkSynchronous(machine) => machine.clock_hz,
+            Self::Stream(machine) => machine.clock_hz,
         }
     }
 }
@@ -78,6 +84,8 @@ pub enum Losses {
     Kernel(KernelLosses),
     /// On a bulk-synchronous machine.
     BulkSynchronous(BspLosses),
+    /// On a stream machine.
+    Stream(StreamLosses),
 }
 
 /// The unit that does a precision's multiplications.
@@ -276,6 +284,7 @@ impl System {
         match self.model {
             ExecutionModel::Kernel(_) => Losses::Kernel(KernelLosses::read(&losses)),
             ExecutionModel::BulkSynchronous(_) => Losses::BulkSynchronous(BspLosses::read(&losses)),
+            ExecutionModel::Stream(_) => Losses::Stream(StreamLosses::read(&losses)),
         }
     }
     /// The texts behind source keys, joined by `; `.
