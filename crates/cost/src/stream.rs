@@ -40,7 +40,7 @@ pub fn cost(
                 (Resource::Shape, transposed / machine.transpose_bytes_per_cycle),
                 (Resource::Stream, streams(measure, machine, losses)),
             ];
-            let one = after(Way::new(machine).shape(), cycles, machine);
+            let one = after(Way::new(machine).shape() / losses.transit_fraction, cycles, machine);
             side_by_side(one, chips(program, step, machine), measure, machine, &target.system.links)
         }
         StepKind::Compute => {
@@ -151,16 +151,18 @@ fn compute(
         for product in &products {
             passes.add(&matrix_passes(product, bytes, machine, losses, target.precision.macs()));
         }
-        // The planes multiply what they have a format for; the rest, and what would leave them all but empty, goes
-        // through the vector unit, a multiplication and an addition for each.
+        // The planes multiply what they have a format for. Other formats, and sums that stay within a lane (depthwise
+        // convolutions), for which a plane would be all but empty, go through the vector unit: two operations a MAC.
         let on_vector = 2.0 * measure.macs / (machine.vector_alus * losses.vector_fraction);
+        let within_lanes = products.iter().all(|p| p.depth <= 1.0);
         let has_planes =
             target.precision.engine == Engine::Matrix && bytes <= machine.matrix_planes as f64 / 2.0;
+        let on_planes = has_planes && !(within_lanes && on_vector < passes.longest());
         if products.is_empty() {
             let rate = target.precision.macs() * machine.matrix_planes as f64 * losses.matrix_fraction;
             cycles.push((Resource::Matrix, measure.macs / rate));
             transit = way.matrix(followers);
-        } else if has_planes && passes.longest() <= on_vector {
+        } else if on_planes {
             cycles.push((Resource::Matrix, passes.matrix));
             cycles.push((Resource::Install, passes.install));
             cycles.push((Resource::Shape, passes.shift));
@@ -187,7 +189,7 @@ fn compute(
         let bytes = reductions * elements * 4.0;
         cycles.push((Resource::Shape, bytes / machine.transpose_bytes_per_cycle));
     }
-    StepCost { idle_slots, ..after(transit, cycles, machine) }
+    StepCost { idle_slots, ..after(transit / losses.transit_fraction, cycles, machine) }
 }
 
 /// Elements that a reduction over lanes goes through: scores of an attention, or what the step reads.

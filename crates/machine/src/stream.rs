@@ -67,6 +67,8 @@ view! {
         vector_fraction: f64 = "ratio",
         /// Part of the streams' rate that schedules attain.
         stream_fraction: f64 = "ratio",
+        /// The shortest way of a vector through the chip, in cycles, over the way that schedules take.
+        transit_fraction: f64 = "ratio",
         /// Host time of one run of the whole model that nothing hides.
         host_seconds_per_run: f64 = "s",
     }

@@ -7,7 +7,7 @@
 mod stages;
 
 use crate::groups::{Group, GroupKind};
-use crate::lower::{Emitter, fill, grid, reads};
+use crate::lower::{Emitter, fill, grid, join, reads};
 use crate::needed::needed;
 use crate::{Compiled, Fidelity, Options};
 use orrery_base::{Diagnostic, Result};
@@ -91,9 +91,7 @@ fn emit(
         plane_outputs: machine.plane_outputs,
         nominal: options.nominal(),
     };
-    for &value in &graph.inputs {
-        lowering.host_input(value);
-    }
+    lowering.host_inputs();
     for (group, &stage) in groups.iter().zip(&stages.of_group) {
         lowering.at = stage;
         match group.kind {
@@ -103,9 +101,7 @@ fn emit(
             GroupKind::Compute => lowering.compute(group)?,
         }
     }
-    for (i, &value) in graph.outputs.iter().enumerate() {
-        lowering.host_output(value, graph.output_name(i))?;
-    }
+    lowering.host_outputs()?;
     let Emitter { program, nodes, .. } = lowering.emitter;
     Ok(Compiled { program: needed(program), nodes, notes: Vec::new() })
 }
@@ -134,28 +130,44 @@ impl Lowering<'_> {
         let layout = Layout::whole(self.whole(value).len(), 0);
         self.emitter.buffer(value, suffix, class, home, layout)
     }
-    fn pass(&mut self, name: String, kind: StepKind, value: ValueId, from: BufferId, to: BufferId) {
-        let mut step = self.emitter.step(name, kind, self.emitter.identity(value));
-        step.reads = reads(&[from], vec![self.whole(value)]);
-        step.writes = vec![fill(to, self.whole(value))];
+    /// Values from one memory to another in one transfer.
+    fn pass(&mut self, name: String, kind: StepKind, values: &[ValueId], from: &[BufferId], to: &[BufferId]) {
+        let body = join(values.iter().map(|value| self.emitter.identity(*value)));
+        let mut step = self.emitter.step(name, kind, body);
+        step.reads = reads(from, values.iter().map(|value| self.whole(*value)).collect());
+        step.writes = to.iter().zip(values).map(|(to, value)| fill(*to, self.whole(*value))).collect();
         self.emitter.push(step);
     }
-    fn host_input(&mut self, value: ValueId) {
-        let from = self.make(value, "@host", BufferClass::Input, self.host);
-        self.emitter.program.inputs.push(from);
-        let to = self.make(value, "", BufferClass::Scratch, self.sram[0]);
-        self.pass(format!("{} to chip", self.emitter.name_of(value)), StepKind::Host, value, from, to);
-        self.emitter.buffer_of.insert(value, to);
+    /// All inputs in one transfer, to the first chip.
+    fn host_inputs(&mut self) {
+        let values = &self.emitter.graph.inputs.clone()[..];
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        for &value in values {
+            from.push(self.make(value, "@host", BufferClass::Input, self.host));
+            to.push(self.make(value, "", BufferClass::Scratch, self.sram[0]));
+        }
+        self.emitter.program.inputs.clone_from(&from);
+        self.emitter.buffer_of.extend(values.iter().copied().zip(to.iter().copied()));
+        if !values.is_empty() {
+            self.pass("inputs to chip".to_owned(), StepKind::Host, values, &from, &to);
+        }
     }
-    fn host_output(&mut self, value: ValueId, name: &str) -> Result<()> {
-        let from = match self.emitter.buffer_of.get(&value) {
-            Some(&buffer) => buffer,
-            None => self.operand(value)?,
-        };
-        let suffix = format!("@host.{}", self.emitter.program.outputs.len());
-        let to = self.make(value, &suffix, BufferClass::Scratch, self.host);
-        self.pass(format!("{name} to host"), StepKind::Host, value, from, to);
-        self.emitter.program.outputs.push((name.to_owned(), to));
+    /// All outputs in one transfer.
+    fn host_outputs(&mut self) -> Result<()> {
+        let values = &self.emitter.graph.outputs.clone()[..];
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        for (i, &value) in values.iter().enumerate() {
+            from.push(match self.emitter.buffer_of.get(&value) {
+                Some(&buffer) => buffer,
+                None => self.operand(value)?,
+            });
+            let made = self.make(value, &format!("@host.{i}"), BufferClass::Scratch, self.host);
+            self.emitter.program.outputs.push((self.emitter.graph.output_name(i).to_owned(), made));
+            to.push(made);
+        }
+        if !values.is_empty() {
+            self.pass("outputs to host".to_owned(), StepKind::Host, values, &from, &to);
+        }
         Ok(())
     }
     /// The buffer of a value on the stage that steps are emitted for. Parameters are on every stage that uses them;
@@ -178,7 +190,7 @@ impl Lowering<'_> {
         }
         let to = self.make(value, &format!("@{}", self.at), BufferClass::Scratch, here);
         let name = format!("{} to the next chip", self.emitter.name_of(value));
-        self.pass(name, StepKind::Exchange, value, made, to);
+        self.pass(name, StepKind::Exchange, &[value], &[made], &[to]);
         self.placed.insert(key, to);
         Ok(to)
     }
