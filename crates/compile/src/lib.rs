@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod lower;
 mod needed;
 pub mod partition;
+mod sequence;
 pub mod stream;
 
 use orrery_base::{Diagnostic, Result};

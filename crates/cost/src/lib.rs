@@ -136,7 +136,7 @@ pub fn step_cost(
             Ok(bulk_synchronous::cost(step, &measure, machine, losses, target.precision))
         }
         (ExecutionModel::Stream(machine), Losses::Stream(losses)) => {
-            Ok(stream::cost(program, step, &measure, machine, losses, target))
+            Ok(stream::cost(program, step, &measure, bindings, machine, losses, target))
         }
         _ => Diagnostic::error("cost-model", "the machine's losses are of another execution model").err(),
     }

@@ -8,7 +8,7 @@
 
 use crate::{Measure, Product, Resource, StepCost, Target, slowest};
 use orrery_base::Picoseconds;
-use orrery_ir::{Node, Op};
+use orrery_ir::{Bindings, Node, Op};
 use orrery_machine::{Engine, Links, StreamLosses, StreamMachine};
 use orrery_program::{BufferClass, BufferId, Program, Read, Step, StepKind};
 
@@ -17,6 +17,7 @@ pub fn cost(
     program: &Program,
     step: &Step,
     measure: &Measure,
+    bindings: &Bindings,
     machine: &StreamMachine,
     losses: &StreamLosses,
     target: &Target<'_>,
@@ -44,7 +45,7 @@ pub fn cost(
             side_by_side(one, chips(program, step, machine), measure, machine, &target.system.links)
         }
         StepKind::Compute => {
-            let one = compute(program, step, measure, machine, losses, target);
+            let one = compute(program, step, measure, bindings, machine, losses, target);
             side_by_side(one, chips(program, step, machine), measure, machine, &target.system.links)
         }
     }
@@ -65,6 +66,12 @@ fn changes_chip(program: &Program, step: &Step) -> bool {
 fn chips(program: &Program, step: &Step, machine: &StreamMachine) -> f64 {
     let bytes = step.writes.first().map(|w| program.memories[program.buffers[w.buffer].home].bytes);
     bytes.filter(|b| *b < u64::MAX).map_or(1.0, |b| (b / machine.sram_bytes.max(1)).max(1) as f64)
+}
+
+/// Chips that a program's values lie on.
+pub fn chips_used(program: &Program, machine: &StreamMachine) -> u64 {
+    let on_chip = program.memories.values().filter(|m| m.bytes < u64::MAX);
+    on_chip.map(|m| (m.bytes / machine.sram_bytes.max(1)).max(1)).sum()
 }
 
 /// A step over several chips: each does an even share, gets all of what is read, and passes its share of what is made on.
@@ -133,6 +140,7 @@ fn compute(
     program: &Program,
     step: &Step,
     measure: &Measure,
+    bindings: &Bindings,
     machine: &StreamMachine,
     losses: &StreamLosses,
     target: &Target<'_>,
@@ -158,7 +166,13 @@ fn compute(
         let has_planes =
             target.precision.engine == Engine::Matrix && bytes <= machine.matrix_planes as f64 / 2.0;
         let on_planes = has_planes && !(within_lanes && on_vector < passes.longest());
-        if products.is_empty() {
+        if let Some(recurrence) = Recurrence::of(program, step, bindings) {
+            let one = recurrence.passes(bytes, machine, losses, target.precision.macs());
+            cycles.push((Resource::Matrix, one.matrix * recurrence.turns));
+            cycles.push((Resource::Install, one.install));
+            // Each turn needs what the turn before has made.
+            transit = (way.matrix(RECURRENT_OPERATIONS)) * recurrence.turns;
+        } else if products.is_empty() {
             let rate = target.precision.macs() * machine.matrix_planes as f64 * losses.matrix_fraction;
             cycles.push((Resource::Matrix, measure.macs / rate));
             transit = way.matrix(followers);
@@ -190,6 +204,50 @@ fn compute(
         cycles.push((Resource::Shape, bytes / machine.transpose_bytes_per_cycle));
     }
     StepCost { idle_slots, ..after(transit / losses.transit_fraction, cycles, machine) }
+}
+
+/// Vector operations from the sums of a recurrent cell to its new state, one after the other.
+const RECURRENT_OPERATIONS: f64 = 6.0;
+
+/// A recurrent layer: the same product turn after turn.
+struct Recurrence {
+    turns: f64,
+    product: Product,
+}
+
+impl Recurrence {
+    fn of(program: &Program, step: &Step, bindings: &Bindings) -> Option<Self> {
+        let node = first(step)?;
+        if !matches!(node.op, Op::LSTM | Op::GRU | Op::RNN) {
+            return None;
+        }
+        let extents = |number: usize| -> Option<Vec<f64>> {
+            let shape = &program.buffers[step.reads.get(number)?.buffer].shape;
+            shape.iter().map(|d| d.eval(bindings).ok().map(|n| n as f64)).collect()
+        };
+        let (input, weights, recurrent) = (extents(0)?, extents(1)?, extents(2)?);
+        let ([first, second, _], [directions, outputs, inputs], [_, _, hidden]) =
+            (&input[..], &weights[..], &recurrent[..])
+        else {
+            return None;
+        };
+        let (turns, rows) = match node.attrs.int("layout") {
+            Some(1) => (*second, *first),
+            _ => (*first, *second),
+        };
+        let depth = inputs + hidden;
+        Some(Self {
+            turns,
+            product: Product { batch: *directions, rows, columns: *outputs, depth, positions: 1.0 },
+        })
+    }
+    /// Of one turn; but the weights of all turns, which stay in the planes where they fit.
+    fn passes(&self, bytes: f64, machine: &StreamMachine, losses: &StreamLosses, macs: f64) -> Passes {
+        let one = matrix_passes(&self.product, bytes, machine, losses, macs);
+        let held = machine.matrix_planes as f64 * machine.plane_inputs as f64 * machine.plane_outputs as f64;
+        let stays = self.product.depth * self.product.columns * self.product.batch * bytes <= held;
+        Passes { install: one.install * if stays { 1.0 } else { self.turns }, ..one }
+    }
 }
 
 /// Elements that a reduction over lanes goes through: scores of an attention, or what the step reads.
