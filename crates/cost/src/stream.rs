@@ -429,3 +429,119 @@ pub fn matrix_passes(
     }
     best.unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orrery_machine::{ExecutionModel, Losses, registry};
+
+    fn chip() -> (StreamMachine, StreamLosses) {
+        let groq = registry::find("groqchip").expect("a built-in machine");
+        match (&groq.model, groq.losses_under(None)) {
+            (ExecutionModel::Stream(machine), Losses::Stream(losses)) => (machine.clone(), losses),
+            _ => panic!("a machine of streams"),
+        }
+    }
+
+    fn product(batch: f64, rows: f64, depth: f64, columns: f64, positions: f64) -> Product {
+        Product { batch, rows, columns, depth, positions }
+    }
+
+    fn passes(product: &Product, bytes: f64) -> Passes {
+        let (machine, losses) = chip();
+        let macs = if bytes > 1.0 { 25_600.0 } else { 102_400.0 };
+        matrix_passes(product, bytes, &machine, &losses, macs)
+    }
+
+    #[test]
+    fn full_planes_take_the_peak_and_a_quarter_of_it_in_fp16() {
+        // Four full blocks, a row a cycle in each; 40 cycles to install all.
+        let full = product(1.0, 1000.0, 640.0, 640.0, 1.0);
+        let int8 = passes(&full, 1.0);
+        assert_eq!((int8.matrix, int8.install, int8.shift), (1000.0, 40.0, 0.0));
+        // Two planes side by side hold a block, of which there are two, at half a row a cycle.
+        let fp16 = passes(&full, 2.0);
+        assert_eq!((fp16.matrix, fp16.install), (4000.0, 80.0));
+        assert_eq!(full.macs() / int8.matrix, 409_600.0);
+        assert_eq!(full.macs() / fp16.matrix, 102_400.0);
+    }
+
+    #[test]
+    fn what_does_not_fill_a_plane_takes_as_long_as_what_does() {
+        let small = passes(&product(1.0, 800.0, 64.0, 64.0, 1.0), 1.0);
+        let full = passes(&product(1.0, 800.0, 320.0, 320.0, 1.0), 1.0);
+        assert_eq!(small.matrix, full.matrix);
+        // One block in all four planes, a quarter of the rows through each.
+        assert_eq!(full.matrix, 200.0);
+        assert_eq!(passes(&product(1.0, 800.0, 321.0, 320.0, 1.0), 1.0).matrix, 400.0);
+    }
+
+    #[test]
+    fn one_row_is_bound_by_installing_weights() {
+        let one = passes(&product(1.0, 1.0, 3200.0, 3200.0, 1.0), 2.0);
+        assert_eq!(one.install, 3200.0 * 3200.0 * 2.0 / 10_240.0);
+        assert!(one.install > 10.0 * one.matrix, "{one:?}");
+    }
+
+    #[test]
+    fn kernel_positions_are_taken_singly_or_shifted_together() {
+        // 320 channels fill a plane at each of nine positions: nothing to gain from shifting.
+        let wide = passes(&product(1.0, 3136.0, 320.0, 320.0, 9.0), 2.0);
+        assert_eq!((wide.matrix, wide.shift), (9.0 * 3136.0, 0.0));
+        // Of 64 channels a row of three positions goes in together, as fast as it is shifted together.
+        let narrow = passes(&product(1.0, 3136.0, 64.0, 64.0, 9.0), 2.0);
+        assert_eq!((narrow.matrix, narrow.shift), (3.0 * 3136.0, 3.0 * 3136.0));
+    }
+
+    #[test]
+    fn ways_through_the_chip() {
+        let (machine, _) = chip();
+        let way = Way::new(&machine);
+        // Read, write and 20 superlanes; 22 hops to the vector unit and 22 back; one operation.
+        assert_eq!(way.vector(1.0), 2.0 * 5.0 + 20.0 + 44.0 + 4.0);
+        // To the edge on average 22, the planes, 44 back to the middle, 22 into memory.
+        assert_eq!(way.matrix(0.0), 2.0 * 5.0 + 20.0 + 22.0 + 20.0 + 44.0 + 22.0);
+        // 20 superlanes halve five times, after one transposition within them; 88 hops there and back each.
+        assert_eq!(way.reduction(), 6.0 * (88.0 + 16.0 + 4.0));
+    }
+
+    #[test]
+    fn units_at_work_at_once_take_as_long_as_the_slowest() {
+        let (machine, _) = chip();
+        let cycles = vec![(Resource::Matrix, 900.0), (Resource::Vector, 400.0), (Resource::Shape, 0.0)];
+        let cost = after(90.0, cycles, &machine);
+        assert_eq!(cost.time, Picoseconds::from_seconds(1.1e-6));
+        assert_eq!(cost.bound, Resource::Matrix);
+        assert_eq!(cost.resources.len(), 3, "a unit without work is not listed: {cost:?}");
+        assert_eq!(after(1000.0, vec![(Resource::Vector, 400.0)], &machine).bound, Resource::Transit);
+    }
+
+    #[test]
+    fn chips_side_by_side_share_the_work_and_pass_what_they_make() {
+        let (machine, _) = chip();
+        let links = &registry::find("groqchip").expect("a built-in machine").links;
+        let one = after(90.0, vec![(Resource::Matrix, 90_000.0)], &machine);
+        let measure = Measure {
+            product: None,
+            part: None,
+            parts: 1.0,
+            depth_parts: 1.0,
+            macs: 0.0,
+            vector: 0.0,
+            special: 0.0,
+            read_bytes: vec![(BufferClass::Scratch, 1e6), (BufferClass::Parameter, 1e9)],
+            written_bytes: 2e6,
+            part_read_bytes: 0.0,
+            part_written_bytes: 0.0,
+            block_out_bytes: 0.0,
+            block_in_bytes: 0.0,
+            shared_in_bytes: 0.0,
+            largest_share: 1.0,
+            dtype: orrery_numerics::DType::F16,
+        };
+        assert_eq!(side_by_side(one.clone(), 1.0, &measure, &machine, links), one);
+        let two = side_by_side(one, 2.0, &measure, &machine, links);
+        let wanted = 50e-6 + 0.1e-6 + 2.0 * links.link_latency_seconds + 2e6 / 5e10;
+        assert!((two.time.seconds() / wanted - 1.0).abs() < 1e-6, "{two:?}");
+    }
+}

@@ -134,6 +134,17 @@ fn what_nobody_publishes_is_marked_assumed() {
             assert_eq!(find(name).unwrap().parameters[key].status, Status::Assumed, "{name} {key}");
         }
     }
+    let of_streams = [
+        "vector_latency_cycles",
+        "special_functions",
+        "shift_bytes_per_cycle",
+        "program_bytes",
+        "memory_latency_cycles",
+        "link_latency_seconds",
+    ];
+    for key in of_streams {
+        assert_eq!(find("groqchip").unwrap().parameters[key].status, Status::Assumed, "groqchip {key}");
+    }
     for name in ["a100-40gb", "a100-80gb", "h100"] {
         assert_eq!(find(name).unwrap().parameters["matrix_tiles"].status, Status::Assumed);
     }
@@ -152,6 +163,19 @@ fn views_hold_the_numbers_of_the_file() {
     let ExecutionModel::BulkSynchronous(bow) = &find("bow").unwrap().model else { panic!("an IPU") };
     let same_cycles = orrery_machine::BspMachine { clock_hz: ipu.clock_hz, ..bow.clone() };
     assert_eq!(&same_cycles, ipu, "a Bow is a GC200 with a faster clock");
+}
+
+#[test]
+fn a_groq_chip_is_found_under_the_names_of_its_machines() {
+    for name in ["Groq GroqChip1", "groqcard", "GroqNode", "groqrack"] {
+        assert_eq!(find(name).unwrap().name, "groqchip");
+    }
+    let ExecutionModel::Stream(chip) = &find("groqchip").unwrap().model else { panic!("streams") };
+    assert_eq!(chip.sram_bytes, 220 << 20);
+    assert_eq!(chip.plane_inputs, chip.superlanes * chip.lanes_per_superlane);
+    let one_a_lane = (chip.superlanes * chip.lanes_per_superlane) as f64;
+    assert_eq!(chip.stream_bytes_per_cycle, 64.0 * one_a_lane);
+    assert_eq!(chip.vector_alus, 16.0 * one_a_lane);
 }
 
 #[test]

@@ -35,7 +35,11 @@ pub fn compile(
     if first.code != "does-not-fit" {
         return Err(first);
     }
-    let mut room = stages::room(&compiled.program, machine, &options.nominal())?;
+    let too_large =
+        "its values alone are more than a chip holds beside any weights: chips in sequence do not help";
+    let Some(mut room) = stages::room(&compiled.program, machine, &options.nominal())? else {
+        return Err(Box::new(first.help(too_large)));
+    };
     // What lives on a chip beside its own values is known only once the stages are: a little less each time.
     for _ in 0..stages::ATTEMPTS {
         let stages = stages::deal(graph, facts, groups, machine, room, &options.nominal())?;
@@ -54,9 +58,7 @@ pub fn compile(
             Err(_) => room *= stages::LESS,
         }
     }
-    Err(Box::new(first.help(
-        "its values alone are more than a chip holds beside any weights: chips in sequence do not help",
-    )))
+    Err(Box::new(first.help(too_large)))
 }
 
 impl Stages {

@@ -44,11 +44,11 @@ impl Stages {
     }
 }
 
-/// Bytes of a chip that are left for weights beside the values of a run.
+/// Bytes of a chip that are left for weights beside the values of a run; none where those alone are too many.
 ///
 /// # Errors
 /// `unbound-symbol` where a symbol has no value.
-pub(super) fn room(program: &Program, machine: &StreamMachine, nominal: &Bindings) -> Result<f64> {
+pub(super) fn room(program: &Program, machine: &StreamMachine, nominal: &Bindings) -> Result<Option<f64>> {
     let usable = machine.sram_bytes.saturating_sub(machine.program_bytes) as f64;
     let mut values = 0_u64;
     for (_, peak) in program.memory_use(nominal)? {
@@ -57,7 +57,8 @@ pub(super) fn room(program: &Program, machine: &StreamMachine, nominal: &Binding
             values = values.max(classes.map(|(_, bytes)| *bytes).sum());
         }
     }
-    Ok((usable - values as f64).max(usable / 8.0))
+    let left = usable - values as f64;
+    Ok((left > 0.0).then(|| left.max(usable / 8.0)))
 }
 
 /// Deals groups over stages with so many bytes of weights on each chip.
