@@ -5,6 +5,7 @@
 //! other batches or precisions. What is not emitted is neither computed nor charged.
 
 pub mod bulk_synchronous;
+pub mod engines;
 pub mod groups;
 pub mod kernel;
 pub mod lower;
@@ -78,6 +79,9 @@ pub fn compile(graph: &Graph, target: &Target<'_>, options: &Options) -> Result<
             bulk_synchronous::compile(graph, &facts, &groups, target, machine, options)?
         }
         ExecutionModel::Stream(machine) => stream::compile(graph, &facts, &groups, target, machine, options)?,
+        ExecutionModel::Engines(machine) => {
+            engines::compile(graph, &facts, &groups, target, machine, options)?
+        }
     };
     verify::verify(&compiled.program)?;
     Ok(compiled)

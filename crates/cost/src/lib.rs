@@ -6,6 +6,7 @@
 pub mod bulk_synchronous;
 pub mod contraction;
 pub mod kernel;
+pub mod kernel_engines;
 pub mod measure;
 pub mod stream;
 
@@ -137,6 +138,9 @@ pub fn step_cost(
         }
         (ExecutionModel::Stream(machine), Losses::Stream(losses)) => {
             Ok(stream::cost(program, step, &measure, bindings, machine, losses, target))
+        }
+        (ExecutionModel::Engines(machine), Losses::Engines(losses)) => {
+            Ok(kernel_engines::cost(step, &measure, machine, losses, target))
         }
         _ => Diagnostic::error("cost-model", "the machine's losses are of another execution model").err(),
     }

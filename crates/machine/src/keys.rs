@@ -1,6 +1,7 @@
 //! The parameters a machine has: name, unit, meaning. One table serves reader, views and documentation.
 
 use crate::bulk_synchronous::{BspLosses, BspMachine};
+use crate::engines::{EnginesLosses, EnginesMachine};
 use crate::kernel::{KernelLosses, KernelMachine};
 use crate::stream::{StreamLosses, StreamMachine};
 use crate::system::{Links, Power};
@@ -57,17 +58,20 @@ pub enum ModelKind {
     BulkSynchronous,
     /// One static schedule of streams through functional units.
     Stream,
+    /// A graph of kernels on two engines side by side.
+    Engines,
 }
 
 impl ModelKind {
     /// Every execution model.
-    pub const ALL: [Self; 3] = [Self::Kernel, Self::BulkSynchronous, Self::Stream];
+    pub const ALL: [Self; 4] = [Self::Kernel, Self::BulkSynchronous, Self::Stream, Self::Engines];
     /// The word in system files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
             Self::BulkSynchronous => "bulk-synchronous",
             Self::Stream => "deterministic-stream",
+            Self::Engines => "kernel-engines",
         }
     }
     /// The model of that word.
@@ -80,6 +84,7 @@ impl ModelKind {
             Self::Kernel => KernelMachine::KEYS,
             Self::BulkSynchronous => BspMachine::KEYS,
             Self::Stream => StreamMachine::KEYS,
+            Self::Engines => EnginesMachine::KEYS,
         }
     }
     /// Keys of `[parameter.*]`: the model's own, then links and power, which every machine has.
@@ -92,6 +97,7 @@ impl ModelKind {
             Self::Kernel => KernelLosses::KEYS,
             Self::BulkSynchronous => BspLosses::KEYS,
             Self::Stream => StreamLosses::KEYS,
+            Self::Engines => EnginesLosses::KEYS,
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A machine is a TOML file in which every number carries unit, status and source; this crate reads it, checks it and
 //! offers two views of it: the parameters themselves ([`System::parameters`], for people) and plain numbers
-//! ([`KernelMachine`], [`BspMachine`], [`StreamMachine`], [`Power`], [`Links`], for cost formulas).
+//! ([`KernelMachine`], [`BspMachine`] and others, [`Power`], [`Links`], for cost formulas).
 //!
 //! Invariants of every [`System`]:
 //! 1. Every parameter its execution model requires is there, finite, positive and in the unit of its key; a ratio is at most 1.
@@ -12,6 +12,7 @@
 //! 5. Printing and reading again gives an equal system.
 
 mod bulk_synchronous;
+mod engines;
 mod kernel;
 pub mod keys;
 mod parameter;
@@ -25,6 +26,7 @@ mod system;
 mod view;
 
 pub use bulk_synchronous::{BspLosses, BspMachine};
+pub use engines::{EnginesLosses, EnginesMachine};
 pub use kernel::{KernelLosses, KernelMachine};
 pub use parameter::{Alternative, Parameter, Status, TileShape, Value};
 pub use read::{FACTS, PEAK_TOLERANCE, SCHEMA, TABLE_ROWS};

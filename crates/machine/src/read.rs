@@ -1,6 +1,7 @@
 //! System file to [`System`]: strict, with a diagnostic for every mistake.
 
 use crate::bulk_synchronous::BspMachine;
+use crate::engines::EnginesMachine;
 use crate::kernel::KernelMachine;
 use crate::keys::{Key, ModelKind, Shape, UNITS};
 use crate::parameter::{Alternative, Parameter, Status, TileShape, Value};
@@ -83,6 +84,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
         ModelKind::Kernel => ExecutionModel::Kernel(KernelMachine::read(&parameters)),
         ModelKind::BulkSynchronous => ExecutionModel::BulkSynchronous(BspMachine::read(&parameters)),
         ModelKind::Stream => ExecutionModel::Stream(StreamMachine::read(&parameters)),
+        ModelKind::Engines => ExecutionModel::Engines(EnginesMachine::read(&parameters)),
     };
     let loss_keys: Vec<&Key> = kind.loss_keys().iter().collect();
     let losses = read_parameters(root, "loss", &loss_keys, true, &sources)?;

@@ -89,6 +89,15 @@ impl System {
                     self.links.chips_per_machine,
                 ),
             ),
+            ExecutionModel::Engines(m) => (
+                format!("{} vector cores, {} matrix engines", m.vector_cores, m.matrix_engines),
+                format!(
+                    "{} SRAM; {} HBM at {}",
+                    show_si(m.sram_bytes as f64, "B"),
+                    show_si(m.hbm_bytes as f64, "B"),
+                    show_si(m.hbm_bandwidth, "B/s"),
+                ),
+            ),
             ExecutionModel::Stream(m) => (
                 format!(
                     "{} matrix planes of {} x {}, {} vector ALUs",

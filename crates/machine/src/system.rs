@@ -1,6 +1,7 @@
 //! The description of one machine.
 
 use crate::bulk_synchronous::{BspLosses, BspMachine};
+use crate::engines::{EnginesLosses, EnginesMachine};
 use crate::kernel::{KernelLosses, KernelMachine};
 use crate::keys::ModelKind;
 use crate::parameter::{Parameter, Status};
@@ -48,6 +49,8 @@ pub enum ExecutionModel {
     BulkSynchronous(BspMachine),
     /// One static schedule of streams.
     Stream(StreamMachine),
+    /// A graph of kernels on two engines.
+    Engines(EnginesMachine),
 }
 
 impl ExecutionModel {
@@ -57,14 +60,16 @@ impl ExecutionModel {
             Self::Kernel(_) => ModelKind::Kernel,
             Self::BulkSynchronous(_) => ModelKind::BulkSynchronous,
             Self::Stream(_) => ModelKind::Stream,
+            Self::Engines(_) => ModelKind::Engines,
         }
     }
-    /// Processors that a precision's MACs per cycle are counted for: SMs, tiles or matrix planes.
+    /// Processors that a precision's MACs per cycle are counted for: SMs, tiles, matrix planes or engines.
     pub const fn cores(&self) -> u64 {
         match self {
             Self::Kernel(machine) => machine.sms,
             Self::BulkSynchronous(machine) => machine.tiles,
             Self::Stream(machine) => machine.matrix_planes,
+            Self::Engines(machine) => machine.matrix_engines,
         }
     }
     /// Clock of those processors.
@@ -73,6 +78,7 @@ impl ExecutionModel {
             Self::Kernel(machine) => machine.clock_hz,
             Self::BulkSynchronous(machine) => machine.clock_hz,
             Self::Stream(machine) => machine.clock_hz,
+            Self::Engines(machine) => machine.matrix_clock_hz,
         }
     }
 }
@@ -86,6 +92,8 @@ pub enum Losses {
     BulkSynchronous(BspLosses),
     /// On a stream machine.
     Stream(StreamLosses),
+    /// On a machine of two engines.
+    Engines(EnginesLosses),
 }
 
 /// The unit that does a precision's multiplications.
@@ -285,6 +293,7 @@ impl System {
             ExecutionModel::Kernel(_) => Losses::Kernel(KernelLosses::read(&losses)),
             ExecutionModel::BulkSynchronous(_) => Losses::BulkSynchronous(BspLosses::read(&losses)),
             ExecutionModel::Stream(_) => Losses::Stream(StreamLosses::read(&losses)),
+            ExecutionModel::Engines(_) => Losses::Engines(EnginesLosses::read(&losses)),
         }
     }
     /// The texts behind source keys, joined by `; `.
