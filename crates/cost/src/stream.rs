@@ -2,15 +2,16 @@
 //!
 //! A step is one stream of vectors through the chip: out of memory, through the matrix unit or not, through the shape and
 //! the vector unit, and back. All units on the way work at once, so the slowest of them decides how long the vectors take;
-//! the first of them is on its way for as many cycles as there are hops, which comes on top. A step needs what the step
+//! the first vector is on its way for as many cycles as there are hops, which comes on top. A step needs what the step
 //! before has made, so steps follow one another. Weights that are known beforehand are brought to the planes while the
 //! step before drains; those made in the run are not. No cost depends on data, and none varies.
 
-use crate::{Measure, Product, Resource, StepCost, Target, slowest};
+use crate::{Contraction, Measure, Product, Resource, StepCost, Target, slowest};
 use orrery_base::Picoseconds;
 use orrery_ir::{Bindings, Node, Op};
-use orrery_machine::{Engine, Links, StreamLosses, StreamMachine};
+use orrery_machine::{Engine, Links, Precision, StreamLosses, StreamMachine};
 use orrery_program::{BufferClass, BufferId, Program, Read, Step, StepKind};
+use std::collections::BTreeMap;
 
 /// The cost of a step.
 pub fn cost(
@@ -114,8 +115,13 @@ fn alone(resource: Resource, time: Picoseconds) -> StepCost {
 /// The cost of units that work at once after `transit` cycles.
 fn after(transit: f64, cycles: Vec<(Resource, f64)>, machine: &StreamMachine) -> StepCost {
     let time = |cycles: f64| Picoseconds::from_cycles(cycles, machine.clock_hz);
+    // What a step asks of a unit for several reasons, the unit does one after the other.
+    let mut of_unit: BTreeMap<Resource, f64> = BTreeMap::new();
+    for (resource, cycles) in cycles.into_iter().filter(|(_, c)| *c > 0.0) {
+        *of_unit.entry(resource).or_default() += cycles;
+    }
     let mut resources: Vec<(Resource, Picoseconds)> =
-        cycles.into_iter().filter(|(_, c)| *c > 0.0).map(|(r, c)| (r, time(c))).collect();
+        of_unit.into_iter().map(|(r, c)| (r, time(c))).collect();
     let (_, longest) = slowest(&resources);
     let transit = time(transit);
     resources.push((Resource::Transit, transit));
@@ -154,35 +160,41 @@ fn compute(
     let mut idle_slots = 0.0;
     if measure.macs > 0.0 {
         let products = products(step, measure);
-        let bytes = measure.dtype.bits() as f64 / 8.0;
+        let bytes = operand_bytes(program, step, measure);
+        let (macs, has_planes) = plane_rate(bytes, target);
         let mut passes = Passes::default();
         for product in &products {
-            passes.add(&matrix_passes(product, bytes, machine, losses, target.precision.macs()));
+            passes.add(&matrix_passes(product, bytes, machine, losses, macs));
         }
         // The planes multiply what they have a format for. Other formats, and sums that stay within a lane (depthwise
         // convolutions), for which a plane would be all but empty, go through the vector unit: two operations a MAC.
         let on_vector = 2.0 * measure.macs / (machine.vector_alus * losses.vector_fraction);
         let within_lanes = products.iter().all(|p| p.depth <= 1.0);
-        let has_planes =
-            target.precision.engine == Engine::Matrix && bytes <= machine.matrix_planes as f64 / 2.0;
+
         let on_planes = has_planes && !(within_lanes && on_vector < passes.longest());
         if let Some(recurrence) = Recurrence::of(program, step, bindings) {
-            let one = recurrence.passes(bytes, machine, losses, target.precision.macs());
+            let one = recurrence.passes(bytes, machine, losses, macs);
             cycles.push((Resource::Matrix, one.matrix * recurrence.turns));
             cycles.push((Resource::Install, one.install));
             // Each turn needs what the turn before has made.
-            transit = (way.matrix(RECURRENT_OPERATIONS)) * recurrence.turns;
+            transit = way.matrix(RECURRENT_OPERATIONS) * recurrence.turns;
         } else if products.is_empty() {
-            let rate = target.precision.macs() * machine.matrix_planes as f64 * losses.matrix_fraction;
+            let rate = macs * machine.matrix_planes as f64 * losses.matrix_fraction;
             cycles.push((Resource::Matrix, measure.macs / rate));
             transit = way.matrix(followers);
         } else if on_planes {
             cycles.push((Resource::Matrix, passes.matrix));
             cycles.push((Resource::Install, passes.install));
             cycles.push((Resource::Shape, passes.shift));
-            let slots = passes.matrix * target.precision.macs() * machine.matrix_planes as f64;
+            let slots = passes.matrix * macs * machine.matrix_planes as f64;
             idle_slots = (1.0 - measure.macs / slots.max(1.0)).max(0.0);
             transit = way.matrix(followers) * products.len() as f64 + reductions * way.reduction();
+            if let [scores, _] = &products[..] {
+                // Keys lie as they were made, a key to a vector, and go into the planes the other way round.
+                let keys = scores.batch * scores.columns * scores.depth * bytes;
+                cycles.push((Resource::Shape, keys / machine.transpose_bytes_per_cycle));
+                transit += way.shape();
+            }
             if made_in_the_run(program, step) {
                 transit += passes.first_install * products.len() as f64;
             }
@@ -248,6 +260,22 @@ impl Recurrence {
         let stays = self.product.depth * self.product.columns * self.product.batch * bytes <= held;
         Passes { install: one.install * if stays { 1.0 } else { self.turns }, ..one }
     }
+}
+
+/// Bytes of an element of what a step multiplies.
+fn operand_bytes(program: &Program, step: &Step, measure: &Measure) -> f64 {
+    let numbers = first(step).and_then(Contraction::operands).unwrap_or([0, 1]);
+    let read = numbers.iter().filter_map(|number| step.reads.get(*number));
+    let bits = read.map(|r| program.buffers[r.buffer].dtype.bits()).max();
+    bits.unwrap_or(measure.dtype.bits()) as f64 / 8.0
+}
+
+/// MACs of a plane in elements of that size, and whether planes have a format for them: the one compiled for, or another
+/// of that size where a quantised model has some of its products in it.
+fn plane_rate(bytes: f64, target: &Target<'_>) -> (f64, bool) {
+    let fits = |p: &&Precision| p.engine == Engine::Matrix && p.storage.bits() as f64 == bytes * 8.0;
+    let found = Some(target.precision).filter(fits).or_else(|| target.system.precisions.iter().find(fits));
+    (found.unwrap_or(target.precision).macs(), found.is_some())
 }
 
 /// Elements that a reduction over lanes goes through: scores of an attention, or what the step reads.
@@ -343,10 +371,12 @@ impl<'a> Way<'a> {
             + operations * self.machine.vector_latency_cycles
     }
     /// From the vector unit to the shape unit and back: once transposed, then once for each halving of the superlanes.
+    /// What waits for the result goes to memory and comes back.
     fn reduction(&self) -> f64 {
         let turns = 1.0 + (self.machine.superlanes as f64).log2().ceil();
-        turns
-            * (2.0 * self.hemisphere + self.machine.shape_latency_cycles + self.machine.vector_latency_cycles)
+        let turn =
+            2.0 * self.hemisphere + self.machine.shape_latency_cycles + self.machine.vector_latency_cycles;
+        turns * turn + self.vector(1.0)
     }
 }
 
@@ -502,7 +532,7 @@ mod tests {
         // To the edge on average 22, the planes, 44 back to the middle, 22 into memory.
         assert_eq!(way.matrix(0.0), 2.0 * 5.0 + 20.0 + 22.0 + 20.0 + 44.0 + 22.0);
         // 20 superlanes halve five times, after one transposition within them; 88 hops there and back each.
-        assert_eq!(way.reduction(), 6.0 * (88.0 + 16.0 + 4.0));
+        assert_eq!(way.reduction(), 6.0 * (88.0 + 16.0 + 4.0) + way.vector(1.0));
     }
 
     #[test]
