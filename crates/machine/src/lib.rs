@@ -34,6 +34,6 @@ pub use registry::{find, find_or_load, load_path, registry};
 pub use render::{SummaryRow, key_reference};
 pub use stream::{StreamLosses, StreamMachine};
 pub use system::{
-    Engine, ExecutionModel, Fact, KnownError, Links, Losses, Power, Precision, PublishedColumn, Software,
-    System,
+    Configuration, Engine, ExecutionModel, Fact, KnownError, Links, Losses, Power, Precision,
+    PublishedColumn, Software, System,
 };

@@ -1,14 +1,11 @@
 //! System file to [`System`]: strict, with a diagnostic for every mistake.
 
-use crate::bulk_synchronous::BspMachine;
-use crate::engines::EnginesMachine;
-use crate::kernel::KernelMachine;
 use crate::keys::{Key, ModelKind, Shape, UNITS};
 use crate::parameter::{Alternative, Parameter, Status, TileShape, Value};
 use crate::section::{Entry, File, Section, advise};
-use crate::stream::StreamMachine;
 use crate::system::{
-    Engine, ExecutionModel, Fact, KnownError, Links, Power, Precision, PublishedColumn, Software, System,
+    Configuration, Engine, ExecutionModel, Fact, KnownError, Links, Power, Precision, PublishedColumn,
+    Software, System,
 };
 use orrery_base::{Diagnostic, Result};
 use orrery_numerics::DType;
@@ -63,6 +60,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
         "precision",
         "loss",
         "software",
+        "configuration",
         "fact",
         "published",
         "sources",
@@ -80,12 +78,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
 
     let keys: Vec<&Key> = kind.parameter_keys().collect();
     let parameters = read_parameters(root, "parameter", &keys, true, &sources)?;
-    let model = match kind {
-        ModelKind::Kernel => ExecutionModel::Kernel(KernelMachine::read(&parameters)),
-        ModelKind::BulkSynchronous => ExecutionModel::BulkSynchronous(BspMachine::read(&parameters)),
-        ModelKind::Stream => ExecutionModel::Stream(StreamMachine::read(&parameters)),
-        ModelKind::Engines => ExecutionModel::Engines(EnginesMachine::read(&parameters)),
-    };
+    let model = ExecutionModel::read(kind, &parameters);
     let loss_keys: Vec<&Key> = kind.loss_keys().iter().collect();
     let losses = read_parameters(root, "loss", &loss_keys, true, &sources)?;
 
@@ -107,6 +100,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
         precisions,
         default_precision,
         software: read_software(root, &loss_keys, &sources)?,
+        configurations: read_configurations(root, &keys, &sources)?,
         losses,
         parameters,
         facts: read_facts(root, &sources)?,
@@ -474,6 +468,29 @@ fn read_software(
         stacks.push(stack);
     }
     Ok(stacks)
+}
+
+fn read_configurations(
+    root: &Section<'_>,
+    keys: &[&Key],
+    sources: &BTreeMap<String, String>,
+) -> Result<Vec<Configuration>> {
+    let mut configurations: Vec<Configuration> = Vec::new();
+    for section in root.tables("configuration")? {
+        section.only(&["name", "aliases", "title", "parameter"])?;
+        let configuration = Configuration {
+            name: read_name(&section)?,
+            aliases: read_names(&section, "aliases")?,
+            title: section.string("title")?,
+            parameters: read_parameters(&section, "parameter", keys, false, sources)?,
+        };
+        if configurations.iter().any(|other| other.name == configuration.name) {
+            let cause = format!("two configurations are called `{}`", configuration.name);
+            return section.error("system-name", cause).help("give each its own name").err();
+        }
+        configurations.push(configuration);
+    }
+    Ok(configurations)
 }
 
 fn read_facts(root: &Section<'_>, sources: &BTreeMap<String, String>) -> Result<BTreeMap<String, Fact>> {

@@ -54,6 +54,15 @@ pub enum ExecutionModel {
 }
 
 impl ExecutionModel {
+    /// From checked parameters.
+    pub(crate) fn read(kind: ModelKind, parameters: &BTreeMap<String, Parameter>) -> Self {
+        match kind {
+            ModelKind::Kernel => Self::Kernel(KernelMachine::read(parameters)),
+            ModelKind::BulkSynchronous => Self::BulkSynchronous(BspMachine::read(parameters)),
+            ModelKind::Stream => Self::Stream(StreamMachine::read(parameters)),
+            ModelKind::Engines => Self::Engines(EnginesMachine::read(parameters)),
+        }
+    }
     /// Which model it is.
     pub const fn kind(&self) -> ModelKind {
         match self {
@@ -176,6 +185,19 @@ pub struct Software {
     pub losses: BTreeMap<String, Parameter>,
 }
 
+/// A machine as it is installed somewhere: the same chip, and other numbers around it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Configuration {
+    /// The name on the command line and in Records.
+    pub name: String,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// The name for people.
+    pub title: String,
+    /// Numbers in place of [`System::parameters`], by key.
+    pub parameters: BTreeMap<String, Parameter>,
+}
+
 /// Something about a machine that is no number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fact {
@@ -234,6 +256,8 @@ pub struct System {
     pub default_precision: String,
     /// Software stacks, in the file's order.
     pub software: Vec<Software>,
+    /// How it is installed, in the file's order.
+    pub configurations: Vec<Configuration>,
     /// The machine's default losses, by key.
     pub losses: BTreeMap<String, Parameter>,
     /// Links between chips.
@@ -278,6 +302,25 @@ impl System {
         }
         let names: Vec<&str> = self.software.iter().map(|stack| stack.name.as_str()).collect();
         not_found("system-software-unknown", &format!("software stack of {}", self.title), name, &names).err()
+    }
+    /// The machine in each of its configurations, as a machine of its own name.
+    pub fn configured(&self) -> impl Iterator<Item = Self> {
+        self.configurations.iter().map(|configuration| {
+            let mut parameters = self.parameters.clone();
+            parameters.extend(configuration.parameters.clone());
+            Self {
+                name: configuration.name.clone(),
+                aliases: configuration.aliases.clone(),
+                title: configuration.title.clone(),
+                model: ExecutionModel::read(self.model.kind(), &parameters),
+                links: Links::read(&parameters),
+                power: Power::read(&parameters),
+                parameters,
+                configurations: Vec::new(),
+                published: None,
+                ..self.clone()
+            }
+        })
     }
     /// The parameter behind a loss under a stack, or under the machine's default where the stack has none of its own.
     pub fn loss<'a>(&'a self, key: &str, stack: Option<&'a Software>) -> Option<&'a Parameter> {

@@ -43,9 +43,9 @@ fn awkward_text_survives_printing() {
 #[test]
 fn names_are_unique_and_a100_is_the_40_gb_part() {
     let mut names = BTreeSet::new();
-    for system in registry() {
+    for system in registry().iter().cloned().chain(registry().iter().flat_map(System::configured)) {
         for name in std::iter::once(&system.name).chain(&system.aliases) {
-            assert!(names.insert(name), "two machines are called {name}");
+            assert!(names.insert(name.clone()), "two machines are called {name}");
             assert_eq!(find(name).unwrap().name, system.name);
         }
     }
@@ -166,10 +166,21 @@ fn views_hold_the_numbers_of_the_file() {
 }
 
 #[test]
-fn a_groq_chip_is_found_under_the_names_of_its_machines() {
-    for name in ["Groq GroqChip1", "groqcard", "GroqNode", "groqrack"] {
-        assert_eq!(find(name).unwrap().name, "groqchip");
+fn a_configuration_is_the_chip_with_other_numbers_around_it() {
+    let chip = find("Groq GroqChip1").unwrap();
+    for (name, chips) in [("groqcard", 1), ("GroqNode", 8), ("groqrack", 72)] {
+        let configured = find(name).unwrap();
+        let ExecutionModel::Stream(machine) = &configured.model else { panic!("streams") };
+        assert_eq!(machine.installation_chips, chips, "{name}");
+        assert_eq!(configured.name, name.to_lowercase());
+        assert_eq!(configured.parameters["sram_bytes"], chip.parameters["sram_bytes"]);
+        let text = configured.to_string();
+        assert_eq!(&System::parse("printed", &text).unwrap(), configured);
     }
+}
+
+#[test]
+fn numbers_of_a_groq_chip_follow_from_its_lanes() {
     let ExecutionModel::Stream(chip) = &find("groqchip").unwrap().model else { panic!("streams") };
     assert_eq!(chip.sram_bytes, 220 << 20);
     assert_eq!(chip.plane_inputs, chip.superlanes * chip.lanes_per_superlane);

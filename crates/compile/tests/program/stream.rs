@@ -1,9 +1,10 @@
 //! Stream machines: chips in sequence, and a wrong hand-over that shows.
 
-use crate::common::{compile_for, faults_of, inputs, meaning, run, shrunk};
+use crate::common::{compile_for, faults_of, inputs, meaning, run, shrunk, target};
 use crate::graphs::examples;
 use crate::random::Maker;
 use orrery_base::index::Id;
+use orrery_cost::{Resource, step_cost};
 use orrery_ir::{Attrs, Bindings, Builder, Graph, Op};
 use orrery_machine::System;
 use orrery_numerics::DType;
@@ -185,4 +186,31 @@ fn outputs_of_matrix_steps_come_a_plane_at_a_time() {
     let (id, step) = program.steps.iter().find(|(_, s)| s.kind == StepKind::Compute).unwrap();
     assert!(id.index() > 0);
     assert_eq!(step.grid.iter().filter(|c| c.cutting == orrery_program::Cutting::Blocks(4)).count(), 1);
+}
+
+#[test]
+fn bytes_are_summed_exactly_and_four_times_as_fast_as_halves() {
+    let product = |op: Op, dtype: DType| {
+        let mut b = Builder::new("product", 5);
+        let x = b.input("x", dtype, [640_i64, 640]);
+        let w = b.input("w", dtype, [640_i64, 640]);
+        let y = b.op(op, "y", &[x, w], Attrs::new());
+        b.finish(&[("y", y)]).unwrap()
+    };
+    let groq = orrery_machine::registry::find("groqchip").unwrap();
+    let matrix_time = |graph: &Graph, precision: &str| {
+        let target = target(groq, precision);
+        let program = compile_for(graph, groq, precision).unwrap().program;
+        let step = program.steps.values().find(|s| s.kind == StepKind::Compute).unwrap();
+        let cost = step_cost(&program, step, &Bindings::new(), &target).unwrap();
+        cost.resources.iter().find(|(r, _)| *r == Resource::Matrix).unwrap().1.seconds()
+    };
+    let (bytes, halves) = (product(Op::MatMulInteger, DType::I8), product(Op::MatMul, DType::F16));
+    // Four blocks of 640 rows: in bytes all at once, in halves two at once at half the rate.
+    assert_eq!((matrix_time(&bytes, "int8") * 0.9e9).round(), 640.0);
+    assert_eq!((matrix_time(&halves, "fp16") * 0.9e9).round(), 2560.0);
+    // A quantised model keeps products in bytes, whatever the rest is compiled for.
+    assert_eq!(matrix_time(&bytes, "fp16"), matrix_time(&bytes, "int8"));
+    let program = compile_for(&bytes, groq, "int8").unwrap().program;
+    assert!(faults_of(&bytes, &program, &Bindings::new(), 0.0).is_empty());
 }
