@@ -5,13 +5,16 @@
 //! other batches or precisions. What is not emitted is neither computed nor charged.
 
 pub mod bulk_synchronous;
+pub mod engines;
 pub mod groups;
 pub mod kernel;
 pub mod lower;
 mod needed;
 pub mod partition;
+mod sequence;
 pub mod spatial;
 mod states;
+pub mod stream;
 
 use orrery_base::{Diagnostic, Result};
 use orrery_cost::Target;
@@ -82,6 +85,10 @@ pub fn compile(graph: &Graph, target: &Target<'_>, options: &Options) -> Result<
         }
         ExecutionModel::Spatial(machine) => {
             spatial::compile(graph, &facts, &groups, target, machine, options)?
+        }
+        ExecutionModel::Stream(machine) => stream::compile(graph, &facts, &groups, target, machine, options)?,
+        ExecutionModel::Engines(machine) => {
+            engines::compile(graph, &facts, &groups, target, machine, options)?
         }
     };
     verify::verify(&compiled.program)?;

@@ -7,9 +7,11 @@ pub mod bulk_synchronous;
 pub mod collective;
 pub mod contraction;
 pub mod kernel;
+pub mod kernel_engines;
 pub mod measure;
 pub mod pipeline;
 pub mod spatial;
+pub mod stream;
 
 pub use contraction::{Contraction, Product, Role};
 pub use measure::Measure;
@@ -56,6 +58,16 @@ pub enum Resource {
     Ddr,
     /// High-bandwidth memory of a machine that has DDR too.
     Hbm,
+    /// Installing weights in a matrix unit.
+    Install,
+    /// Shape unit: transposing, shifting over lanes.
+    Shape,
+    /// Streams between the units of a chip.
+    Stream,
+    /// The way of the first vector through the chip.
+    Transit,
+    /// Links between chips.
+    ChipLink,
 }
 
 impl Resource {
@@ -79,6 +91,11 @@ impl Resource {
             Self::ArgumentLoad => "argument load",
             Self::Ddr => "DDR",
             Self::Hbm => "HBM",
+            Self::Install => "weight install (MXM)",
+            Self::Shape => "shape unit (SXM)",
+            Self::Stream => "streams",
+            Self::Transit => "stream transit",
+            Self::ChipLink => "chip links",
         }
     }
     /// True where stages that run at the same time share it.
@@ -146,6 +163,12 @@ pub fn step_cost(
         }
         (ExecutionModel::Spatial(machine), Losses::Spatial(losses)) => {
             Ok(spatial::cost(program, step, &measure, machine, losses, target.precision))
+        }
+        (ExecutionModel::Stream(machine), Losses::Stream(losses)) => {
+            Ok(stream::cost(program, step, &measure, bindings, machine, losses, target))
+        }
+        (ExecutionModel::Engines(machine), Losses::Engines(losses)) => {
+            Ok(kernel_engines::cost(step, &measure, machine, losses, target))
         }
         _ => Diagnostic::error("cost-model", "the machine's losses are of another execution model").err(),
     }

@@ -109,6 +109,7 @@ pub(crate) fn figure(metric: &str, unit: &str, scope: Scope, value: f64) -> Meas
 /// Puts a timeline's figures into a Record.
 pub(crate) fn fill(record: &mut Record, model: &Bound, built: &Built, timeline: &Timeline) -> Result<()> {
     let (device, whole) = (timeline.device.seconds(), timeline.end_to_end.seconds());
+    record.identity.devices = Some(built.devices as f64);
     let counted = record.counted;
     let mut figures = vec![
         figure("latency_ms", "ms", Scope::Device, device * 1e3),

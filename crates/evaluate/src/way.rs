@@ -5,7 +5,9 @@ use crate::setup::Setup;
 use orrery_base::{Diagnostic, Result};
 use orrery_compile::{Compiled, Options};
 use orrery_cost::Target;
+use orrery_cost::stream::chips_used;
 use orrery_ir::{Bindings, Graph};
+use orrery_machine::ExecutionModel;
 use orrery_simulate::{Timeline, simulate};
 use orrery_transform::legalise::{Legalised, PrecisionSpec, legalise, store_border};
 use orrery_transform::{Options as Preparation, Prepared, Report, Weights, prepare};
@@ -49,6 +51,8 @@ pub struct Built {
     pub report: Report,
     /// What the user should know.
     pub notes: Vec<Diagnostic>,
+    /// Chips that it takes.
+    pub devices: u64,
 }
 
 /// Compiles a bound model for a machine.
@@ -60,7 +64,11 @@ pub fn build(model: &Bound, setup: &Setup, weights: Weights, options: &Options) 
     let ready = make_ready(&model.graph, &target, weights)?;
     let compiled = orrery_compile::compile(&ready.graph, &target, options)?;
     let notes = ready.notes.into_iter().chain(compiled.notes.iter().cloned()).collect();
-    Ok(Built { compiled, report: ready.report, notes })
+    let devices = match &target.system.model {
+        ExecutionModel::Stream(machine) => chips_used(&compiled.program, machine),
+        _ => 1,
+    };
+    Ok(Built { compiled, report: ready.report, notes, devices })
 }
 
 /// Compiles a bound model without its weights' elements, and times it.

@@ -1,8 +1,10 @@
 //! The parameters a machine has: name, unit, meaning. One table serves reader, views and documentation.
 
 use crate::bulk_synchronous::{BspLosses, BspMachine};
+use crate::engines::{EnginesLosses, EnginesMachine};
 use crate::kernel::{KernelLosses, KernelMachine};
 use crate::spatial::{SpatialLosses, SpatialMachine};
+use crate::stream::{StreamLosses, StreamMachine};
 use crate::system::{Links, Power};
 
 /// Every unit a parameter may have. Base SI units without prefixes; a MAC counts as one, an addition or a
@@ -57,17 +59,24 @@ pub enum ModelKind {
     BulkSynchronous,
     /// Sections of a model, each a pipeline of units.
     Spatial,
+    /// One static schedule of streams through functional units.
+    Stream,
+    /// A graph of kernels on two engines side by side.
+    Engines,
 }
 
 impl ModelKind {
     /// Every execution model.
-    pub const ALL: [Self; 3] = [Self::Kernel, Self::BulkSynchronous, Self::Spatial];
+    pub const ALL: [Self; 5] =
+        [Self::Kernel, Self::BulkSynchronous, Self::Spatial, Self::Stream, Self::Engines];
     /// The word in system files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
             Self::BulkSynchronous => "bulk-synchronous",
             Self::Spatial => "spatial-dataflow",
+            Self::Stream => "deterministic-stream",
+            Self::Engines => "kernel-engines",
         }
     }
     /// The model of that word.
@@ -80,6 +89,8 @@ impl ModelKind {
             Self::Kernel => KernelMachine::KEYS,
             Self::BulkSynchronous => BspMachine::KEYS,
             Self::Spatial => SpatialMachine::KEYS,
+            Self::Stream => StreamMachine::KEYS,
+            Self::Engines => EnginesMachine::KEYS,
         }
     }
     /// Keys of `[parameter.*]`: the model's own, then links and power, which every machine has.
@@ -92,6 +103,8 @@ impl ModelKind {
             Self::Kernel => KernelLosses::KEYS,
             Self::BulkSynchronous => BspLosses::KEYS,
             Self::Spatial => SpatialLosses::KEYS,
+            Self::Stream => StreamLosses::KEYS,
+            Self::Engines => EnginesLosses::KEYS,
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A machine is a TOML file in which every number carries unit, status and source; this crate reads it, checks it and
 //! offers two views of it: the parameters themselves ([`System::parameters`], for people) and plain numbers
-//! ([`KernelMachine`], [`BspMachine`], [`Power`], [`Links`], for cost formulas).
+//! ([`KernelMachine`], [`BspMachine`] and others, [`Power`], [`Links`], for cost formulas).
 //!
 //! Invariants of every [`System`]:
 //! 1. Every parameter its execution model requires is there, finite, positive and in the unit of its key; a ratio is at most 1.
@@ -13,6 +13,7 @@
 
 mod band;
 mod bulk_synchronous;
+mod engines;
 mod kernel;
 pub mod keys;
 mod parameter;
@@ -22,18 +23,21 @@ pub mod registry;
 mod render;
 mod section;
 mod spatial;
+mod stream;
 mod system;
 mod view;
 
 pub use band::Band;
 pub use bulk_synchronous::{BspLosses, BspMachine};
+pub use engines::{EnginesLosses, EnginesMachine};
 pub use kernel::{KernelLosses, KernelMachine};
 pub use parameter::{Alternative, Parameter, Status, TileShape, Value};
 pub use read::{FACTS, PEAK_TOLERANCE, SCHEMA, TABLE_ROWS};
 pub use registry::{find, find_or_load, load_path, registry};
 pub use render::{SummaryRow, key_reference};
 pub use spatial::{SpatialLosses, SpatialMachine};
+pub use stream::{StreamLosses, StreamMachine};
 pub use system::{
-    Engine, ExecutionModel, Fact, KnownError, Links, Losses, Power, Precision, PublishedColumn, Software,
-    System,
+    Configuration, Engine, ExecutionModel, Fact, KnownError, Links, Losses, Power, Precision,
+    PublishedColumn, Software, System,
 };

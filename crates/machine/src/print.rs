@@ -61,6 +61,15 @@ impl Display for System {
                 section(f, &format!("software.loss.{key}"), parameter)?;
             }
         }
+        for configuration in &self.configurations {
+            writeln!(f, "\n[[configuration]]")?;
+            writeln!(f, "name = {}", text(&configuration.name))?;
+            writeln!(f, "aliases = {}", texts(&configuration.aliases))?;
+            writeln!(f, "title = {}", text(&configuration.title))?;
+            for (key, parameter) in &configuration.parameters {
+                section(f, &format!("configuration.parameter.{key}"), parameter)?;
+            }
+        }
         for (name, fact) in &self.facts {
             writeln!(f, "\n[fact.{name}]")?;
             writeln!(f, "value = {}", text(&fact.value))?;

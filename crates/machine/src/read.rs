@@ -1,14 +1,12 @@
 //! System file to [`System`]: strict, with a diagnostic for every mistake.
 
 use crate::band::Band;
-use crate::bulk_synchronous::BspMachine;
-use crate::kernel::KernelMachine;
 use crate::keys::{Key, ModelKind, Shape, UNITS};
 use crate::parameter::{Alternative, Parameter, Status, TileShape, Value};
 use crate::section::{Entry, File, Section, advise};
-use crate::spatial::SpatialMachine;
 use crate::system::{
-    Engine, ExecutionModel, Fact, KnownError, Links, Power, Precision, PublishedColumn, Software, System,
+    Configuration, Engine, ExecutionModel, Fact, KnownError, Links, Power, Precision, PublishedColumn,
+    Software, System,
 };
 use orrery_base::{Diagnostic, Result};
 use orrery_numerics::DType;
@@ -64,6 +62,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
         "loss",
         "band",
         "software",
+        "configuration",
         "fact",
         "published",
         "sources",
@@ -81,11 +80,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
 
     let keys: Vec<&Key> = kind.parameter_keys().collect();
     let parameters = read_parameters(root, "parameter", &keys, true, &sources)?;
-    let model = match kind {
-        ModelKind::Kernel => ExecutionModel::Kernel(KernelMachine::read(&parameters)),
-        ModelKind::BulkSynchronous => ExecutionModel::BulkSynchronous(BspMachine::read(&parameters)),
-        ModelKind::Spatial => ExecutionModel::Spatial(SpatialMachine::read(&parameters)),
-    };
+    let model = ExecutionModel::read(kind, &parameters);
     let loss_keys: Vec<&Key> = kind.loss_keys().iter().collect();
     let losses = read_parameters(root, "loss", &loss_keys, true, &sources)?;
 
@@ -107,6 +102,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
         precisions,
         default_precision,
         software: read_software(root, &loss_keys, &sources)?,
+        configurations: read_configurations(root, &keys, &sources)?,
         losses,
         bands: Band::read_all(root)?,
         parameters,
@@ -475,6 +471,29 @@ fn read_software(
         stacks.push(stack);
     }
     Ok(stacks)
+}
+
+fn read_configurations(
+    root: &Section<'_>,
+    keys: &[&Key],
+    sources: &BTreeMap<String, String>,
+) -> Result<Vec<Configuration>> {
+    let mut configurations: Vec<Configuration> = Vec::new();
+    for section in root.tables("configuration")? {
+        section.only(&["name", "aliases", "title", "parameter"])?;
+        let configuration = Configuration {
+            name: read_name(&section)?,
+            aliases: read_names(&section, "aliases")?,
+            title: section.string("title")?,
+            parameters: read_parameters(&section, "parameter", keys, false, sources)?,
+        };
+        if configurations.iter().any(|other| other.name == configuration.name) {
+            let cause = format!("two configurations are called `{}`", configuration.name);
+            return section.error("system-name", cause).help("give each its own name").err();
+        }
+        configurations.push(configuration);
+    }
+    Ok(configurations)
 }
 
 fn read_facts(root: &Section<'_>, sources: &BTreeMap<String, String>) -> Result<BTreeMap<String, Fact>> {

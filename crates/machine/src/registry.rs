@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 /// File name and text of every built-in machine, in the order they are listed to users.
-pub const BUILT_IN: [(&str, &str); 8] = [
+pub const BUILT_IN: [(&str, &str); 11] = [
     ("systems/a100-40gb.toml", include_str!("../../../systems/a100-40gb.toml")),
     ("systems/a100-80gb.toml", include_str!("../../../systems/a100-80gb.toml")),
     ("systems/h100.toml", include_str!("../../../systems/h100.toml")),
@@ -16,6 +16,9 @@ pub const BUILT_IN: [(&str, &str); 8] = [
     ("systems/sn10.toml", include_str!("../../../systems/sn10.toml")),
     ("systems/sn30.toml", include_str!("../../../systems/sn30.toml")),
     ("systems/sn40l.toml", include_str!("../../../systems/sn40l.toml")),
+    ("systems/groqchip.toml", include_str!("../../../systems/groqchip.toml")),
+    ("systems/gaudi.toml", include_str!("../../../systems/gaudi.toml")),
+    ("systems/gaudi2.toml", include_str!("../../../systems/gaudi2.toml")),
 ];
 
 static REGISTRY: LazyLock<Vec<System>> = LazyLock::new(|| {
@@ -25,22 +28,30 @@ static REGISTRY: LazyLock<Vec<System>> = LazyLock::new(|| {
         .collect()
 });
 
+static CONFIGURED: LazyLock<Vec<System>> =
+    LazyLock::new(|| REGISTRY.iter().flat_map(System::configured).collect());
+
 /// The built-in machines in a fixed order. Read once, on first use.
 pub fn registry() -> &'static [System] {
     &REGISTRY
 }
 
-/// The built-in machine of that name or alias. Case does not matter and a space counts as `-`, so that the names of
+/// Every built-in machine, then each in its configurations.
+fn all() -> impl Iterator<Item = &'static System> {
+    registry().iter().chain(CONFIGURED.iter())
+}
+
+/// The built-in machine, or configuration of one, of that name or alias. Case does not matter and a space counts as `-`, so that the names of
 /// measurement files are found too.
 ///
 /// # Errors
 /// `system-unknown` with the nearest name.
 pub fn find(name: &str) -> Result<&'static System> {
     let wanted = name.to_lowercase().replace(' ', "-");
-    if let Some(system) = registry().iter().find(|s| s.name == wanted || s.aliases.contains(&wanted)) {
+    if let Some(system) = all().find(|s| s.name == wanted || s.aliases.contains(&wanted)) {
         return Ok(system);
     }
-    let names: Vec<&str> = registry().iter().map(|system| system.name.as_str()).collect();
+    let names: Vec<&str> = all().map(|system| system.name.as_str()).collect();
     not_found("system-unknown", "machine", name, &names)
         .help("`orrery systems` lists them; a file of your own is given as --system my-chip.toml")
         .err()

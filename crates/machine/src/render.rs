@@ -105,6 +105,25 @@ impl System {
                     show_si(m.ddr_bandwidth, "B/s"),
                 ),
             ),
+            ExecutionModel::Engines(m) => (
+                format!("{} vector cores, {} matrix engines", m.vector_cores, m.matrix_engines),
+                format!(
+                    "{} SRAM; {} HBM at {}",
+                    show_si(m.sram_bytes as f64, "B"),
+                    show_si(m.hbm_bytes as f64, "B"),
+                    show_si(m.hbm_bandwidth, "B/s"),
+                ),
+            ),
+            ExecutionModel::Stream(m) => (
+                format!(
+                    "{} matrix planes of {} x {}, {} vector ALUs",
+                    m.matrix_planes,
+                    m.plane_inputs,
+                    m.plane_outputs,
+                    grouped(m.vector_alus as u64),
+                ),
+                format!("{} in {} slices, no other memory", show_bytes(m.sram_bytes as f64), m.memory_slices),
+            ),
         };
         let peak = |p: &Precision| format!("{} ({})", show_si(p.peak_flops(), operations(p)), p.name);
         SummaryRow {

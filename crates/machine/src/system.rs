@@ -2,11 +2,13 @@
 
 use crate::band::Band;
 use crate::bulk_synchronous::{BspLosses, BspMachine};
+use crate::engines::{EnginesLosses, EnginesMachine};
 use crate::kernel::{KernelLosses, KernelMachine};
 use crate::keys::ModelKind;
 use crate::parameter::{Parameter, Status};
 use crate::read::not_found;
 use crate::spatial::{SpatialLosses, SpatialMachine};
+use crate::stream::{StreamLosses, StreamMachine};
 use crate::view::view;
 use orrery_base::{Diagnostic, Result};
 use orrery_numerics::DType;
@@ -51,23 +53,42 @@ pub enum ExecutionModel {
     BulkSynchronous(BspMachine),
     /// Sections, each a pipeline of compute and memory units.
     Spatial(SpatialMachine),
+    /// One static schedule of streams.
+    Stream(StreamMachine),
+    /// A graph of kernels on two engines.
+    Engines(EnginesMachine),
 }
 
 impl ExecutionModel {
+    /// From checked parameters.
+    pub(crate) fn read(kind: ModelKind, parameters: &BTreeMap<String, Parameter>) -> Self {
+        match kind {
+            ModelKind::Kernel => Self::Kernel(KernelMachine::read(parameters)),
+            ModelKind::BulkSynchronous => Self::BulkSynchronous(BspMachine::read(parameters)),
+            ModelKind::Spatial => Self::Spatial(SpatialMachine::read(parameters)),
+            ModelKind::Stream => Self::Stream(StreamMachine::read(parameters)),
+            ModelKind::Engines => Self::Engines(EnginesMachine::read(parameters)),
+        }
+    }
     /// Which model it is.
     pub const fn kind(&self) -> ModelKind {
         match self {
             Self::Kernel(_) => ModelKind::Kernel,
             Self::BulkSynchronous(_) => ModelKind::BulkSynchronous,
             Self::Spatial(_) => ModelKind::Spatial,
+            Self::Stream(_) => ModelKind::Stream,
+            Self::Engines(_) => ModelKind::Engines,
         }
     }
-    /// Processors that a precision's MACs per cycle are counted for: SMs, tiles or PCUs.
+    /// Processors that a precision's MACs per cycle are counted for: SMs, tiles, PCUs, matrix planes or
+    /// engines.
     pub const fn cores(&self) -> u64 {
         match self {
             Self::Kernel(machine) => machine.sms,
             Self::BulkSynchronous(machine) => machine.tiles,
             Self::Spatial(machine) => machine.pcus,
+            Self::Stream(machine) => machine.matrix_planes,
+            Self::Engines(machine) => machine.matrix_engines,
         }
     }
     /// Clock of those processors.
@@ -76,6 +97,8 @@ impl ExecutionModel {
             Self::Kernel(machine) => machine.clock_hz,
             Self::BulkSynchronous(machine) => machine.clock_hz,
             Self::Spatial(machine) => machine.clock_hz,
+            Self::Stream(machine) => machine.clock_hz,
+            Self::Engines(machine) => machine.matrix_clock_hz,
         }
     }
 }
@@ -89,6 +112,10 @@ pub enum Losses {
     BulkSynchronous(BspLosses),
     /// On a spatial machine.
     Spatial(SpatialLosses),
+    /// On a stream machine.
+    Stream(StreamLosses),
+    /// On a machine of two engines.
+    Engines(EnginesLosses),
 }
 
 /// The unit that does a precision's multiplications.
@@ -171,6 +198,19 @@ pub struct Software {
     pub losses: BTreeMap<String, Parameter>,
 }
 
+/// A machine as it is installed somewhere: the same chip, and other numbers around it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Configuration {
+    /// The name on the command line and in Records.
+    pub name: String,
+    /// Other names for it.
+    pub aliases: Vec<String>,
+    /// The name for people.
+    pub title: String,
+    /// Numbers in place of [`System::parameters`], by key.
+    pub parameters: BTreeMap<String, Parameter>,
+}
+
 /// Something about a machine that is no number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fact {
@@ -229,6 +269,8 @@ pub struct System {
     pub default_precision: String,
     /// Software stacks, in the file's order.
     pub software: Vec<Software>,
+    /// How it is installed, in the file's order.
+    pub configurations: Vec<Configuration>,
     /// The machine's default losses, by key.
     pub losses: BTreeMap<String, Parameter>,
     /// How far predictions are from what was measured, by kind of work.
@@ -276,6 +318,25 @@ impl System {
         let names: Vec<&str> = self.software.iter().map(|stack| stack.name.as_str()).collect();
         not_found("system-software-unknown", &format!("software stack of {}", self.title), name, &names).err()
     }
+    /// The machine in each of its configurations, as a machine of its own name.
+    pub fn configured(&self) -> impl Iterator<Item = Self> {
+        self.configurations.iter().map(|configuration| {
+            let mut parameters = self.parameters.clone();
+            parameters.extend(configuration.parameters.clone());
+            Self {
+                name: configuration.name.clone(),
+                aliases: configuration.aliases.clone(),
+                title: configuration.title.clone(),
+                model: ExecutionModel::read(self.model.kind(), &parameters),
+                links: Links::read(&parameters),
+                power: Power::read(&parameters),
+                parameters,
+                configurations: Vec::new(),
+                published: None,
+                ..self.clone()
+            }
+        })
+    }
     /// The parameter behind a loss under a stack, or under the machine's default where the stack has none of its own.
     pub fn loss<'a>(&'a self, key: &str, stack: Option<&'a Software>) -> Option<&'a Parameter> {
         stack.and_then(|stack| stack.losses.get(key)).or_else(|| self.losses.get(key))
@@ -294,6 +355,8 @@ impl System {
             ExecutionModel::Kernel(_) => Losses::Kernel(KernelLosses::read(&losses)),
             ExecutionModel::BulkSynchronous(_) => Losses::BulkSynchronous(BspLosses::read(&losses)),
             ExecutionModel::Spatial(_) => Losses::Spatial(SpatialLosses::read(&losses)),
+            ExecutionModel::Stream(_) => Losses::Stream(StreamLosses::read(&losses)),
+            ExecutionModel::Engines(_) => Losses::Engines(EnginesLosses::read(&losses)),
         }
     }
     /// The texts behind source keys, joined by `; `.

@@ -43,9 +43,9 @@ fn awkward_text_survives_printing() {
 #[test]
 fn names_are_unique_and_a100_is_the_40_gb_part() {
     let mut names = BTreeSet::new();
-    for system in registry() {
+    for system in registry().iter().cloned().chain(registry().iter().flat_map(System::configured)) {
         for name in std::iter::once(&system.name).chain(&system.aliases) {
-            assert!(names.insert(name), "two machines are called {name}");
+            assert!(names.insert(name.clone()), "two machines are called {name}");
             assert_eq!(find(name).unwrap().name, system.name);
         }
     }
@@ -134,6 +134,17 @@ fn what_nobody_publishes_is_marked_assumed() {
             assert_eq!(find(name).unwrap().parameters[key].status, Status::Assumed, "{name} {key}");
         }
     }
+    let of_streams = [
+        "vector_latency_cycles",
+        "special_functions",
+        "shift_bytes_per_cycle",
+        "program_bytes",
+        "memory_latency_cycles",
+        "link_latency_seconds",
+    ];
+    for key in of_streams {
+        assert_eq!(find("groqchip").unwrap().parameters[key].status, Status::Assumed, "groqchip {key}");
+    }
     for name in ["a100-40gb", "a100-80gb", "h100"] {
         assert_eq!(find(name).unwrap().parameters["matrix_tiles"].status, Status::Assumed);
     }
@@ -152,6 +163,30 @@ fn views_hold_the_numbers_of_the_file() {
     let ExecutionModel::BulkSynchronous(bow) = &find("bow").unwrap().model else { panic!("an IPU") };
     let same_cycles = orrery_machine::BspMachine { clock_hz: ipu.clock_hz, ..bow.clone() };
     assert_eq!(&same_cycles, ipu, "a Bow is a GC200 with a faster clock");
+}
+
+#[test]
+fn a_configuration_is_the_chip_with_other_numbers_around_it() {
+    let chip = find("Groq GroqChip1").unwrap();
+    for (name, chips) in [("groqcard", 1), ("GroqNode", 8), ("groqrack", 72)] {
+        let configured = find(name).unwrap();
+        let ExecutionModel::Stream(machine) = &configured.model else { panic!("streams") };
+        assert_eq!(machine.installation_chips, chips, "{name}");
+        assert_eq!(configured.name, name.to_lowercase());
+        assert_eq!(configured.parameters["sram_bytes"], chip.parameters["sram_bytes"]);
+        let text = configured.to_string();
+        assert_eq!(&System::parse("printed", &text).unwrap(), configured);
+    }
+}
+
+#[test]
+fn numbers_of_a_groq_chip_follow_from_its_lanes() {
+    let ExecutionModel::Stream(chip) = &find("groqchip").unwrap().model else { panic!("streams") };
+    assert_eq!(chip.sram_bytes, 220 << 20);
+    assert_eq!(chip.plane_inputs, chip.superlanes * chip.lanes_per_superlane);
+    let one_a_lane = (chip.superlanes * chip.lanes_per_superlane) as f64;
+    assert_eq!(chip.stream_bytes_per_cycle, 64.0 * one_a_lane);
+    assert_eq!(chip.vector_alus, 16.0 * one_a_lane);
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub fn simulate(program: &Program, bindings: &Bindings, target: &Target<'_>) -> 
         Losses::Kernel(losses) => losses.host_seconds_per_run,
         Losses::BulkSynchronous(losses) => losses.host_seconds_per_run,
         Losses::Spatial(losses) => losses.host_seconds_per_run,
+        Losses::Stream(losses) => losses.host_seconds_per_run,
+        Losses::Engines(losses) => losses.host_seconds_per_run,
     };
     let memory = program
         .memory_use(bindings)?

@@ -17,8 +17,10 @@ pub(crate) fn load(files: &SystemFiles) -> Result<Vec<System>> {
 
 /// A machine by name: the user's own first.
 pub(crate) fn find(name: &str, own: &[System]) -> Result<System> {
-    match own.iter().find(|s| s.name == name || s.aliases.iter().any(|a| a == name)) {
-        Some(system) => Ok(system.clone()),
+    let configured = own.iter().flat_map(System::configured);
+    let mut all = own.iter().cloned().chain(configured);
+    match all.find(|s| s.name == name || s.aliases.iter().any(|a| a == name)) {
+        Some(system) => Ok(system),
         None => find_system(name),
     }
 }

@@ -41,6 +41,10 @@ fn list(all: &[&System]) -> String {
         for (label, cell) in labels.iter().zip(summary.cells()).skip(2) {
             text += &wrapped(&format!("  {label:<32}  {cell}"), &" ".repeat(36));
         }
+        for configuration in &system.configurations {
+            let line = format!("  {:<32}  {}", format!("as `{}`", configuration.name), configuration.title);
+            text += &wrapped(&line, &" ".repeat(36));
+        }
         for error in system.published.iter().flat_map(|p| &p.known_errors) {
             let line = format!(
                 "  ! the testbed's table prints {:?} for {}: {}",
@@ -75,6 +79,7 @@ fn summary_json(system: &System) -> Value {
         "default_precision": system.default_precision,
         "precisions": system.precisions.iter().map(|p| &p.name).collect::<Vec<_>>(),
         "software": system.software.iter().map(|s| &s.name).collect::<Vec<_>>(),
+        "configurations": system.configurations.iter().map(|c| &c.name).collect::<Vec<_>>(),
         "summary": cells,
         "known_errors_of_the_published_table": errors,
     })
@@ -116,6 +121,11 @@ fn show(system: &System) -> String {
             "  ",
         );
         let rows = [row("mac_per_cycle", &precision.mac_per_cycle), row("peak", &precision.peak)];
+        text += &table(&HEADINGS, 4, &rows);
+    }
+    for configuration in &system.configurations {
+        text += &wrapped(&format!("\nconfiguration {}: {}\n", configuration.name, configuration.title), "  ");
+        let rows: Vec<Vec<String>> = configuration.parameters.iter().map(|(name, p)| row(name, p)).collect();
         text += &table(&HEADINGS, 4, &rows);
     }
     text += "\nwhat software loses where no stack is named\n";

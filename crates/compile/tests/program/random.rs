@@ -23,7 +23,7 @@ impl Random {
 }
 
 /// A graph of a handful of ops over tensors of rank 1 to 4.
-struct Maker {
+pub(crate) struct Maker {
     random: Random,
     b: Builder,
     dtype: DType,
@@ -31,7 +31,7 @@ struct Maker {
 }
 
 impl Maker {
-    fn graph(seed: u64, dtype: DType) -> Graph {
+    pub(crate) fn graph(seed: u64, dtype: DType) -> Graph {
         let (random, b) = (Random(seed, 0), Builder::new(&format!("random {seed}"), seed));
         let mut maker = Self { random, b, dtype, values: Vec::new() };
         for number in 0..2 {

@@ -27,6 +27,7 @@ fn check(name: &str, options: &str, bound: &[(&str, i64)]) {
     let a100 = registry::find("a100-40gb").unwrap();
     let gc200 = registry::find("gc200").unwrap();
     let few = shrunk("gc200", &[("tiles", 48), ("tile_bytes", 20_000_000)]);
+    let groq = registry::find("groqchip").unwrap();
     let mut found = String::new();
     for (system, precision, tolerance) in [
         (a100, "fp32", 1e-4),
@@ -35,6 +36,7 @@ fn check(name: &str, options: &str, bound: &[(&str, i64)]) {
         (gc200, "fp32", 1e-4),
         (gc200, "fp16.16", 1e-1),
         (&few, "fp16.32", 5e-2),
+        (groq, "fp16", 5e-2),
     ] {
         let graph = legal(name, options, bound, system, precision);
         for fault in faults(&graph, system, precision, tolerance) {

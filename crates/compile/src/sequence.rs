@@ -1,0 +1,222 @@
+//! Programs whose values lie whole in one memory, or in one memory after the other.
+//!
+//! Where a machine computes on whole values and not on what its cores hold, a group is one step, and its memory is where
+//! its results are made. What a step needs from another memory is brought once, by a step of its own.
+
+use crate::groups::{Group, GroupKind};
+use crate::lower::{Emitter, fill, grid, join, reads};
+use crate::needed::needed;
+use crate::{Compiled, Fidelity, Options};
+use orrery_base::Result;
+use orrery_cost::{Role, Target};
+use orrery_ir::infer::Facts;
+use orrery_ir::op::{Access, Engine};
+use orrery_ir::{Bindings, Graph, ValueId};
+use orrery_program::{BufferClass, BufferId, Cutting, Layout, Memory, MemoryId, StepKind};
+use std::collections::BTreeMap;
+
+/// Where groups find their values, and how wide a block of outputs a matrix unit makes.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    /// Memories; the first takes the inputs.
+    pub(crate) memories: Vec<Memory>,
+    /// The memory of each group.
+    pub(crate) of_group: Vec<usize>,
+    /// Output columns that come out of the matrix unit at a time.
+    pub(crate) columns: u64,
+}
+
+/// Emits the groups one after the other.
+///
+/// # Errors
+/// As [`crate::compile`], but for memories that do not hold what is put there.
+pub(crate) fn emit(
+    graph: &Graph,
+    facts: &Facts,
+    groups: &[Group],
+    target: &Target<'_>,
+    options: &Options,
+    places: &Places,
+) -> Result<Compiled> {
+    let mut emitter = Emitter::new(graph, facts, target, options);
+    let host = emitter.memory("host", 1, u64::MAX, 0);
+    let memories =
+        places.memories.iter().map(|m| emitter.memory(&m.name, m.cores, m.bytes, m.reserved)).collect();
+    let mut lowering = Lowering {
+        emitter,
+        host,
+        memories,
+        at: 0,
+        placed: BTreeMap::new(),
+        columns: places.columns,
+        nominal: options.nominal(),
+    };
+    lowering.host_inputs();
+    for (group, &at) in groups.iter().zip(&places.of_group) {
+        lowering.at = at;
+        match group.kind {
+            GroupKind::View => lowering.simple(group, StepKind::View)?,
+            GroupKind::Extents => lowering.extents(group)?,
+            GroupKind::Movement => lowering.simple(group, StepKind::Exchange)?,
+            GroupKind::Compute => lowering.compute(group)?,
+        }
+    }
+    lowering.host_outputs()?;
+    let Emitter { program, nodes, .. } = lowering.emitter;
+    Ok(Compiled { program: needed(program), nodes, notes: Vec::new() })
+}
+
+struct Lowering<'a> {
+    emitter: Emitter<'a>,
+    host: MemoryId,
+    memories: Vec<MemoryId>,
+    /// The memory that steps are emitted for.
+    at: usize,
+    /// Values in memories other than the one they were made in, and parameters.
+    placed: BTreeMap<(ValueId, usize), BufferId>,
+    columns: u64,
+    nominal: Bindings,
+}
+
+impl Lowering<'_> {
+    fn whole(&self, value: ValueId) -> Vec<Access> {
+        vec![Access::Whole; self.emitter.type_of(value).1.len()]
+    }
+    fn here(&self) -> MemoryId {
+        self.memories[self.at]
+    }
+    fn make(&mut self, value: ValueId, suffix: &str, class: BufferClass, home: MemoryId) -> BufferId {
+        let layout = Layout::whole(self.whole(value).len(), 0);
+        self.emitter.buffer(value, suffix, class, home, layout)
+    }
+    /// Values from one memory to another in one transfer.
+    fn pass(&mut self, name: String, kind: StepKind, values: &[ValueId], from: &[BufferId], to: &[BufferId]) {
+        let body = join(values.iter().map(|value| self.emitter.identity(*value)));
+        let mut step = self.emitter.step(name, kind, body);
+        step.reads = reads(from, values.iter().map(|value| self.whole(*value)).collect());
+        step.writes = to.iter().zip(values).map(|(to, value)| fill(*to, self.whole(*value))).collect();
+        self.emitter.push(step);
+    }
+    /// All inputs in one transfer.
+    fn host_inputs(&mut self) {
+        let values = &self.emitter.graph.inputs.clone()[..];
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        for &value in values {
+            from.push(self.make(value, "@host", BufferClass::Input, self.host));
+            to.push(self.make(value, "", BufferClass::Scratch, self.memories[0]));
+        }
+        self.emitter.program.inputs.clone_from(&from);
+        self.emitter.buffer_of.extend(values.iter().copied().zip(to.iter().copied()));
+        if !values.is_empty() {
+            self.pass("inputs to device".to_owned(), StepKind::Host, values, &from, &to);
+        }
+    }
+    /// All outputs in one transfer.
+    fn host_outputs(&mut self) -> Result<()> {
+        let values = &self.emitter.graph.outputs.clone()[..];
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        for (i, &value) in values.iter().enumerate() {
+            from.push(match self.emitter.buffer_of.get(&value) {
+                Some(&buffer) => buffer,
+                None => self.operand(value)?,
+            });
+            let made = self.make(value, &format!("@host.{i}"), BufferClass::Scratch, self.host);
+            self.emitter.program.outputs.push((self.emitter.graph.output_name(i).to_owned(), made));
+            to.push(made);
+        }
+        if !values.is_empty() {
+            self.pass("outputs to host".to_owned(), StepKind::Host, values, &from, &to);
+        }
+        Ok(())
+    }
+    /// The buffer of a value in the memory that steps are emitted for. Parameters are in every memory that uses them;
+    /// what was made in another is brought, once.
+    fn operand(&mut self, value: ValueId) -> Result<BufferId> {
+        let key = (value, self.at);
+        if let Some(&there) = self.placed.get(&key) {
+            return Ok(there);
+        }
+        let here = self.here();
+        let Some(&made) = self.emitter.buffer_of.get(&value) else {
+            let suffix = if self.at == 0 { String::new() } else { format!("@{}", self.at) };
+            let buffer = self.make(value, &suffix, BufferClass::Parameter, here);
+            self.placed.insert(key, buffer);
+            return Ok(buffer);
+        };
+        let home = self.emitter.program.buffers[made].home;
+        if home == here || home == self.host {
+            return Ok(made);
+        }
+        let to = self.make(value, &format!("@{}", self.at), BufferClass::Scratch, here);
+        let name = format!("{} to the next chip", self.emitter.name_of(value));
+        self.pass(name, StepKind::Exchange, &[value], &[made], &[to]);
+        self.placed.insert(key, to);
+        Ok(to)
+    }
+    fn operands(&mut self, values: &[ValueId]) -> Result<Vec<BufferId>> {
+        values.iter().map(|value| self.operand(*value)).collect()
+    }
+    fn results(&mut self, values: &[ValueId], home: MemoryId) -> Vec<BufferId> {
+        let mut made = Vec::new();
+        for &value in values {
+            let buffer = self.make(value, "", BufferClass::Scratch, home);
+            self.emitter.buffer_of.insert(value, buffer);
+            made.push(buffer);
+        }
+        made
+    }
+    /// Integers that follow from extents stay on the host.
+    fn extents(&mut self, group: &Group) -> Result<()> {
+        self.emit_whole(group, StepKind::View, self.host)
+    }
+    /// A group as one step without a grid.
+    fn simple(&mut self, group: &Group, kind: StepKind) -> Result<()> {
+        self.emit_whole(group, kind, self.here())
+    }
+    fn emit_whole(&mut self, group: &Group, kind: StepKind, home: MemoryId) -> Result<()> {
+        let body = self.emitter.body(&group.nodes, None);
+        let sources = self.operands(&body.operands)?;
+        let results = self.results(&body.results, home);
+        if let (GroupKind::View, [from, ..], [to, ..]) = (group.kind, &sources[..], &results[..])
+            && self.emitter.program.buffers[*from].home == home
+        {
+            self.emitter.program.buffers[*to].view_of = Some(*from);
+        }
+        let mut step = self.emitter.step(group.name(self.emitter.graph), kind, body.graph);
+        step.reads = reads(&sources, body.reads);
+        step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
+        self.emitter.push(step);
+        self.emitter.mapped(group, Fidelity::Exact);
+        Ok(())
+    }
+    fn compute(&mut self, group: &Group) -> Result<()> {
+        let body = self.emitter.body(&group.nodes, group.space.as_ref());
+        let sources = self.operands(&body.operands)?;
+        let engine = self.emitter.graph.nodes[group.nodes[0]].op.def().engine;
+        let mut step = self.emitter.step(group.name(self.emitter.graph), StepKind::Compute, body.graph);
+        step.work = self.emitter.work(&group.nodes);
+        step.approximate = engine == Engine::Control || (engine == Engine::Matrix && group.space.is_none());
+        step.reads = reads(&sources, body.reads);
+        if let Some(space) = &group.space {
+            step.grid = grid(space, |_| Cutting::Parts(1));
+            step.part_attrs = space.part_attrs.clone();
+            step.padding = space.padding;
+        }
+        if engine == Engine::Matrix
+            && let Some(contraction) = self.emitter.contraction(group, &self.nominal)?
+        {
+            // Outputs come out of the matrix unit a block at a time.
+            for (role, cut) in contraction.roles.iter().zip(&mut step.grid) {
+                if *role == Role::Column {
+                    cut.cutting = Cutting::Blocks(self.columns);
+                }
+            }
+        }
+        let fidelity = if step.approximate { Fidelity::Approximated } else { Fidelity::Exact };
+        let results = self.results(&body.results, self.here());
+        step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
+        self.emitter.push(step);
+        self.emitter.mapped(group, fidelity);
+        Ok(())
+    }
+}
