@@ -98,6 +98,11 @@ not given are random, from --seed, and said to be so.")]
         after_help = "Example:\n  orrery validate measurements/calibration.csv\n\nmeasurements/README.md describes the file."
     )]
     Validate(Validate),
+    /// Fit the losses of machines to measured figures, and say how far that carries
+    #[command(
+        after_help = "Examples:\n  orrery calibrate measurements/calibration.csv --on gc200\n  orrery calibrate measurements/calibration.csv --write systems    what the project's own files come from"
+    )]
+    Calibrate(Calibrate),
 }
 
 #[derive(Args, Debug)]
@@ -327,6 +332,21 @@ pub(crate) struct Export {
     /// Where to write it
     #[arg(value_name = "FILE.onnx")]
     pub(crate) file: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Calibrate {
+    /// Measured figures, in the form that measurements/README.md describes
+    #[arg(value_name = "FILE.csv")]
+    pub(crate) file: PathBuf,
+    /// Machines; all where not given
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub(crate) on: Vec<String>,
+    /// Write each machine's file with what was found into this folder
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) write: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) files: SystemFiles,
 }
 
 #[derive(Args, Debug)]

@@ -54,6 +54,7 @@ fn answer(cli: &Cli) -> orrery::Result<Answer> {
         Command::Run(args) => commands::run::answer(args, common),
         Command::Compare(args) => commands::compare::answer(args, common),
         Command::Explain(args) => commands::explain::answer(args, common),
+        Command::Calibrate(args) => commands::calibrate::answer(args, common),
         Command::Sweep(args) => commands::sweep::answer(args, common),
         Command::Export(args) => commands::export::answer(args, common),
         Command::Validate(args) => commands::validate::answer(args, common),

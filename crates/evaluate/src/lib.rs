@@ -3,6 +3,7 @@
 //! Each driver takes a model and machines, walks the way from graph to program to timeline or tensors, as often as its
 //! question needs, and answers in plain types. None prints, and none knows a terminal.
 
+pub mod calibrate;
 pub mod check;
 pub mod compare;
 pub mod explain;

@@ -132,11 +132,6 @@ pub fn validate(
 fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
     let identity = &record.identity;
     let workload = &identity.workload;
-    let source = match &record.provenance {
-        orrery_record::Provenance::Measured { source }
-        | orrery_record::Provenance::Published { source, .. } => source.clone(),
-        other => other.label(),
-    };
     let (predicted, status, note) = match predict(record, figure, own) {
         Ok((value, passes, note)) => {
             let status = if passes == 1.0 { Status::Predicted } else { Status::FromForward };
@@ -156,7 +151,7 @@ fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
         batch_size: workload.batch.global,
         seq_len: workload.lengths.sequence,
         stack: identity.stack.clone(),
-        source,
+        source: record.source(),
         measured: figure.value,
         predicted,
         ratio: predicted.filter(|_| figure.value > 0.0).map(|p| p / figure.value),

@@ -13,6 +13,7 @@
 
 mod band;
 mod bulk_synchronous;
+pub mod calibration;
 mod engines;
 mod kernel;
 pub mod keys;
@@ -29,6 +30,7 @@ mod view;
 
 pub use band::Band;
 pub use bulk_synchronous::{BspLosses, BspMachine};
+pub use calibration::{CalibratedLoss, Calibration};
 pub use engines::{EnginesLosses, EnginesMachine};
 pub use kernel::{KernelLosses, KernelMachine};
 pub use parameter::{Alternative, Parameter, Status, TileShape, Value};

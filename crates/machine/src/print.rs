@@ -50,6 +50,14 @@ impl Display for System {
             }
             writeln!(f, "rows = {}\ngroups = {}", band.rows, band.groups)?;
         }
+        if let Some(calibration) = &self.calibration {
+            writeln!(
+                f,
+                "\n[calibration]\nfile = {}\nrows = {}",
+                text(&calibration.file),
+                texts(&calibration.rows)
+            )?;
+        }
         for stack in &self.software {
             writeln!(f, "\n[[software]]")?;
             writeln!(f, "name = {}", text(&stack.name))?;

@@ -1,6 +1,7 @@
 //! System file to [`System`]: strict, with a diagnostic for every mistake.
 
 use crate::band::Band;
+use crate::calibration::Calibration;
 use crate::keys::{Key, ModelKind, Shape, UNITS};
 use crate::parameter::{Alternative, Parameter, Status, TileShape, Value};
 use crate::section::{Entry, File, Section, advise};
@@ -61,6 +62,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
         "precision",
         "loss",
         "band",
+        "calibration",
         "software",
         "configuration",
         "fact",
@@ -105,6 +107,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
         configurations: read_configurations(root, &keys, &sources)?,
         losses,
         bands: Band::read_all(root)?,
+        calibration: Calibration::read(root)?,
         parameters,
         facts: read_facts(root, &sources)?,
         published: read_published(root, &sources)?,

@@ -47,8 +47,7 @@ fn all() -> impl Iterator<Item = &'static System> {
 /// # Errors
 /// `system-unknown` with the nearest name.
 pub fn find(name: &str) -> Result<&'static System> {
-    let wanted = name.to_lowercase().replace(' ', "-");
-    if let Some(system) = all().find(|s| s.name == wanted || s.aliases.contains(&wanted)) {
+    if let Some(system) = all().find(|s| s.answers_to(name)) {
         return Ok(system);
     }
     let names: Vec<&str> = all().map(|system| system.name.as_str()).collect();

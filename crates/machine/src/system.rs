@@ -2,6 +2,7 @@
 
 use crate::band::Band;
 use crate::bulk_synchronous::{BspLosses, BspMachine};
+use crate::calibration::Calibration;
 use crate::engines::{EnginesLosses, EnginesMachine};
 use crate::kernel::{KernelLosses, KernelMachine};
 use crate::keys::ModelKind;
@@ -275,6 +276,8 @@ pub struct System {
     pub losses: BTreeMap<String, Parameter>,
     /// How far predictions are from what was measured, by kind of work.
     pub bands: Vec<Band>,
+    /// The measurements that calibrated losses and bands come from.
+    pub calibration: Option<Calibration>,
     /// Links between chips.
     pub links: Links,
     /// Electrical power.
@@ -340,6 +343,11 @@ impl System {
     /// The parameter behind a loss under a stack, or under the machine's default where the stack has none of its own.
     pub fn loss<'a>(&'a self, key: &str, stack: Option<&'a Software>) -> Option<&'a Parameter> {
         stack.and_then(|stack| stack.losses.get(key)).or_else(|| self.losses.get(key))
+    }
+    /// True for its name and aliases. Case does not matter and a space counts as `-`, as measurement files write names.
+    pub fn answers_to(&self, name: &str) -> bool {
+        let wanted = name.to_lowercase().replace(' ', "-");
+        self.name == wanted || self.aliases.contains(&wanted)
     }
     /// The band that validation supports for a kind of work, where there is one.
     pub fn band(&self, kind: &str) -> Option<&Band> {

@@ -17,6 +17,7 @@ pub mod npz;
 
 pub use orrery_base::units::{show_bytes, show_seconds, show_si};
 pub use orrery_base::{Diagnostic, Picoseconds, Progress, Result, Severity};
+pub use orrery_evaluate::calibrate::{Calibrated, Kind, calibrate};
 pub use orrery_evaluate::check::{CheckReport, NodeCheck, Verdict, check};
 pub use orrery_evaluate::compare::compare;
 pub use orrery_evaluate::explain::{Explanation, MemoryPart, Share, StepPart, explain};
@@ -61,14 +62,38 @@ pub fn compiled_graph(model: &Bound, setup: &Setup) -> Result<Graph> {
     Ok(orrery_evaluate::way::make_ready(&model.graph, &target, Weights::ShapeOnly)?.graph)
 }
 
+/// The text of a machine's file with what calibration found in it: of the built-in file, or of the user's `own`.
+///
+/// # Errors
+/// `file-read` where it cannot be read; `system-syntax` where it is no system file.
+pub fn calibrated_file(found: &Calibrated, measurements: &Path, own: Option<&Path>) -> Result<String> {
+    let built_in = || {
+        let name = format!("systems/{}.toml", found.system);
+        orrery_machine::registry::BUILT_IN
+            .iter()
+            .find(|(file, _)| *file == name)
+            .map(|(_, text)| (*text).to_owned())
+    };
+    let text = match own {
+        Some(path) => read_text(path)?,
+        None => built_in().unwrap_or_default(),
+    };
+    let calibration =
+        orrery_machine::Calibration { file: measurements.display().to_string(), rows: found.rows.clone() };
+    orrery_machine::calibration::write(&text, &found.losses, &found.bands, &calibration)
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let cause = format!("the file cannot be read: {error}");
+        Box::new(Diagnostic::error("file-read", cause).at(path.display().to_string()))
+    })
+}
+
 /// Reads a file of measured figures, in the form that `measurements/README.md` describes.
 ///
 /// # Errors
 /// `file-read` where it cannot be read as text; `measurements-*` with the line.
 pub fn read_measurements(path: &Path) -> Result<Vec<record::Record>> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let cause = format!("the file cannot be read: {error}");
-        Box::new(Diagnostic::error("file-read", cause).at(path.display().to_string()))
-    })?;
-    record::rows::read(&text).at(|| path.display().to_string())
+    record::rows::read(&read_text(path)?).at(|| path.display().to_string())
 }

@@ -334,6 +334,13 @@ impl Record {
             Outcome::Refused(_) => &[],
         }
     }
+    /// Who measured or published it; else the word for where it comes from.
+    pub fn source(&self) -> String {
+        match &self.provenance {
+            Provenance::Measured { source } | Provenance::Published { source, .. } => source.clone(),
+            other => other.label(),
+        }
+    }
     /// The reason why there are no figures.
     pub fn refusal(&self) -> Option<&Refusal> {
         match &self.outcome {

@@ -1,5 +1,6 @@
 //! One module for each command: it asks the façade and lays out the answer, as text and as JSON.
 
+pub(crate) mod calibrate;
 pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod compile;

@@ -1,0 +1,90 @@
+//! `orrery calibrate`.
+
+use crate::args::{Calibrate, Common};
+use crate::commands::shared::{find, load, threads};
+use crate::output::{Answer, Exit, table};
+use crate::progress::progress;
+use orrery::{
+    Calibrated, Diagnostic, Result, System, calibrate, calibrated_file, read_measurements, systems,
+};
+use serde_json::json;
+use std::path::Path;
+
+pub(crate) fn answer(args: &Calibrate, common: &Common) -> Result<Answer> {
+    let records = read_measurements(&args.file)?;
+    let own = load(&args.files)?;
+    let machines: Vec<System> = match args.on.is_empty() {
+        false => args.on.iter().map(|name| find(name, &own)).collect::<Result<_>>()?,
+        true => own.iter().chain(systems()).cloned().collect(),
+    };
+    let mut all = Vec::new();
+    let mut text = String::new();
+    for system in &machines {
+        let Some(found) = calibrate(system, &records, threads(common), &progress(common.quiet))? else {
+            text += &format!("{}: no clean figure of it can be predicted\n\n", system.name);
+            continue;
+        };
+        text += &shown(&found);
+        if let Some(folder) = &args.write {
+            let file =
+                args.files.systems.iter().zip(&own).find(|(_, s)| s.name == system.name).map(|(f, _)| f);
+            write(
+                folder,
+                &calibrated_file(&found, &args.file, file.map(std::path::PathBuf::as_path))?,
+                &found,
+            )?;
+        }
+        all.push(json!({
+            "system": found.system,
+            "rows": found.rows,
+            "losses": found.losses.iter().map(|l| json!({
+                "stack": l.stack, "key": l.key, "unit": l.unit, "before": l.prior, "fitted": l.value,
+            })).collect::<Vec<_>>(),
+            "kinds": found.kinds,
+            "bands": found.bands.iter().map(|b| json!({
+                "kind": b.kind, "low": b.low, "high": b.high, "median_error": b.median_error,
+                "rows": b.rows, "groups": b.groups,
+            })).collect::<Vec<_>>(),
+        }));
+    }
+    let exit = if all.is_empty() { Exit::Input } else { Exit::Done };
+    Ok(Answer { text, json: json!({ "calibrations": all }), exit })
+}
+
+fn shown(found: &Calibrated) -> String {
+    let percent = |part: f64| format!("{:.0} %", 100.0 * part);
+    let mut text = format!("{}: {} figures\n", found.system, found.rows.len());
+    let kinds: Vec<Vec<String>> = found
+        .kinds
+        .iter()
+        .map(|kind| {
+            let cross = kind.cross_validated.map_or_else(|| "-".to_owned(), percent);
+            let (rows, groups) = (kind.rows.to_string(), kind.groups.to_string());
+            vec![kind.kind.clone(), rows, groups, percent(kind.before), percent(kind.fitted), cross]
+        })
+        .collect();
+    text += &table(&["median error", "rows", "sets", "assumed", "fitted", "left out"], 1, &kinds);
+    let losses: Vec<Vec<String>> = found
+        .losses
+        .iter()
+        .map(|l| {
+            let stack = l.stack.clone().unwrap_or_else(|| "(all)".to_owned());
+            vec![l.key.clone(), stack, format!("{:.3e}", l.prior), format!("{:.3e}", l.value), l.unit.clone()]
+        })
+        .collect();
+    if !losses.is_empty() {
+        text += &table(&["loss", "stack", "assumed", "fitted", "unit"], 2, &losses);
+    }
+    text + "\n"
+}
+
+fn write(folder: &Path, text: &str, found: &Calibrated) -> Result<()> {
+    let path = folder.join(format!("{}.toml", found.system));
+    let part = folder.join(format!(".{}.toml.part", found.system));
+    let done = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, &path));
+    done.map_err(|error| {
+        let _ = std::fs::remove_file(&part);
+        let cause = format!("the system file cannot be written: {error}");
+        Box::new(Diagnostic::error("file-write", cause).at(path.display().to_string()))
+    })
+}

@@ -1,0 +1,308 @@
+//! Losses fitted to measurements, and how far predictions are off where the fit has not looked.
+//!
+//! The fit moves the named losses of a machine, and deviations of its software stacks, each in logarithms. It makes small:
+//!
+//! - the mean of |ln(predicted / measured)| in each pair of source and workload, summed over pairs, so that a long sweep
+//!   does not outvote the rest;
+//! - plus what keeps a loss near the value the file assumes, and a stack near the machine's default.
+//!
+//! How a loss moves each prediction is tabulated one loss at a time around the current values and added up in logarithms;
+//! the tables are made anew around what was found. Bands come from leaving out one pair at a time: the others are fitted,
+//! and the rows of the pair are predicted by the real formulas under these losses. All of it follows from the file alone.
+
+mod fit;
+
+use crate::compare::in_parallel;
+use crate::validate::{is_rate, predicted, quantile};
+use fit::{Data, Fit, Solution};
+use orrery_base::{Progress, Result};
+use orrery_machine::{Band, CalibratedLoss, Parameter, Status, System, Value};
+use orrery_record::{Measurement, Record, Scored};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Factors by which each loss is moved to see what it does.
+const FACTORS: [f64; 9] = [0.25, 0.4, 0.6, 0.8, 1.0, 1.25, 1.7, 2.5, 4.0];
+/// How often the tables are made anew.
+const ROUNDS: usize = 2;
+
+/// How far the rows of one kind of work are off.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Kind {
+    /// Mode of the rows.
+    pub kind: String,
+    /// Rows.
+    pub rows: usize,
+    /// Pairs of source and workload.
+    pub groups: usize,
+    /// Median over pairs of the median of |predicted - measured| / measured, with the losses that the fit began with.
+    pub before: f64,
+    /// The same with the fitted losses, on the rows they were fitted to.
+    pub fitted: f64,
+    /// The same where each pair was predicted by a fit without it; none where there is no other pair.
+    pub cross_validated: Option<f64>,
+}
+
+/// What calibration found for a machine.
+#[derive(Clone, Debug)]
+pub struct Calibrated {
+    /// The machine.
+    pub system: String,
+    /// Names of the rows used.
+    pub rows: Vec<String>,
+    /// Losses that moved.
+    pub losses: Vec<CalibratedLoss>,
+    /// Bands by kind of work.
+    pub bands: Vec<Band>,
+    /// How far rows are off, by kind.
+    pub kinds: Vec<Kind>,
+}
+
+/// A measurement that a fit can use.
+struct Point<'a> {
+    record: &'a Record,
+    figure: &'a Measurement,
+    group: usize,
+    stack: Option<usize>,
+}
+
+/// Fits the losses of a machine to the clean rows of a file that are of it and that can be predicted. None where there is
+/// no such row.
+///
+/// # Errors
+/// `cancelled`.
+pub fn calibrate(
+    system: &System,
+    records: &[Record],
+    threads: usize,
+    progress: &Progress,
+) -> Result<Option<Calibrated>> {
+    let start = begin(system);
+    let mut groups: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut points = Vec::new();
+    for record in records.iter().filter(|r| start.answers_to(&r.identity.machine)) {
+        for figure in record.measurements() {
+            if !matches!(figure.scored, None | Some(Scored::Yes))
+                || predicted(record, figure, &start).is_err()
+            {
+                continue;
+            }
+            let key = (record.source(), record.identity.workload.model.clone());
+            let next = groups.len();
+            let group = *groups.entry(key).or_insert(next);
+            let name = record.identity.stack.as_deref();
+            let stack = start.software.iter().position(|s| Some(s.name.as_str()) == name);
+            points.push(Point { record, figure, group, stack });
+        }
+    }
+    if points.is_empty() {
+        return Ok(None);
+    }
+    let losses: Vec<String> = movable(&start);
+    let evaluate = |system: &System, points: &[&Point<'_>]| {
+        in_parallel(points, threads, progress, &|point| error_of(system, point))
+    };
+    let all: Vec<&Point<'_>> = points.iter().collect();
+    let before = evaluate(&start, &all)?;
+    let mut solution = Solution::none(losses.len(), start.software.len());
+    let mut data = None;
+    for _ in 0..ROUNDS {
+        let current = with_losses(&start, &losses, &solution);
+        let base = evaluate(&current, &all)?;
+        let mut effects = Vec::new();
+        for (number, key) in losses.iter().enumerate() {
+            let mut moved = Vec::new();
+            for factor in FACTORS {
+                let mut one = Solution::none(losses.len(), start.software.len());
+                one.losses[number] = factor.ln();
+                let system = with_losses(&current, std::slice::from_ref(key), &one.only(number));
+                let errors = if factor == 1.0 { base.clone() } else { evaluate(&system, &all)? };
+                moved.push(errors.iter().zip(&base).map(|(moved, base)| moved - base).collect());
+            }
+            effects.push(moved);
+        }
+        let found = Data {
+            base,
+            effects,
+            group: points.iter().map(|p| p.group).collect(),
+            stack: points.iter().map(|p| p.stack).collect(),
+            center: solution.clone(),
+            highest: losses.iter().map(|key| highest(&start, key)).collect(),
+        };
+        solution = Fit::new(&found, FACTORS.map(f64::ln).to_vec()).solve(None);
+        data = Some(found);
+    }
+    let data = data.expect("there is at least one round");
+    let after = evaluate(&with_losses(&start, &losses, &solution), &all)?;
+    let mut cross: Vec<Option<f64>> = vec![None; points.len()];
+    if groups.len() > 1 {
+        for group in 0..groups.len() {
+            let left_out: Vec<usize> = (0..points.len()).filter(|&i| points[i].group == group).collect();
+            let without = Fit::new(&data, FACTORS.map(f64::ln).to_vec()).solve(Some(group));
+            let system = with_losses(&start, &losses, &without);
+            let rows: Vec<&Point<'_>> = left_out.iter().map(|&i| &points[i]).collect();
+            for (i, error) in left_out.iter().zip(evaluate(&system, &rows)?) {
+                cross[*i] = Some(error);
+            }
+        }
+    }
+    let fitted = calibrated_losses(&start, &losses, &solution);
+    let (kinds, bands) = by_kind(&points, &before, &after, &cross);
+    let mut rows: Vec<String> = points.iter().filter_map(|p| p.record.id.clone()).collect();
+    rows.dedup();
+    Ok(Some(Calibrated { system: system.name.clone(), rows, losses: fitted, bands, kinds }))
+}
+
+/// The machine as it was before any measurement was looked at.
+fn begin(system: &System) -> System {
+    let mut start = system.clone();
+    for parameter in start.losses.values_mut() {
+        if let Some(prior) = prior(parameter) {
+            parameter.value = Value::Number(prior);
+        }
+    }
+    for stack in &mut start.software {
+        stack.losses.retain(|_, parameter| parameter.status != Status::Calibrated);
+    }
+    start
+}
+
+/// What a calibrated loss was before.
+fn prior(parameter: &Parameter) -> Option<f64> {
+    let assumed = |a: &&orrery_machine::Alternative| a.status != Status::Calibrated;
+    let before =
+        (parameter.status == Status::Calibrated).then(|| parameter.alternatives.iter().find(assumed));
+    before.flatten().map(|a| a.value)
+}
+
+/// Losses that nobody published.
+fn movable(system: &System) -> Vec<String> {
+    let open = |parameter: &Parameter| {
+        parameter.status == Status::Assumed
+            || (parameter.status == Status::Calibrated && prior(parameter).is_some())
+    };
+    system.losses.iter().filter(|(_, p)| open(p)).map(|(key, _)| key.clone()).collect()
+}
+
+/// Largest logarithm by which a loss may move up from where it is: a ratio is at most 1.
+fn highest(system: &System, key: &str) -> f64 {
+    let parameter = &system.losses[key];
+    match parameter.number() {
+        Some(number) if parameter.unit == "ratio" => -number.ln(),
+        _ => f64::INFINITY,
+    }
+}
+
+/// A machine with its losses moved.
+fn with_losses(system: &System, losses: &[String], solution: &Solution) -> System {
+    let mut moved = system.clone();
+    for (number, key) in losses.iter().enumerate() {
+        for (stack, deviations) in solution.stacks.iter().enumerate() {
+            let Some(current) = system.loss(key, system.software.get(stack)).cloned() else { continue };
+            let factor = (solution.losses[number] + deviations[number]).exp();
+            if factor != solution.losses[number].exp() || system.software[stack].losses.contains_key(key) {
+                moved.software[stack].losses.insert(key.clone(), times(&current, factor));
+            }
+        }
+        if let Some(parameter) = moved.losses.get_mut(key) {
+            *parameter = times(parameter, solution.losses[number].exp());
+        }
+    }
+    moved
+}
+
+fn times(parameter: &Parameter, factor: f64) -> Parameter {
+    let most = if parameter.unit == "ratio" { 1.0 } else { f64::INFINITY };
+    let value = Value::Number((parameter.number().unwrap_or_default() * factor).min(most));
+    Parameter { value, ..parameter.clone() }
+}
+
+/// ln(predicted / measured) of the time behind a figure.
+fn error_of(system: &System, point: &Point<'_>) -> f64 {
+    let error = predicted(point.record, point.figure, system).map_or(0.0, |p| (p / point.figure.value).ln());
+    if is_rate(&point.figure.metric) { -error } else { error }
+}
+
+/// Losses that differ from what they were, after three digits.
+fn calibrated_losses(start: &System, losses: &[String], solution: &Solution) -> Vec<CalibratedLoss> {
+    const LEAST: f64 = 0.01;
+    let moved = with_losses(start, losses, solution);
+    let mut found = Vec::new();
+    for (number, key) in losses.iter().enumerate() {
+        let of = |system: &System, stack: Option<usize>| {
+            system
+                .loss(key, stack.map(|s| &system.software[s]))
+                .and_then(Parameter::number)
+                .unwrap_or_default()
+        };
+        let mut add = |stack: Option<usize>| {
+            found.push(CalibratedLoss {
+                stack: stack.map(|s| start.software[s].name.clone()),
+                key: key.clone(),
+                unit: start.losses[key].unit.clone(),
+                prior: of(start, None),
+                value: of(&moved, stack),
+            });
+        };
+        if solution.losses[number].abs() > LEAST {
+            add(None);
+        }
+        for stack in (0..start.software.len()).filter(|&s| solution.stacks[s][number].abs() > LEAST) {
+            add(Some(stack));
+        }
+    }
+    found
+}
+
+fn by_kind(
+    points: &[Point<'_>],
+    before: &[f64],
+    after: &[f64],
+    cross: &[Option<f64>],
+) -> (Vec<Kind>, Vec<Band>) {
+    let mut members: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (i, point) in points.iter().enumerate() {
+        members
+            .entry(point.record.identity.workload.mode.as_deref().unwrap_or_default())
+            .or_default()
+            .push(i);
+    }
+    let (mut kinds, mut bands) = (Vec::new(), Vec::new());
+    for (kind, members) in members {
+        let median = |error: &dyn Fn(usize) -> Option<f64>| {
+            let mut groups: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+            for &i in &members {
+                let Some(error) = error(i) else { continue };
+                let error = if is_rate(&points[i].figure.metric) { -error } else { error };
+                groups.entry(points[i].group).or_default().push((error.exp() - 1.0).abs());
+            }
+            let medians: Vec<f64> = groups.into_values().map(|errors| quantile(errors, 0.5)).collect();
+            (!medians.is_empty()).then(|| (medians.len(), quantile(medians, 0.5)))
+        };
+        let cross_validated = median(&|i| cross[i]);
+        let groups = median(&|i| Some(after[i])).map_or(0, |m| m.0);
+        kinds.push(Kind {
+            kind: kind.to_owned(),
+            rows: members.len(),
+            groups,
+            before: median(&|i| Some(before[i])).map_or(0.0, |m| m.1),
+            fitted: median(&|i| Some(after[i])).map_or(0.0, |m| m.1),
+            cross_validated: cross_validated.map(|m| m.1),
+        });
+        let Some((groups, median_error)) = cross_validated.filter(|m| m.0 as u64 >= Band::FEWEST_GROUPS)
+        else {
+            continue;
+        };
+        let factors: Vec<f64> =
+            members.iter().filter_map(|&i| cross[i]).map(|error| (-error).exp()).collect();
+        bands.push(Band {
+            kind: kind.to_owned(),
+            low: quantile(factors.clone(), 0.1),
+            high: quantile(factors.clone(), 0.9),
+            median_error,
+            rows: factors.len() as u64,
+            groups: groups as u64,
+        });
+    }
+    (kinds, bands)
+}
