@@ -8,7 +8,7 @@ use orrery_execute::host::Session;
 use orrery_import::onnx::{self, SaveOptions, save};
 use orrery_ir::op::Datum;
 use orrery_ir::weights::normal;
-use orrery_ir::{Bindings, Graph, infer, interpret};
+use orrery_ir::{Bindings, Graph, Op, infer, interpret};
 use orrery_numerics::{DType, Tensor};
 use orrery_transform::{Options, prepare};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,6 @@ fn skipped(missing: bool) -> bool {
 }
 
 #[test]
-#[expect(clippy::print_stdout, reason = "the errors are of interest")]
 fn models_with_real_weights_give_what_onnx_runtime_gives() {
     let cases = model_cases();
     if skipped(cases.is_empty()) {
@@ -73,7 +72,11 @@ fn exported(name: &str, bindings: &[(&str, i64)]) {
     }
     let folder = Folder::new(name);
     let path = folder.0.join("model.onnx");
-    let built = orrery_zoo::find(name).unwrap().build(&orrery_zoo::Options::default()).unwrap();
+    let mut built = orrery_zoo::find(name).unwrap().build(&orrery_zoo::Options::default()).unwrap();
+    // ONNX Runtime 1.31.1 refuses masks that broadcast over the queries. Ours is all ones: the same as none.
+    for (_, node) in built.nodes.iter_mut().filter(|(_, node)| node.op == Op::Attention) {
+        node.inputs.truncate(3);
+    }
     save(&built, &path, &SaveOptions { opset: 23, ..SaveOptions::default() }).unwrap();
     let mut graph = onnx::load_path(&path, &onnx::Options::default()).unwrap().into_graph().unwrap();
     let bindings: Bindings = bindings.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();

@@ -511,7 +511,7 @@ mod tests {
                 let mut all = [-1.0; MAX_LANES];
                 s.store(&mut all, v);
                 assert!(all[..taken] == from[..taken] && all[taken..S::LANES].iter().all(|x| *x == 0.0));
-                let mut to = vec![-1.0; 40];
+                let mut to = [-1.0; 40];
                 s.store_partial(&mut to[3..3 + len], s.load(&from));
                 assert!(to[3..3 + taken] == from[..taken]);
                 assert!(to[..3].iter().chain(&to[3 + taken..]).all(|x| *x == -1.0), "{len}");

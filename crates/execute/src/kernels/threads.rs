@@ -357,6 +357,39 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_a_block_are_what_indices_say() {
+        let (rows, columns) = (6, 9);
+        let mut out: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+        let mut expected = out.clone();
+        for (top, height, left, width) in
+            [(0, 6, 0, 9), (1, 3, 2, 5), (5, 1, 8, 1), (2, 2, 0, 9), (3, 0, 4, 0)]
+        {
+            let mut all = Block::of(&mut out, columns);
+            let mut some_rows = all.rows_of(top, height);
+            let mut part = some_rows.columns_of(left, width);
+            assert_eq!((part.rows(), part.columns()), (height, width));
+            // Without a gap between its rows it is one run.
+            let has_run = width == columns || height == 1;
+            let seen = part.contiguous().map(|run| run.to_vec());
+            assert_eq!(seen.is_some(), has_run, "{top} {height} {left} {width}");
+            let mut by_rows = Vec::new();
+            for i in 0..height {
+                by_rows.extend_from_slice(part.row(i));
+                part.row(i).iter_mut().for_each(|x| *x += 100.0);
+            }
+            assert!(seen.is_none_or(|seen| seen == by_rows));
+            let by_indices: Vec<f32> = (0..height * width)
+                .map(|i| expected[(top + i / width) * columns + left + i % width])
+                .collect();
+            assert_eq!(by_rows, by_indices);
+            for i in 0..height * width {
+                expected[(top + i / width) * columns + left + i % width] += 100.0;
+            }
+            assert_eq!(out, expected);
+        }
+    }
+
+    #[test]
     fn a_panic_reaches_the_caller_and_the_threads_live_on() {
         let threads = Threads::new(2);
         let failed = catch_unwind(AssertUnwindSafe(|| threads.run(100, &|i| assert_ne!(i, 50))));
