@@ -3,4 +3,5 @@ mod commands;
 mod diagnostics;
 mod errors;
 mod operators;
+mod real_models;
 mod support;

@@ -1,10 +1,12 @@
 //! What the compiler makes, executed part by part in the machine's arithmetic, is what the graph means.
 
-use crate::common::{faults, faults_of, shrunk, target};
+use crate::common::{compile_for, faults, faults_of, shrunk, target};
 use orrery_compile::{Options, compile};
-use orrery_ir::{Attrs, Builder, Dim, Graph, Op, ValueId};
+use orrery_ir::{Attrs, Bindings, Builder, Dim, Graph, Op, ValueId};
 use orrery_machine::{System, registry};
 use orrery_numerics::DType;
+use orrery_program::Buffer;
+use std::collections::BTreeSet;
 
 type Build = fn(&mut Builder, DType) -> Vec<ValueId>;
 
@@ -287,4 +289,35 @@ fn open_symbols() {
             assert_eq!(faults_of(&graph, &program, &bindings, 1e-5), Vec::<String>::new(), "{batch} {seq}");
         }
     }
+}
+
+#[test]
+fn only_the_weights_that_do_not_fit_are_streamed() {
+    let graph = graph(
+        "large products",
+        |b, t| {
+            let mut x = b.input("x", t, [4_i64, 400]);
+            for number in 0..5 {
+                let w = b.weight_of(&format!("w{number}"), t, [400_i64, 400], 0.0, 0.05);
+                x = b.op(Op::MatMul, "y", &[x, w], Attrs::new());
+            }
+            vec![x]
+        },
+        DType::F32,
+    );
+    let mut counts = BTreeSet::new();
+    for tile_bytes in (60_000..260_000).step_by(10_000) {
+        let system = shrunk("gc200", &[("tiles", 24), ("tile_bytes", tile_bytes)]);
+        let Ok(compiled) = compile_for(&graph, &system, "fp32") else { continue };
+        let program = compiled.program;
+        let streaming = |b: &Buffer| program.memories[b.home].name == "streaming";
+        let streamed = program.buffers.values().filter(|b| streaming(b)).count();
+        let said = compiled.notes.iter().any(|note| note.code == "weights-streamed");
+        assert_eq!(said, streamed > 0, "{tile_bytes}");
+        if counts.insert(streamed) {
+            let faults = faults_of(&graph, &program, &Bindings::new(), 1e-5);
+            assert!(faults.is_empty(), "{tile_bytes}: {faults:?}");
+        }
+    }
+    assert!(counts.contains(&0) && counts.range(1..5).next().is_some(), "{counts:?}");
 }

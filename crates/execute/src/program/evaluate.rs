@@ -242,21 +242,13 @@ impl Evaluator<'_> {
             let right = &right[first * n..(first + depth) * n];
             let mut rows = out.chunks_mut(ROWS * n);
             for (left, sums) in left.chunks(ROWS * k).zip(&mut rows) {
-                let whole = n - n % COLUMNS;
-                let full = left.len() == ROWS * k;
-                for column in (0..whole).step_by(COLUMNS) {
-                    if full {
-                        add_tile::<ROWS>(&left[first..], k, &right[column..], n, depth, &mut sums[column..]);
+                for column in (0..n).step_by(COLUMNS) {
+                    let tile = Tile { k, n, depth, width: COLUMNS.min(n - column) };
+                    if left.len() == ROWS * k {
+                        tile.add::<ROWS>(&left[first..], &right[column..], &mut sums[column..]);
                     } else {
                         for (left, sums) in left.chunks_exact(k).zip(sums.chunks_exact_mut(n)) {
-                            add_tile::<1>(&left[first..], k, &right[column..], n, depth, &mut sums[column..]);
-                        }
-                    }
-                }
-                for (left, sums) in left.chunks_exact(k).zip(sums.chunks_exact_mut(n)) {
-                    for (&a, right) in left[first..first + depth].iter().zip(right.chunks_exact(n)) {
-                        for (sum, &b) in sums[whole..].iter_mut().zip(&right[whole..]) {
-                            *sum += a * b;
+                            tile.add::<1>(&left[first..], &right[column..], &mut sums[column..]);
                         }
                     }
                 }
@@ -354,26 +346,54 @@ const ROWS: usize = 4;
 const COLUMNS: usize = 8;
 const DEEP: usize = 512;
 
-/// Adds `depth` products to each of `R` rows of [`COLUMNS`] sums. Rows are `k` elements apart on the left, `n` on the right
-/// and among the sums.
-fn add_tile<const R: usize>(left: &[f32], k: usize, right: &[f32], n: usize, depth: usize, out: &mut [f32]) {
-    let row = |r: usize, out: &[f32]| -> [f32; COLUMNS] { std::array::from_fn(|c| out[r * n + c]) };
-    let mut sums: [[f32; COLUMNS]; R] = std::array::from_fn(|r| row(r, out));
-    let lefts: [&[f32]; R] = std::array::from_fn(|r| &left[r * k..r * k + depth]);
-    for (i, right) in right.chunks(n).take(depth).enumerate() {
-        let Some(right) = right.first_chunk::<COLUMNS>() else { break };
-        sums = std::array::from_fn(
-            #[inline(always)]
-            |r| {
-                std::array::from_fn(
-                    #[inline(always)]
-                    |c| sums[r][c] + lefts[r][i] * right[c],
-                )
-            },
-        );
+/// Sums of a product that are worked on at a time.
+#[derive(Clone, Copy)]
+struct Tile {
+    /// Elements from one row to the next on the left.
+    k: usize,
+    /// On the right and among the sums.
+    n: usize,
+    /// Products added to each sum.
+    depth: usize,
+    /// Columns, at most [`COLUMNS`].
+    width: usize,
+}
+
+impl Tile {
+    /// Adds products to each of `R` rows of sums.
+    fn add<const R: usize>(self, left: &[f32], right: &[f32], out: &mut [f32]) {
+        if self.width == COLUMNS {
+            self.add_columns::<R, true>(left, right, out);
+        } else {
+            self.add_columns::<R, false>(left, right, out);
+        }
     }
-    for (r, sums) in sums.iter().enumerate() {
-        out[r * n..r * n + COLUMNS].copy_from_slice(sums);
+    #[inline(always)]
+    #[allow(
+        clippy::needless_range_loop,
+        reason = "loops of fixed length are unrolled at every level of optimisation"
+    )]
+    fn add_columns<const R: usize, const WHOLE: bool>(self, left: &[f32], right: &[f32], out: &mut [f32]) {
+        let Self { k, n, depth, width } = self;
+        let width = if WHOLE { COLUMNS } else { width };
+        let mut sums = [[0.0_f32; COLUMNS]; R];
+        for r in 0..R {
+            sums[r][..width].copy_from_slice(&out[r * n..r * n + width]);
+        }
+        for i in 0..depth {
+            let mut row = [0.0_f32; COLUMNS];
+            let from = &right[i * n..i * n + width];
+            row[..width].copy_from_slice(from);
+            for r in 0..R {
+                let a = left[r * k + i];
+                for c in 0..COLUMNS {
+                    sums[r][c] += a * row[c];
+                }
+            }
+        }
+        for r in 0..R {
+            out[r * n..r * n + width].copy_from_slice(&sums[r][..width]);
+        }
     }
 }
 

@@ -4,7 +4,6 @@
 //! not depend on the sizes of blocks, and a part of a product equals the same part of the whole.
 
 use orrery_numerics::{Accumulation, DType, Format};
-use std::array;
 
 use crate::Attrs;
 
@@ -145,21 +144,27 @@ impl<T: Scalar> Left<T> {
             return sums;
         }
         for (left, right) in left.as_chunks::<R>().0.iter().zip(panel.as_chunks::<COLUMNS>().0) {
-            sums = array::from_fn(
-                #[inline(always)]
-                |r| {
-                    array::from_fn(
-                        #[inline(always)]
-                        |c| sums[r][c].add_product(left[r], right[c]),
-                    )
-                },
-            );
+            add_products(&mut sums, left, right);
         }
         sums
     }
     fn store<const R: usize>(&self, sums: &[[T; COLUMNS]; R], out: &mut [T], width: usize, out_step: usize) {
         for (r, sums) in sums.iter().enumerate() {
             out[r * out_step..r * out_step + width].copy_from_slice(&sums[..width]);
+        }
+    }
+}
+
+/// Adds the product of each element of a column with each of a row to its sum.
+#[inline(always)]
+fn add_products<T: Scalar, const R: usize>(
+    sums: &mut [[T; COLUMNS]; R],
+    left: &[T; R],
+    right: &[T; COLUMNS],
+) {
+    for r in 0..R {
+        for c in 0..COLUMNS {
+            sums[r][c] = sums[r][c].add_product(left[r], right[c]);
         }
     }
 }
