@@ -5,6 +5,10 @@
 //! the first vector is on its way for as many cycles as there are hops, which comes on top. A step needs what the step
 //! before has made, so steps follow one another. Weights that are known beforehand are brought to the planes while the
 //! step before drains; those made in the run are not. No cost depends on data, and none varies.
+//!
+//! Left out: that a step may start on the first vectors of the step before where it needs no others; that movements other
+//! than transpositions take more than reading and writing at other addresses; and how full the vectors of a value are that
+//! does not come out of the planes.
 
 use crate::{Contraction, Measure, Product, Resource, StepCost, Target, slowest};
 use orrery_base::Picoseconds;

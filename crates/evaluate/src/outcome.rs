@@ -137,6 +137,12 @@ pub(crate) fn fill(record: &mut Record, model: &Bound, built: &Built, timeline: 
         .extra
         .insert("memory".into(), timeline.memory.iter().filter(|track| counts(track)).map(memory).collect());
     record.extra.insert("bound_by".into(), bound_by(timeline));
+    if built.devices > 1 {
+        record.remarks.push(format!(
+            "{} chips in sequence hold it; the rate is that of one run after the other, not of runs that follow before the last has ended",
+            built.devices
+        ));
+    }
     let approximate = built.compiled.program.steps.values().filter(|s| s.approximate).count();
     if approximate > 0 {
         record.remarks.push(format!(
