@@ -73,7 +73,15 @@ struct Work {
 impl Work {
     fn of(measure: &Measure, machine: &EnginesMachine, losses: &EnginesLosses, target: &Target<'_>) -> Self {
         let macs = target.precision.macs();
-        let on_matrix = measure.macs > 0.0 && target.precision.engine == Engine::Matrix;
+        let lanes = if measure.dtype.bits() <= 16 { machine.vector_16_bit } else { machine.vector_fp32 };
+        let cores = machine.vector_cores as f64 * machine.clock_hz;
+        // Sums within a lane (depthwise convolutions) would leave the arrays all but empty.
+        let better_on_vector = measure.product.is_some_and(|product| {
+            let cycles = matrix_cycles(&product, machine, macs * machine.matrix_engines as f64);
+            let on_vector = measure.macs / (lanes * cores * losses.vector_fraction);
+            product.depth <= 1.0 && on_vector < cycles / (machine.matrix_clock_hz * losses.matrix_fraction)
+        });
+        let on_matrix = measure.macs > 0.0 && target.precision.engine == Engine::Matrix && !better_on_vector;
         let (mut matrix, mut idle_slots) = (0.0, 0.0);
         let mut operations = measure.vector;
         let mut touched = measure.total_read() + measure.written_bytes;
@@ -93,8 +101,6 @@ impl Work {
         } else if measure.macs > 0.0 {
             operations += measure.macs;
         }
-        let cores = machine.vector_cores as f64 * machine.clock_hz;
-        let lanes = if measure.dtype.bits() <= 16 { machine.vector_16_bit } else { machine.vector_fp32 };
         let cycles = operations / lanes + measure.special / machine.special_functions;
         Self {
             matrix,
