@@ -166,6 +166,32 @@ fn a_value_handed_over_wrongly_shows() {
 }
 
 #[test]
+fn what_prepares_an_input_is_on_the_chip_that_needs_it() {
+    // Casts of late inputs come first in the graph, casts to outputs last.
+    let mut b = Builder::new("late", 3);
+    let mut y = b.input("x", DType::F32, [6_i64, 12]);
+    let late: Vec<_> = (0..6).map(|i| b.input(&format!("late{i}"), DType::F16, [6_i64, 12])).collect();
+    let cast = |to: DType| Attrs::new().with("to", to);
+    let late: Vec<_> = late.iter().map(|v| b.op(Op::Cast, "wide", &[*v], cast(DType::F32))).collect();
+    let mut made = Vec::new();
+    for (layer, late) in late.into_iter().enumerate() {
+        let w = b.weight(&format!("w{layer}"), [12_i64, 12], 0.3);
+        y = b.op(Op::MatMul, &format!("y{layer}"), &[y, w], Attrs::new());
+        y = b.op(Op::Mul, &format!("m{layer}"), &[y, late], Attrs::new());
+        made.push(y);
+    }
+    let outputs: Vec<_> = made.iter().map(|v| b.op(Op::Cast, "narrow", &[*v], cast(DType::F16))).collect();
+    let names: Vec<String> = (0..outputs.len()).map(|i| format!("out{i}")).collect();
+    let named: Vec<_> = names.iter().map(String::as_str).zip(outputs).collect();
+    let graph = b.finish(&named).unwrap();
+    let program = compile_for(&graph, &small(2_600), "fp32").unwrap().program;
+    let (chips, links) = chips_and_links(&program);
+    assert!(chips > 2, "{chips} chips");
+    assert_eq!(links, chips - 1, "only the value of the layer before crosses");
+    assert!(faults_of(&graph, &program, &Bindings::new(), 1e-2).is_empty());
+}
+
+#[test]
 fn what_no_installation_holds_says_how_much_is_missing() {
     let system =
         shrunk("groqchip", &[("sram_bytes", 2_400), ("program_bytes", 16), ("installation_chips", 2)]);
