@@ -3,12 +3,13 @@
 use crate::common::{compile_for, faults_of, inputs, meaning, run, shrunk, target};
 use crate::graphs::examples;
 use crate::random::Maker;
+use crate::zoo::legal;
 use orrery_base::index::Id;
 use orrery_cost::{Resource, step_cost};
 use orrery_ir::{Attrs, Bindings, Builder, Graph, Op};
 use orrery_machine::System;
 use orrery_numerics::DType;
-use orrery_program::{BufferClass, Program, StepKind, text};
+use orrery_program::{BufferClass, Program, Step, StepKind, text};
 use std::collections::BTreeSet;
 
 /// A chip of small planes and of so many bytes.
@@ -239,4 +240,26 @@ fn bytes_are_summed_exactly_and_four_times_as_fast_as_halves() {
     assert_eq!(matrix_time(&bytes, "fp16"), matrix_time(&bytes, "int8"));
     let program = compile_for(&bytes, groq, "int8").unwrap().program;
     assert!(faults_of(&bytes, &program, &Bindings::new(), 0.0).is_empty());
+}
+
+/// Turns of a recurrent layer wait for each other, on one machine in hops and on the other in nodes of the graph.
+#[test]
+fn a_recurrent_layer_takes_as_long_as_it_has_turns() {
+    for (name, precision) in [("groqchip", "fp16"), ("gaudi2", "bf16")] {
+        let system = orrery_machine::registry::find(name).unwrap();
+        let target = target(system, precision);
+        let seconds = |turns: u64| {
+            let options = format!("steps={turns} inputs=64 hidden=64");
+            let graph = legal("lstm", &options, &[("batch", 1)], system, precision);
+            let program = compile_for(&graph, system, precision).unwrap().program;
+            let layer = |s: &&Step| s.body.nodes.values().any(|n| n.op == Op::LSTM);
+            let step = program.steps.values().find(layer).unwrap();
+            step_cost(&program, step, &Bindings::new(), &target).unwrap().time.seconds()
+        };
+        let (few, many) = (seconds(10), seconds(100));
+        assert!((9.0..10.5).contains(&(many / few)), "{name}: {few:e} s and {many:e} s");
+        // A turn is some 150 cycles through the chip, or two nodes.
+        let turn = if name == "groqchip" { 162.0 / 0.9e9 } else { 4e-6 };
+        assert!((0.9..1.3).contains(&(many / 100.0 / turn)), "{name}: {:e} s a turn", many / 100.0);
+    }
 }
