@@ -43,6 +43,7 @@ fn check(name: &str, options: &str, bound: &[(&str, i64)]) {
         (gc200, "fp16.16", 1e-1),
         (&few, "fp16.32", 5e-2),
         (groq, "fp16", 5e-2),
+        (registry::find("gaudi2").unwrap(), "bf16", 2e-1),
     ] {
         let graph = legal(name, options, bound, system, precision);
         for fault in faults(&graph, system, precision, tolerance) {
