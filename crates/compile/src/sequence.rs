@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 /// Where groups find their values, and how wide a block of outputs a matrix unit makes.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
-    /// Memories; the first takes the inputs.
+    /// Memories.
     pub(crate) memories: Vec<Memory>,
     /// The memory of each group.
     pub(crate) of_group: Vec<usize>,
@@ -51,7 +51,8 @@ pub(crate) fn emit(
         columns: places.columns,
         nominal: options.nominal(),
     };
-    lowering.host_inputs();
+    let first_use = first_uses(graph, groups, places);
+    lowering.host_inputs(&first_use);
     for (group, &at) in groups.iter().zip(&places.of_group) {
         lowering.at = at;
         match group.kind {
@@ -64,6 +65,19 @@ pub(crate) fn emit(
     lowering.host_outputs()?;
     let Emitter { program, nodes, .. } = lowering.emitter;
     Ok(Compiled { program: needed(program), nodes, notes: Vec::new() })
+}
+
+/// The memory in which each value is used first, by what an output needs.
+fn first_uses(graph: &Graph, groups: &[Group], places: &Places) -> BTreeMap<ValueId, usize> {
+    let mut first: BTreeMap<ValueId, usize> = graph.outputs.iter().map(|v| (*v, 0)).collect();
+    for (group, &at) in groups.iter().zip(&places.of_group).rev() {
+        if group.nodes.iter().any(|n| graph.nodes[*n].outputs.iter().flatten().any(|v| first.contains_key(v)))
+        {
+            let read = group.nodes.iter().flat_map(|n| graph.nodes[*n].inputs.iter().flatten());
+            first.extend(read.map(|value| (*value, at)));
+        }
+    }
+    first
 }
 
 struct Lowering<'a> {
@@ -97,18 +111,22 @@ impl Lowering<'_> {
         step.writes = to.iter().zip(values).map(|(to, value)| fill(*to, self.whole(*value))).collect();
         self.emitter.push(step);
     }
-    /// All inputs in one transfer.
-    fn host_inputs(&mut self) {
-        let values = &self.emitter.graph.inputs.clone()[..];
-        let (mut from, mut to) = (Vec::new(), Vec::new());
-        for &value in values {
-            from.push(self.make(value, "@host", BufferClass::Input, self.host));
-            to.push(self.make(value, "", BufferClass::Scratch, self.memories[0]));
+    /// All inputs that are used in one transfer, each to the memory of its first use.
+    fn host_inputs(&mut self, first_use: &BTreeMap<ValueId, usize>) {
+        let (mut values, mut from, mut to) = (Vec::new(), Vec::new(), Vec::new());
+        for &value in &self.emitter.graph.inputs {
+            let given = self.make(value, "@host", BufferClass::Input, self.host);
+            self.emitter.program.inputs.push(given);
+            if let Some(&at) = first_use.get(&value) {
+                let made = self.make(value, "", BufferClass::Scratch, self.memories[at]);
+                self.emitter.buffer_of.insert(value, made);
+                values.push(value);
+                from.push(given);
+                to.push(made);
+            }
         }
-        self.emitter.program.inputs.clone_from(&from);
-        self.emitter.buffer_of.extend(values.iter().copied().zip(to.iter().copied()));
         if !values.is_empty() {
-            self.pass("inputs to device".to_owned(), StepKind::Host, values, &from, &to);
+            self.pass("inputs to device".to_owned(), StepKind::Host, &values, &from, &to);
         }
     }
     /// All outputs in one transfer.

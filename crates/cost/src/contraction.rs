@@ -195,6 +195,42 @@ impl Contraction {
     }
 }
 
+/// A recurrent layer: the same product turn after turn, each of which needs the one before.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recurrence {
+    /// Turns: the length of the sequence.
+    pub turns: f64,
+    /// Of one turn, over inputs and state together; a batch for each direction.
+    pub product: Product,
+}
+
+impl Recurrence {
+    /// Of a step whose first node is a recurrent layer.
+    pub fn of(program: &Program, step: &Step, bindings: &Bindings) -> Option<Self> {
+        let node = step.body.nodes.values().next()?;
+        if !matches!(node.op, Op::LSTM | Op::GRU | Op::RNN) {
+            return None;
+        }
+        let extents = |number: usize| -> Option<Vec<f64>> {
+            let shape = &program.buffers[step.reads.get(number)?.buffer].shape;
+            shape.iter().map(|d| d.eval(bindings).ok().map(|n| n as f64)).collect()
+        };
+        let (input, weights, recurrent) = (extents(0)?, extents(1)?, extents(2)?);
+        let ([first, second, _], [directions, outputs, inputs], [_, _, hidden]) =
+            (&input[..], &weights[..], &recurrent[..])
+        else {
+            return None;
+        };
+        let (turns, rows) = match node.attrs.int("layout") {
+            Some(1) => (*second, *first),
+            _ => (*first, *second),
+        };
+        let depth = inputs + hidden;
+        let product = Product { batch: *directions, rows, columns: *outputs, depth, positions: 1.0 };
+        Some(Self { turns, product })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,18 +5,22 @@
 //! one slice for which it runs alone. The matrix engines hold a block of outputs while its sums run; blocks that are not
 //! full cost as full ones. Nodes follow one another.
 
+use crate::contraction::Recurrence;
 use crate::{Measure, Product, Resource, StepCost, Target, slowest};
 use orrery_base::Picoseconds;
+use orrery_ir::Bindings;
 use orrery_machine::{Engine, EnginesLosses, EnginesMachine, TileShape};
-use orrery_program::{BufferClass, Step, StepKind};
+use orrery_program::{BufferClass, Program, Step, StepKind};
 
 /// Part of the memory on the chip in which results of the node before are still found.
 const SRAM_KEPT: f64 = 0.5;
 
 /// The cost of a step.
 pub fn cost(
+    program: &Program,
     step: &Step,
     measure: &Measure,
+    bindings: &Bindings,
     machine: &EnginesMachine,
     losses: &EnginesLosses,
     target: &Target<'_>,
@@ -37,7 +41,10 @@ pub fn cost(
             StepCost { time, resources: vec![(Resource::HostLink, time)], bound: Resource::HostLink, ..none }
         }
         StepKind::Compute | StepKind::Exchange | StepKind::Stream => {
-            let work = Work::of(measure, machine, losses, target);
+            let recurrence = Recurrence::of(program, step, bindings);
+            let work = Work::of(measure, recurrence.as_ref(), machine, losses, target);
+            // Each turn of a recurrent layer is a product and what is made of it, and needs the turn before.
+            let nodes = recurrence.map_or(1.0, |r| 2.0 * r.turns);
             let memory = device_bytes(measure, machine)
                 / (machine.hbm_bandwidth * machine.hbm_fraction * losses.memory_fraction);
             let engines = [(Resource::Matrix, work.matrix), (Resource::Vector, work.vector)];
@@ -46,7 +53,7 @@ pub fn cost(
                 engines.iter().chain(&units).map(|(r, s)| (*r, seconds(*s))).collect();
             let (bound, longest) = slowest(&resources);
             let other = work.matrix.min(work.vector.max(work.access)) / machine.slices.max(1) as f64;
-            let launch = machine.node_seconds + other;
+            let launch = nodes * machine.node_seconds + other;
             let mut resources = resources;
             resources.push((Resource::Launch, seconds(launch)));
             let recorded = target.stack.is_none_or(|s| s.graph_launch);
@@ -71,21 +78,36 @@ struct Work {
 }
 
 impl Work {
-    fn of(measure: &Measure, machine: &EnginesMachine, losses: &EnginesLosses, target: &Target<'_>) -> Self {
+    fn of(
+        measure: &Measure,
+        recurrence: Option<&Recurrence>,
+        machine: &EnginesMachine,
+        losses: &EnginesLosses,
+        target: &Target<'_>,
+    ) -> Self {
         let macs = target.precision.macs();
-        let on_matrix = measure.macs > 0.0 && target.precision.engine == Engine::Matrix;
+        let lanes = if measure.dtype.bits() <= 16 { machine.vector_16_bit } else { machine.vector_fp32 };
+        let cores = machine.vector_cores as f64 * machine.clock_hz;
+        // Sums within a lane (depthwise convolutions) would leave the arrays all but empty.
+        let better_on_vector = measure.product.is_some_and(|product| {
+            let cycles = matrix_cycles(&product, machine, macs * machine.matrix_engines as f64);
+            let on_vector = measure.macs / (lanes * cores * losses.vector_fraction);
+            product.depth <= 1.0 && on_vector < cycles / (machine.matrix_clock_hz * losses.matrix_fraction)
+        });
+        let on_matrix = measure.macs > 0.0 && target.precision.engine == Engine::Matrix && !better_on_vector;
         let (mut matrix, mut idle_slots) = (0.0, 0.0);
         let mut operations = measure.vector;
         let mut touched = measure.total_read() + measure.written_bytes;
         if on_matrix {
             let per_cycle = macs * machine.matrix_engines as f64;
-            let cycles = match &measure.product {
-                Some(product) => {
+            let cycles = match (&measure.product, recurrence) {
+                (_, Some(layer)) => layer.turns * matrix_cycles(&layer.product, machine, per_cycle),
+                (Some(product), None) => {
                     let cycles = matrix_cycles(product, machine, per_cycle);
                     idle_slots = (1.0 - product.macs() / (cycles * per_cycle).max(1.0)).max(0.0);
                     cycles
                 }
-                None => measure.macs / per_cycle,
+                (None, None) => measure.macs / per_cycle,
             };
             matrix = cycles / (machine.matrix_clock_hz * losses.matrix_fraction);
             // The vector cores see of a product what they make of its result: it comes in and goes out.
@@ -93,8 +115,6 @@ impl Work {
         } else if measure.macs > 0.0 {
             operations += measure.macs;
         }
-        let cores = machine.vector_cores as f64 * machine.clock_hz;
-        let lanes = if measure.dtype.bits() <= 16 { machine.vector_16_bit } else { machine.vector_fp32 };
         let cycles = operations / lanes + measure.special / machine.special_functions;
         Self {
             matrix,

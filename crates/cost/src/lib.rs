@@ -168,7 +168,7 @@ pub fn step_cost(
             Ok(stream::cost(program, step, &measure, bindings, machine, losses, target))
         }
         (ExecutionModel::Engines(machine), Losses::Engines(losses)) => {
-            Ok(kernel_engines::cost(step, &measure, machine, losses, target))
+            Ok(kernel_engines::cost(program, step, &measure, bindings, machine, losses, target))
         }
         _ => Diagnostic::error("cost-model", "the machine's losses are of another execution model").err(),
     }

@@ -5,7 +5,12 @@
 //! the first vector is on its way for as many cycles as there are hops, which comes on top. A step needs what the step
 //! before has made, so steps follow one another. Weights that are known beforehand are brought to the planes while the
 //! step before drains; those made in the run are not. No cost depends on data, and none varies.
+//!
+//! Left out: that a step may start on the first vectors of the step before where it needs no others; that movements other
+//! than transpositions take more than reading and writing at other addresses; and how full the vectors of a value are that
+//! does not come out of the planes.
 
+use crate::contraction::Recurrence;
 use crate::{Contraction, Measure, Product, Resource, StepCost, Target, slowest};
 use orrery_base::Picoseconds;
 use orrery_ir::{Bindings, Node, Op};
@@ -173,7 +178,7 @@ fn compute(
 
         let on_planes = has_planes && !(within_lanes && on_vector < passes.longest());
         if let Some(recurrence) = Recurrence::of(program, step, bindings) {
-            let one = recurrence.passes(bytes, machine, losses, macs);
+            let one = recurrent_passes(&recurrence, bytes, machine, losses, macs);
             cycles.push((Resource::Matrix, one.matrix * recurrence.turns));
             cycles.push((Resource::Install, one.install));
             // Each turn needs what the turn before has made.
@@ -221,45 +226,18 @@ fn compute(
 /// Vector operations from the sums of a recurrent cell to its new state, one after the other.
 const RECURRENT_OPERATIONS: f64 = 6.0;
 
-/// A recurrent layer: the same product turn after turn.
-struct Recurrence {
-    turns: f64,
-    product: Product,
-}
-
-impl Recurrence {
-    fn of(program: &Program, step: &Step, bindings: &Bindings) -> Option<Self> {
-        let node = first(step)?;
-        if !matches!(node.op, Op::LSTM | Op::GRU | Op::RNN) {
-            return None;
-        }
-        let extents = |number: usize| -> Option<Vec<f64>> {
-            let shape = &program.buffers[step.reads.get(number)?.buffer].shape;
-            shape.iter().map(|d| d.eval(bindings).ok().map(|n| n as f64)).collect()
-        };
-        let (input, weights, recurrent) = (extents(0)?, extents(1)?, extents(2)?);
-        let ([first, second, _], [directions, outputs, inputs], [_, _, hidden]) =
-            (&input[..], &weights[..], &recurrent[..])
-        else {
-            return None;
-        };
-        let (turns, rows) = match node.attrs.int("layout") {
-            Some(1) => (*second, *first),
-            _ => (*first, *second),
-        };
-        let depth = inputs + hidden;
-        Some(Self {
-            turns,
-            product: Product { batch: *directions, rows, columns: *outputs, depth, positions: 1.0 },
-        })
-    }
-    /// Of one turn; but the weights of all turns, which stay in the planes where they fit.
-    fn passes(&self, bytes: f64, machine: &StreamMachine, losses: &StreamLosses, macs: f64) -> Passes {
-        let one = matrix_passes(&self.product, bytes, machine, losses, macs);
-        let held = machine.matrix_planes as f64 * machine.plane_inputs as f64 * machine.plane_outputs as f64;
-        let stays = self.product.depth * self.product.columns * self.product.batch * bytes <= held;
-        Passes { install: one.install * if stays { 1.0 } else { self.turns }, ..one }
-    }
+/// Of one turn of a recurrent layer; but the weights of all turns, which stay in the planes where they fit.
+fn recurrent_passes(
+    layer: &Recurrence,
+    bytes: f64,
+    machine: &StreamMachine,
+    losses: &StreamLosses,
+    macs: f64,
+) -> Passes {
+    let one = matrix_passes(&layer.product, bytes, machine, losses, macs);
+    let held = machine.matrix_planes as f64 * machine.plane_inputs as f64 * machine.plane_outputs as f64;
+    let stays = layer.product.depth * layer.product.columns * layer.product.batch * bytes <= held;
+    Passes { install: one.install * if stays { 1.0 } else { layer.turns }, ..one }
 }
 
 /// Bytes of an element of what a step multiplies.

@@ -3,15 +3,17 @@
 use crate::model::{Bound, Model};
 use crate::setup::Setup;
 use crate::way::{Built, time};
-use orrery_base::{Diagnostic, Result};
+use orrery_base::units::show_si;
+use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_ir::count;
-use orrery_program::BufferClass;
+use orrery_program::{BufferClass, MemoryId, Program, Unit};
 use orrery_record::{
     Batch, Counted, Identity, Lengths, Measurement, Outcome, Phase, Provenance, Record, Refusal, Scope,
     Statistic, Workload,
 };
 use orrery_simulate::{MemoryTrack, Timeline};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// What predictions are worth until validation says more.
 pub const CONFIDENCE: &str = "uncalibrated";
@@ -137,6 +139,20 @@ pub(crate) fn fill(record: &mut Record, model: &Bound, built: &Built, timeline: 
         .extra
         .insert("memory".into(), timeline.memory.iter().filter(|track| counts(track)).map(memory).collect());
     record.extra.insert("bound_by".into(), bound_by(timeline));
+    if built.devices > 1 {
+        let interval = busiest_memory(&built.compiled.program, timeline).seconds();
+        let samples = counted.samples.unwrap_or(1) as f64;
+        record.remarks.push(format!(
+            "{} chips in sequence hold it. The rate is that of one run after the other; runs that follow at the pace of \
+             the busiest chip would make {} samples/s",
+            built.devices,
+            show_si(samples / interval, "").trim_end(),
+        ));
+        record.extra.insert(
+            "in_sequence".into(),
+            json!({ "interval_ms": interval * 1e3, "samples_per_s": samples / interval }),
+        );
+    }
     let approximate = built.compiled.program.steps.values().filter(|s| s.approximate).count();
     if approximate > 0 {
         record.remarks.push(format!(
@@ -145,6 +161,18 @@ pub(crate) fn fill(record: &mut Record, model: &Bound, built: &Built, timeline: 
         ));
     }
     Ok(())
+}
+
+/// The time of the memory whose steps take longest: of chips in sequence, the one that decides how soon runs follow.
+fn busiest_memory(program: &Program, timeline: &Timeline) -> Picoseconds {
+    let mut busy: BTreeMap<MemoryId, Picoseconds> = BTreeMap::new();
+    for (id, step) in program.steps.iter().filter(|(_, step)| step.unit == Unit::Device) {
+        if let Some(write) = step.writes.first() {
+            *busy.entry(program.buffers[write.buffer].home).or_insert(Picoseconds::ZERO) +=
+                timeline.events[id].cost.time;
+        }
+    }
+    busy.into_values().max().unwrap_or(Picoseconds::ZERO)
 }
 
 /// The word for a class of buffer.

@@ -16,6 +16,9 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 /// Bars of a memory track.
 const TRACK: usize = 60;
 
+/// Memories that are shown where there are many.
+const MEMORIES: usize = 3;
+
 pub(crate) fn answer(args: &Explain, common: &Common) -> Result<Answer> {
     let model = open(&args.model)?;
     let setup = setup(&args.on, &args.machine)?;
@@ -35,8 +38,16 @@ fn text(explanation: &Explanation, all: bool) -> String {
         text += "\nwhat bounds it\n";
         text += &table(&["resource", "time", "share"], 1, &shares(&explanation.by_resource, false));
         text += &steps(&explanation.steps, all);
-        for memory in &explanation.memory {
+        let mut fullest: Vec<&MemoryPart> = explanation.memory.iter().collect();
+        fullest.sort_by(|a, b| share(b).total_cmp(&share(a)));
+        let shown = if all { fullest.len() } else { MEMORIES.min(fullest.len()) };
+        for memory in &fullest[..shown] {
             text += &memory_text(memory);
+        }
+        if let Some(next) = fullest.get(shown) {
+            let more = fullest.len() - shown;
+            text +=
+                &format!("\n{more} more memories, at most {} full; --all shows them\n", percent(share(next)));
         }
     }
     text += "\nwhat would help\n";
@@ -55,8 +66,9 @@ fn text(explanation: &Explanation, all: bool) -> String {
 fn head(record: &Record) -> String {
     let identity = &record.identity;
     let batch = identity.workload.batch.global.map(|n| format!(" at batch {n}")).unwrap_or_default();
+    let chips = identity.devices.filter(|n| *n > 1.0).map(|n| format!("{n} x ")).unwrap_or_default();
     let mut text = format!(
-        "{}{batch} on {} in {} ({})\n",
+        "{}{batch} on {chips}{} in {} ({})\n",
         identity.workload.model,
         identity.machine,
         identity.precision.clone().unwrap_or_default(),
@@ -126,8 +138,13 @@ fn steps(parts: &[StepPart], all: bool) -> String {
     heading + &table(&["step", "op", "bound by", "time", "share", "memory"], 3, &rows)
 }
 
+/// Part of a memory that is in use at its peak.
+fn share(memory: &MemoryPart) -> f64 {
+    memory.peak as f64 / memory.capacity.max(1) as f64
+}
+
 fn memory_text(memory: &MemoryPart) -> String {
-    let share = memory.peak as f64 / memory.capacity.max(1) as f64;
+    let share = share(memory);
     let where_ = if memory.cores > 1 {
         format!(" (of each of {} cores, the fullest)", memory.cores)
     } else {

@@ -29,6 +29,7 @@ pub fn compile(
     machine: &StreamMachine,
     options: &Options,
 ) -> Result<Compiled> {
+    let groups = &stages::just_in_time(graph, groups)[..];
     let one = Stages::one(groups.len());
     let mut compiled = emit(graph, facts, groups, target, options, &one.places(machine))?;
     let Err(first) = verify::capacity(&compiled.program) else { return Ok(compiled) };

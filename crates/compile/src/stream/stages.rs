@@ -4,14 +4,15 @@ use crate::groups::{Group, is_inline};
 use orrery_base::units::show_bytes;
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::infer::{Facts, node_place};
+use orrery_ir::op::Engine;
 use orrery_ir::{Bindings, Def, Graph, Type, ValueId};
 use orrery_machine::StreamMachine;
 use orrery_program::memory::unbound;
-use orrery_program::{BufferClass, Program};
-use std::collections::BTreeSet;
+use orrery_program::{BufferClass, BufferId, Program, StepKind};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How often a dealing is tried, each time with less room for weights.
-pub(super) const ATTEMPTS: usize = 12;
+pub(super) const ATTEMPTS: usize = 24;
 /// What is left of the room for weights each time.
 pub(super) const LESS: f64 = 0.92;
 
@@ -44,24 +45,66 @@ impl Stages {
     }
 }
 
-/// Bytes of a chip that are left for weights beside the values of a run; none where those alone are too many.
+/// Bytes of a chip that are left for what stays there beside the values of any one step; none where those alone are too
+/// many.
 ///
 /// # Errors
 /// `unbound-symbol` where a symbol has no value.
 pub(super) fn room(program: &Program, machine: &StreamMachine, nominal: &Bindings) -> Result<Option<f64>> {
-    let usable = machine.sram_bytes.saturating_sub(machine.program_bytes) as f64;
-    let mut values = 0_u64;
-    for (_, peak) in program.memory_use(nominal)? {
-        if program.memories[peak.memory].bytes < u64::MAX {
-            let classes = peak.by_class.iter().filter(|(class, _)| *class != BufferClass::Parameter);
-            values = values.max(classes.map(|(_, bytes)| *bytes).sum());
-        }
+    let usable = machine.sram_bytes.saturating_sub(machine.program_bytes);
+    let mut most = 0_u64;
+    for step in program.steps.values().filter(|s| s.kind == StepKind::Compute) {
+        let read = step.reads.iter().map(|r| r.buffer);
+        let touched: BTreeSet<BufferId> = read
+            .chain(step.writes.iter().map(|w| w.buffer))
+            .filter(|b| program.buffers[program.storage(*b)].class != BufferClass::Parameter)
+            .collect();
+        let sizes = touched.into_iter().map(|b| program.block_bytes(b, nominal));
+        most = most.max(sizes.sum::<Result<u64>>()?);
     }
-    let left = usable - values as f64;
-    Ok((left > 0.0).then(|| left.max(usable / 8.0)))
+    Ok((most < usable).then(|| (usable - most) as f64))
 }
 
-/// Deals groups over stages with so many bytes of weights on each chip.
+/// The groups with what only prepares inputs (casts, masks, reshapes) directly before its first use, and what only
+/// finishes outputs directly after what it finishes: so both are on the chip where they are needed, when they are needed.
+pub(super) fn just_in_time(graph: &Graph, groups: &[Group]) -> Vec<Group> {
+    let mut made_by: BTreeMap<ValueId, usize> = BTreeMap::new();
+    let mut makers: Vec<BTreeSet<usize>> = Vec::new();
+    let mut users = vec![BTreeSet::new(); groups.len()];
+    for (i, group) in groups.iter().enumerate() {
+        let read = group.nodes.iter().flat_map(|n| graph.nodes[*n].inputs.iter().flatten());
+        let of: BTreeSet<usize> = read.filter_map(|value| made_by.get(value)).copied().collect();
+        of.iter().for_each(|maker| {
+            users[*maker].insert(i);
+        });
+        makers.push(of);
+        made_by.extend(group.outputs(graph).into_iter().map(|value| (value, i)));
+    }
+    let light = |group: &Group| {
+        !matches!(graph.nodes[group.nodes[0]].op.def().engine, Engine::Matrix | Engine::Control)
+    };
+    let light: Vec<bool> = groups.iter().map(light).collect();
+    let (mut prepares, mut finishes) = (light.clone(), light);
+    for i in 0..groups.len() {
+        prepares[i] &= !users[i].is_empty() && makers[i].iter().all(|maker| prepares[*maker]);
+    }
+    for i in (0..groups.len()).rev() {
+        finishes[i] &= !makers[i].is_empty() && users[i].iter().all(|user| finishes[*user]);
+    }
+    // Of a chain, all go to where the last is used, or the first is made.
+    let mut place: Vec<usize> = (0..groups.len()).collect();
+    for i in (0..groups.len()).rev().filter(|i| prepares[*i]) {
+        place[i] = users[i].iter().map(|user| place[*user]).min().unwrap_or(i);
+    }
+    for i in (0..groups.len()).filter(|i| finishes[*i] && !prepares[*i]) {
+        place[i] = makers[i].iter().map(|maker| place[*maker]).max().unwrap_or(i);
+    }
+    let mut order: Vec<usize> = (0..groups.len()).collect();
+    order.sort_by_key(|i| (place[*i], *i));
+    order.into_iter().map(|i| groups[i].clone()).collect()
+}
+
+/// Deals groups over stages, with so many bytes on each chip of what stays there: weights, inputs and outputs.
 ///
 /// # Errors
 /// `does-not-fit` where that takes more chips than there are; `unbound-symbol`.
@@ -77,7 +120,7 @@ pub(super) fn deal(
     let (mut here, mut filled, mut total) = (BTreeSet::new(), 0.0, 0.0);
     let mut largest = (0.0, String::new());
     for group in groups {
-        let needs = weights(graph, group);
+        let needs = staying(graph, group);
         let size = |values: &BTreeSet<ValueId>| -> Result<f64> {
             values.iter().map(|v| bytes(facts, *v, nominal)).sum()
         };
@@ -107,7 +150,7 @@ pub(super) fn deal(
     Diagnostic::error(
         "does-not-fit",
         format!(
-            "needs {chips} chips in sequence, {} more than the {} of the installation: its weights are {}, {} more than \
+            "needs {chips} chips in sequence, {} more than the {} of the installation: its weights, inputs and outputs are {}, {} more than \
              those hold beside the values of a run; the largest step holds {} (`{}`)",
             chips - machine.installation_chips,
             machine.installation_chips,
@@ -121,13 +164,15 @@ pub(super) fn deal(
     .err()
 }
 
-/// The weights that the steps of a group need.
-fn weights(graph: &Graph, group: &Group) -> BTreeSet<ValueId> {
-    let inputs = group.nodes.iter().flat_map(|n| graph.nodes[*n].inputs.iter().flatten());
-    inputs
-        .copied()
-        .filter(|v| matches!(graph.values[*v].def, Def::Constant(_)) && !is_inline(graph, *v))
-        .collect()
+/// What is there for a group throughout a run: weights, inputs of the model, and outputs.
+fn staying(graph: &Graph, group: &Group) -> BTreeSet<ValueId> {
+    let stays = |v: &ValueId| match graph.values[*v].def {
+        Def::Constant(_) => !is_inline(graph, *v),
+        Def::Input => true,
+        Def::Node(..) => graph.outputs.contains(v),
+    };
+    let read = group.nodes.iter().flat_map(|n| graph.nodes[*n].inputs.iter().flatten());
+    read.copied().chain(group.outputs(graph)).filter(stays).collect()
 }
 
 fn bytes(facts: &Facts, value: ValueId, nominal: &Bindings) -> Result<f64> {

@@ -261,6 +261,18 @@ fn few_tiles() {
     }
 }
 
+#[test]
+fn groqchip_fp16_and_fp32() {
+    check_all(registry::find("groqchip").unwrap(), "fp16", DType::F16, 1e-2);
+    check_all(registry::find("groqchip").unwrap(), "fp32", DType::F32, 1e-5);
+}
+
+#[test]
+fn gaudi_bf16_and_fp32() {
+    check_all(registry::find("gaudi").unwrap(), "fp32", DType::F32, 1e-5);
+    check_all(registry::find("gaudi2").unwrap(), "bf16", DType::BF16, 5e-2);
+}
+
 /// Symbols stay open: one program serves every value in their range.
 #[test]
 fn open_symbols() {
@@ -282,6 +294,8 @@ fn open_symbols() {
         (registry::find("a100-40gb").unwrap(), "fp32"),
         (registry::find("gc200").unwrap(), "fp32"),
         (&small, "fp32"),
+        (registry::find("groqchip").unwrap(), "fp32"),
+        (registry::find("gaudi2").unwrap(), "fp32"),
     ] {
         let program = compile(&graph, &target(system, precision), &options).unwrap().program;
         for (batch, seq) in [(1, 1), (5, 33), (2, 7), (4, 32)] {

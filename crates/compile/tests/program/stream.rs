@@ -3,12 +3,13 @@
 use crate::common::{compile_for, faults_of, inputs, meaning, run, shrunk, target};
 use crate::graphs::examples;
 use crate::random::Maker;
+use crate::zoo::legal;
 use orrery_base::index::Id;
 use orrery_cost::{Resource, step_cost};
 use orrery_ir::{Attrs, Bindings, Builder, Graph, Op};
 use orrery_machine::System;
 use orrery_numerics::DType;
-use orrery_program::{BufferClass, Program, StepKind, text};
+use orrery_program::{BufferClass, Program, Step, StepKind, text};
 use std::collections::BTreeSet;
 
 /// A chip of small planes and of so many bytes.
@@ -166,6 +167,32 @@ fn a_value_handed_over_wrongly_shows() {
 }
 
 #[test]
+fn what_prepares_an_input_is_on_the_chip_that_needs_it() {
+    // Casts of late inputs come first in the graph, casts to outputs last.
+    let mut b = Builder::new("late", 3);
+    let mut y = b.input("x", DType::F32, [6_i64, 12]);
+    let late: Vec<_> = (0..6).map(|i| b.input(&format!("late{i}"), DType::F16, [6_i64, 12])).collect();
+    let cast = |to: DType| Attrs::new().with("to", to);
+    let late: Vec<_> = late.iter().map(|v| b.op(Op::Cast, "wide", &[*v], cast(DType::F32))).collect();
+    let mut made = Vec::new();
+    for (layer, late) in late.into_iter().enumerate() {
+        let w = b.weight(&format!("w{layer}"), [12_i64, 12], 0.3);
+        y = b.op(Op::MatMul, &format!("y{layer}"), &[y, w], Attrs::new());
+        y = b.op(Op::Mul, &format!("m{layer}"), &[y, late], Attrs::new());
+        made.push(y);
+    }
+    let outputs: Vec<_> = made.iter().map(|v| b.op(Op::Cast, "narrow", &[*v], cast(DType::F16))).collect();
+    let names: Vec<String> = (0..outputs.len()).map(|i| format!("out{i}")).collect();
+    let named: Vec<_> = names.iter().map(String::as_str).zip(outputs).collect();
+    let graph = b.finish(&named).unwrap();
+    let program = compile_for(&graph, &small(2_600), "fp32").unwrap().program;
+    let (chips, links) = chips_and_links(&program);
+    assert!(chips > 2, "{chips} chips");
+    assert_eq!(links, chips - 1, "only the value of the layer before crosses");
+    assert!(faults_of(&graph, &program, &Bindings::new(), 1e-2).is_empty());
+}
+
+#[test]
 fn what_no_installation_holds_says_how_much_is_missing() {
     let system =
         shrunk("groqchip", &[("sram_bytes", 2_400), ("program_bytes", 16), ("installation_chips", 2)]);
@@ -213,4 +240,26 @@ fn bytes_are_summed_exactly_and_four_times_as_fast_as_halves() {
     assert_eq!(matrix_time(&bytes, "fp16"), matrix_time(&bytes, "int8"));
     let program = compile_for(&bytes, groq, "int8").unwrap().program;
     assert!(faults_of(&bytes, &program, &Bindings::new(), 0.0).is_empty());
+}
+
+/// Turns of a recurrent layer wait for each other, on one machine in hops and on the other in nodes of the graph.
+#[test]
+fn a_recurrent_layer_takes_as_long_as_it_has_turns() {
+    for (name, precision) in [("groqchip", "fp16"), ("gaudi2", "bf16")] {
+        let system = orrery_machine::registry::find(name).unwrap();
+        let target = target(system, precision);
+        let seconds = |turns: u64| {
+            let options = format!("steps={turns} inputs=64 hidden=64");
+            let graph = legal("lstm", &options, &[("batch", 1)], system, precision);
+            let program = compile_for(&graph, system, precision).unwrap().program;
+            let layer = |s: &&Step| s.body.nodes.values().any(|n| n.op == Op::LSTM);
+            let step = program.steps.values().find(layer).unwrap();
+            step_cost(&program, step, &Bindings::new(), &target).unwrap().time.seconds()
+        };
+        let (few, many) = (seconds(10), seconds(100));
+        assert!((9.0..10.5).contains(&(many / few)), "{name}: {few:e} s and {many:e} s");
+        // A turn is some 150 cycles through the chip, or two nodes.
+        let turn = if name == "groqchip" { 162.0 / 0.9e9 } else { 4e-6 };
+        assert!((0.9..1.3).contains(&(many / 100.0 / turn)), "{name}: {:e} s a turn", many / 100.0);
+    }
 }

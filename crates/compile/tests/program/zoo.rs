@@ -7,7 +7,13 @@ use orrery_transform::{PrecisionSpec, Weights, legalise};
 use orrery_zoo::{Options, find};
 
 /// A model with its symbols bound, in the number formats of a machine's precision.
-fn legal(name: &str, options: &str, bound: &[(&str, i64)], system: &System, precision: &str) -> Graph {
+pub(crate) fn legal(
+    name: &str,
+    options: &str,
+    bound: &[(&str, i64)],
+    system: &System,
+    precision: &str,
+) -> Graph {
     let model = find(name).unwrap();
     let mut graph = model.build(&Options::parse(options.split_whitespace()).unwrap()).unwrap();
     let mut bindings: Bindings = model.default_bindings(&graph);
@@ -37,6 +43,7 @@ fn check(name: &str, options: &str, bound: &[(&str, i64)]) {
         (gc200, "fp16.16", 1e-1),
         (&few, "fp16.32", 5e-2),
         (groq, "fp16", 5e-2),
+        (registry::find("gaudi2").unwrap(), "bf16", 2e-1),
     ] {
         let graph = legal(name, options, bound, system, precision);
         for fault in faults(&graph, system, precision, tolerance) {
