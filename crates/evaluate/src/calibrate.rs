@@ -6,6 +6,7 @@
 //!   does not outvote the rest;
 //! - plus what keeps a loss near the value the file assumes, and a stack near the machine's default.
 //!
+//! Training rows that are taken as a multiple of the forward pass are left out of the fit where there are others.
 //! How a loss moves each prediction is tabulated one loss at a time around the current values and added up in logarithms;
 //! the tables are made anew around what was found. Bands come from leaving out one pair at a time: the others are fitted,
 //! and the rows of the pair are predicted by the real formulas under these losses. All of it follows from the file alone.
@@ -19,10 +20,12 @@ use orrery_base::{Progress, Result};
 use orrery_machine::{Band, CalibratedLoss, Parameter, Status, System, Value};
 use orrery_record::{Measurement, Record, Scored};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Factors by which each loss is moved to see what it does.
 const FACTORS: [f64; 9] = [0.25, 0.4, 0.6, 0.8, 1.0, 1.25, 1.7, 2.5, 4.0];
+/// Pairs of source and workload below which rows that are a multiple of the forward pass are fitted to as well.
+const FEWEST_DIRECT: usize = 2;
 /// How often the tables are made anew.
 const ROUNDS: usize = 2;
 
@@ -61,6 +64,8 @@ pub struct Calibrated {
 /// A measurement that a fit can use.
 struct Point<'a> {
     record: &'a Record,
+    /// Taken as a multiple of the forward pass: too rough to fit losses to where there is better.
+    rough: bool,
     figure: &'a Measurement,
     group: usize,
     stack: Option<usize>,
@@ -82,22 +87,22 @@ pub fn calibrate(
     let mut points = Vec::new();
     for record in records.iter().filter(|r| start.answers_to(&r.identity.machine)) {
         for figure in record.measurements() {
-            if !matches!(figure.scored, None | Some(Scored::Yes))
-                || predicted(record, figure, &start).is_err()
-            {
-                continue;
-            }
+            let clean = matches!(figure.scored, None | Some(Scored::Yes));
+            let found = clean.then(|| predicted(record, figure, &start));
+            let Some(Ok((_, rough))) = found else { continue };
             let key = (record.source(), record.identity.workload.model.clone());
             let next = groups.len();
             let group = *groups.entry(key).or_insert(next);
             let name = record.identity.stack.as_deref();
             let stack = start.software.iter().position(|s| Some(s.name.as_str()) == name);
-            points.push(Point { record, figure, group, stack });
+            points.push(Point { record, rough, figure, group, stack });
         }
     }
     if points.is_empty() {
         return Ok(None);
     }
+    let direct: BTreeSet<usize> = points.iter().filter(|p| !p.rough).map(|p| p.group).collect();
+    let rough_ones_too = direct.len() < FEWEST_DIRECT;
     let losses: Vec<String> = movable(&start);
     let evaluate = |system: &System, points: &[&Point<'_>]| {
         in_parallel(points, threads, progress, &|point| error_of(system, point))
@@ -128,6 +133,7 @@ pub fn calibrate(
             stack: points.iter().map(|p| p.stack).collect(),
             center: solution.clone(),
             highest: losses.iter().map(|key| highest(&start, key)).collect(),
+            fitted_to: points.iter().map(|p| !p.rough || rough_ones_too).collect(),
         };
         solution = Fit::new(&found, FACTORS.map(f64::ln).to_vec()).solve(None);
         data = Some(found);
@@ -219,7 +225,8 @@ fn times(parameter: &Parameter, factor: f64) -> Parameter {
 
 /// ln(predicted / measured) of the time behind a figure.
 fn error_of(system: &System, point: &Point<'_>) -> f64 {
-    let error = predicted(point.record, point.figure, system).map_or(0.0, |p| (p / point.figure.value).ln());
+    let error =
+        predicted(point.record, point.figure, system).map_or(0.0, |(p, _)| (p / point.figure.value).ln());
     if is_rate(&point.figure.metric) { -error } else { error }
 }
 

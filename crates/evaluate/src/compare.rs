@@ -1,7 +1,7 @@
 //! The same model on several machines and at several batches.
 
 use crate::model::{Bound, Model};
-use crate::outcome::{blank, program_name, refusal, simulated};
+use crate::outcome::{blank, confidence, program_name, refusal, simulated};
 use crate::setup::Setup;
 use orrery_base::{Diagnostic, Progress, Result};
 use orrery_record::{Outcome, Provenance, Record};
@@ -35,8 +35,8 @@ pub fn compare(
 }
 
 fn refused(model: &Model, batch: Option<u64>, setup: &Setup, diagnostic: &Diagnostic) -> Record {
-    let provenance =
-        Provenance::Simulated { by: program_name(), confidence: crate::outcome::CONFIDENCE.to_owned() };
+    let confidence = confidence(&setup.system, "inference");
+    let provenance = Provenance::Simulated { by: program_name(), confidence };
     let empty =
         Bound { name: model.name.clone(), graph: Default::default(), batch, dims: Default::default() };
     let mut record = blank(&empty, setup, provenance);

@@ -1,7 +1,7 @@
 //! Where the time and the memory of a run go, op by op, and what would help.
 
 use crate::model::Model;
-use crate::outcome::{CONFIDENCE, blank, class_name, counts, fill, program_name, refusal};
+use crate::outcome::{blank, class_name, confidence, counts, fill, program_name, refusal};
 use crate::setup::Setup;
 use crate::suggest::{Suggestion, suggestions};
 use crate::way::{Built, time};
@@ -112,7 +112,8 @@ fn versioned<S: serde::Serializer>(record: &Record, serializer: S) -> Result<S::
 pub fn explain(model: &Model, batch: Option<u64>, setup: &Setup) -> Result<Explanation> {
     let bound = model.at_batch(batch)?;
     setup.target()?;
-    let provenance = Provenance::Simulated { by: program_name(), confidence: CONFIDENCE.to_owned() };
+    let confidence = confidence(&setup.system, "inference");
+    let provenance = Provenance::Simulated { by: program_name(), confidence };
     let mut explanation = Explanation {
         record: blank(&bound, setup, provenance),
         steps: Vec::new(),
@@ -124,7 +125,7 @@ pub fn explain(model: &Model, batch: Option<u64>, setup: &Setup) -> Result<Expla
     };
     match time(&bound, setup) {
         Ok((built, timeline)) => {
-            fill(&mut explanation.record, &bound, &built, &timeline)?;
+            fill(&mut explanation.record, &bound, setup.system.band("inference"), &built, &timeline)?;
             account(&mut explanation, &built, &timeline)?;
         }
         Err(diagnostic) => explanation.record.outcome = Outcome::Refused(refusal(&diagnostic)),

@@ -6,6 +6,7 @@ use crate::way::{Built, time};
 use orrery_base::units::show_si;
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_ir::count;
+use orrery_machine::{Band, System};
 use orrery_program::{BufferClass, MemoryId, Program, Unit};
 use orrery_record::{
     Batch, Counted, Identity, Lengths, Measurement, Outcome, Phase, Provenance, Record, Refusal, Scope,
@@ -15,8 +16,13 @@ use orrery_simulate::{MemoryTrack, Timeline};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-/// What predictions are worth until validation says more.
-pub const CONFIDENCE: &str = "uncalibrated";
+/// What predictions of a kind of work are worth on a machine: the band that validation supports, or that there is none.
+pub fn confidence(system: &System, kind: &str) -> String {
+    system.band(kind).map_or_else(|| UNCALIBRATED.to_owned(), ToString::to_string)
+}
+
+/// What predictions are worth where nothing was measured to hold them against.
+const UNCALIBRATED: &str = "uncalibrated";
 
 /// Program and version, as Records name it.
 pub fn program_name() -> String {
@@ -69,9 +75,11 @@ fn counted(model: &Bound) -> Counted {
 
 /// Simulates one run of a model on a machine. What cannot run there is a Record with the reason.
 pub fn simulated(model: &Bound, setup: &Setup) -> Record {
-    let provenance = Provenance::Simulated { by: program_name(), confidence: CONFIDENCE.to_owned() };
+    let confidence = confidence(&setup.system, "inference");
+    let provenance = Provenance::Simulated { by: program_name(), confidence };
     let mut record = blank(model, setup, provenance);
-    match time(model, setup).and_then(|(built, timeline)| fill(&mut record, model, &built, &timeline)) {
+    let band = setup.system.band("inference");
+    match time(model, setup).and_then(|(built, timeline)| fill(&mut record, model, band, &built, &timeline)) {
         Ok(()) => {}
         Err(diagnostic) => record.outcome = Outcome::Refused(refusal(&diagnostic)),
     }
@@ -94,6 +102,15 @@ pub fn refusal(diagnostic: &Diagnostic) -> Refusal {
     }
 }
 
+/// The interval in which a time or a rate lies by the band of its kind; bytes have none.
+fn within(figure: &Measurement, band: &Band) -> Option<(f64, f64)> {
+    match figure.metric.as_str() {
+        metric if metric.starts_with("latency") => Some((figure.value * band.low, figure.value * band.high)),
+        metric if metric.starts_with("peak") => None,
+        _ => Some((figure.value / band.high, figure.value / band.low)),
+    }
+}
+
 /// A steady figure of a single run.
 pub(crate) fn figure(metric: &str, unit: &str, scope: Scope, value: f64) -> Measurement {
     Measurement {
@@ -109,7 +126,13 @@ pub(crate) fn figure(metric: &str, unit: &str, scope: Scope, value: f64) -> Meas
 }
 
 /// Puts a timeline's figures into a Record.
-pub(crate) fn fill(record: &mut Record, model: &Bound, built: &Built, timeline: &Timeline) -> Result<()> {
+pub(crate) fn fill(
+    record: &mut Record,
+    model: &Bound,
+    band: Option<&Band>,
+    built: &Built,
+    timeline: &Timeline,
+) -> Result<()> {
     let (device, whole) = (timeline.device.seconds(), timeline.end_to_end.seconds());
     record.identity.devices = Some(built.devices as f64);
     let counted = record.counted;
@@ -133,6 +156,11 @@ pub(crate) fn fill(record: &mut Record, model: &Bound, built: &Built, timeline: 
     for track in timeline.memory.iter().filter(|track| counts(track)) {
         let metric = format!("peak_bytes_{}", track.memory);
         figures.push(figure(&metric, "B", Scope::Device, track.peak.bytes as f64));
+    }
+    if let Some(band) = band {
+        for figure in &mut figures {
+            figure.interval = within(figure, band);
+        }
     }
     record.outcome = Outcome::Measurements(figures);
     record

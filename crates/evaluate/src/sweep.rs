@@ -1,7 +1,7 @@
 //! One program, compiled once, timed at many values of a dimension that it leaves open.
 
 use crate::model::Model;
-use crate::outcome::CONFIDENCE;
+use crate::outcome::confidence;
 use crate::setup::Setup;
 use crate::way::{Built, build};
 use orrery_base::{Diagnostic, Progress, Result};
@@ -34,7 +34,7 @@ pub struct Sweep {
     /// The dimension.
     pub dimension: String,
     /// What the predictions are worth.
-    pub confidence: &'static str,
+    pub confidence: String,
     /// Points, by rising value.
     pub points: Vec<SweepPoint>,
     /// The program.
@@ -92,7 +92,7 @@ pub fn sweep(
         precision: target.precision.name.clone(),
         batch: bound.batch,
         dimension: dimension.to_owned(),
-        confidence: CONFIDENCE,
+        confidence: confidence(&setup.system, "decode"),
         points,
         built,
     })

@@ -1,9 +1,13 @@
 //! Predictions beside measured figures, row by row, and how far they are apart.
 
+mod order;
+
+pub use order::{Order, WorkOrder};
+
 use crate::compare::in_parallel;
 use crate::generation::{self, generator, reason};
 use crate::nearest::nearest;
-use crate::outcome::CONFIDENCE;
+use crate::outcome::confidence;
 use crate::setup::Setup;
 use crate::way::time_with;
 use crate::workload::{Case, case};
@@ -15,17 +19,8 @@ use orrery_simulate::Timeline;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// What became of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Status {
-    /// The measured work was timed.
-    Predicted,
-    /// Only its forward pass was timed; the rest is a multiple of it.
-    FromForward,
-    /// There is no prediction, for the reason in the note.
-    NotModelled,
-}
+/// The status of a row that is predicted.
+pub const OK: &str = "ok";
 
 /// One row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,11 +57,13 @@ pub struct ValidationRow {
     pub ratio: Option<f64>,
     /// How the figure may be used.
     pub scored: Option<Scored>,
-    /// What became of it.
-    pub status: Status,
-    /// What predictions are worth until they are calibrated.
-    pub confidence: &'static str,
-    /// Why there is no prediction, or what else to know.
+    /// [`OK`], or why it could not be modelled.
+    pub status: String,
+    /// Only the forward pass was timed; the rest is a multiple of it.
+    pub from_forward: bool,
+    /// What predictions of its kind are worth on its machine.
+    pub confidence: String,
+    /// What else to know.
     pub note: Option<String>,
 }
 
@@ -104,6 +101,8 @@ pub struct Validation {
     pub clean: Vec<Summary>,
     /// Figures with overhead in them (`scored` is loose), by system and kind: within 2x is right.
     pub loose: Vec<Summary>,
+    /// Whether clean figures of several machines for the same work are predicted in the right order.
+    pub order: Order,
 }
 
 /// Predicts what it can of a file's figures. `own` are machines of the user, which come before the built-in ones.
@@ -126,19 +125,20 @@ pub fn validate(
     };
     let clean = summarise(&|scored| matches!(scored, None | Some(Scored::Yes)));
     let loose = summarise(&|scored| scored == Some(Scored::Loose));
-    Ok(Validation { rows, clean, loose })
+    let order = order::of(&rows);
+    Ok(Validation { rows, clean, loose, order })
 }
 
 fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
     let identity = &record.identity;
     let workload = &identity.workload;
-    let (predicted, status, note) = match predict(record, figure, own) {
-        Ok((value, passes, note)) => {
-            let status = if passes == 1.0 { Status::Predicted } else { Status::FromForward };
-            (Some(value), status, note)
-        }
-        Err(reason) => (None, Status::NotModelled, Some(reason)),
+    let system = machine_of(record, own);
+    let found = system.clone().and_then(|system| prediction(record, figure, system));
+    let (predicted, status, from_forward, note) = match found {
+        Ok((value, passes, note)) => (Some(value), OK.to_owned(), passes != 1.0, note),
+        Err(reason) => (None, reason, false, None),
     };
+    let kind = workload.mode.as_deref().unwrap_or_default();
     ValidationRow {
         id: record.id.clone().unwrap_or_default(),
         system: identity.machine.clone(),
@@ -157,34 +157,36 @@ fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
         ratio: predicted.filter(|_| figure.value > 0.0).map(|p| p / figure.value),
         scored: figure.scored,
         status,
-        confidence: CONFIDENCE,
+        from_forward,
+        confidence: system.map_or_else(|_| "uncalibrated".to_owned(), |system| confidence(system, kind)),
         note,
     }
 }
 
 type Prediction = (f64, f64, Option<String>);
 
-fn predict(record: &Record, figure: &Measurement, own: &[System]) -> Result<Prediction, String> {
+/// The machine that a row names: the user's own first.
+fn machine_of<'a>(record: &Record, own: &'a [System]) -> Result<&'a System, String> {
     let machine = &record.identity.machine;
     match own.iter().find(|system| system.answers_to(machine)) {
-        Some(system) => prediction(record, figure, system),
+        Some(system) => Ok(system),
         None => {
-            let found = orrery_machine::find(machine);
-            prediction(
-                record,
-                figure,
-                found.map_err(|_| format!("there is no description of `{machine}` yet"))?,
-            )
+            orrery_machine::find(machine).map_err(|_| format!("there is no description of `{machine}` yet"))
         }
     }
 }
 
-/// What a figure would be by a machine's description, whatever machine the row names.
+/// What a figure would be by a machine's description, whatever machine the row names; and whether that is a multiple of the
+/// forward pass.
 ///
 /// # Errors
 /// Why it cannot be modelled.
-pub(crate) fn predicted(record: &Record, figure: &Measurement, system: &System) -> Result<f64, String> {
-    prediction(record, figure, system).map(|(value, ..)| value)
+pub(crate) fn predicted(
+    record: &Record,
+    figure: &Measurement,
+    system: &System,
+) -> Result<(f64, bool), String> {
+    prediction(record, figure, system).map(|(value, passes, _)| (value, passes != 1.0))
 }
 
 fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<Prediction, String> {
@@ -287,10 +289,8 @@ fn precision(system: &System, name: Option<&str>) -> Result<(Option<String>, Vec
 fn summaries(rows: &[&ValidationRow]) -> Vec<Summary> {
     let mut parts: BTreeMap<(String, String), Vec<&ValidationRow>> = BTreeMap::new();
     for row in rows {
-        let kind = match row.status {
-            Status::FromForward => format!("{}, from the forward pass", row.mode),
-            _ => row.mode.clone(),
-        };
+        let kind =
+            if row.from_forward { format!("{}, from the forward pass", row.mode) } else { row.mode.clone() };
         parts.entry((row.system.clone(), kind.clone())).or_default().push(row);
         parts.entry(("all".to_owned(), kind)).or_default().push(row);
     }

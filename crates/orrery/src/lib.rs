@@ -24,7 +24,7 @@ pub use orrery_evaluate::explain::{Explanation, MemoryPart, Share, StepPart, exp
 pub use orrery_evaluate::model::{BatchAxis, Bound, Options as ModelOptions, Origin};
 pub use orrery_evaluate::run::{Checked, OutputCheck, Place, RunRequest, RunResult, run};
 pub use orrery_evaluate::sweep::{Sweep, SweepPoint, sweep};
-pub use orrery_evaluate::validate::{Status, Summary, Validation, ValidationRow, validate};
+pub use orrery_evaluate::validate::{OK, Order, Summary, Validation, ValidationRow, WorkOrder, validate};
 pub use orrery_evaluate::way::Built;
 pub use orrery_evaluate::{Model, Setup, Suggestion};
 pub use orrery_import::onnx::{SaveOptions, save as save_onnx};

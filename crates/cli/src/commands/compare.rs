@@ -19,6 +19,7 @@ pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
     if ran {
         text += &table(&HEADINGS, 1, &rows);
         text.push('\n');
+        text += &wrapped(WITHIN, "  ");
     }
     let mut said = std::collections::BTreeSet::new();
     for group in &comparison.groups {
@@ -46,7 +47,11 @@ pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
 }
 
 const HEADINGS: [&str; 9] =
-    ["machine", "batch", "precision", "latency", "end to end", "samples/s", "memory", "bound by", "figures"];
+    ["machine", "batch", "precision", "latency", "within", "end to end", "samples/s", "memory", "bound by"];
+
+/// What the band of a latency means.
+const WITHIN: &str = "within: where 8 of 10 measured times of such work lay by cross-validation; `uncalibrated`: too few \
+                      measurements of the machine to say";
 
 /// The model, and what all figures are.
 fn title(records: &[Record]) -> String {
@@ -59,7 +64,7 @@ fn title(records: &[Record]) -> String {
     if let Some(parameters) = identity.parameters {
         text += &format!(", {} parameters", show_si(parameters as f64, "").trim_end());
     }
-    format!("{text}; all figures {}\n\n", first.provenance.label())
+    format!("{text}; all figures {}\n\n", first.provenance.name())
 }
 
 fn row(record: &Record) -> Vec<String> {
@@ -72,13 +77,22 @@ fn row(record: &Record) -> Vec<String> {
         identity.workload.batch.global.map_or_else(|| "-".to_owned(), |n| n.to_string()),
         identity.precision.clone().unwrap_or_default(),
         latency(Scope::Device),
+        within(record),
         latency(Scope::EndToEnd),
         value("samples_per_s", Scope::Device)
             .map_or_else(|| "-".to_owned(), |v| show_si(v, "").trim_end().to_owned()),
         memory(record),
         bound(record),
-        record.provenance.name().to_owned(),
     ]
+}
+
+/// The band of the latency.
+fn within(record: &Record) -> String {
+    let interval = record.figure("latency_ms", Scope::Device).and_then(|m| m.interval);
+    interval.map_or_else(
+        || "uncalibrated".to_owned(),
+        |(low, high)| format!("{} to {}", show_seconds(low / 1e3), show_seconds(high / 1e3)),
+    )
 }
 
 /// The memory of the machine that is fullest, in bytes of its fullest core and as part of it.

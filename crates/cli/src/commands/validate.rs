@@ -4,7 +4,7 @@ use crate::args::{Common, Validate};
 use crate::commands::shared::{load, threads};
 use crate::output::{Answer, table};
 use crate::progress::progress;
-use orrery::{Result, Status, Summary, Validation, ValidationRow, read_measurements, validate};
+use orrery::{Result, Summary, Validation, ValidationRow, read_measurements, validate};
 use std::collections::BTreeMap;
 
 pub(crate) fn answer(args: &Validate, common: &Common) -> Result<Answer> {
@@ -16,22 +16,28 @@ pub(crate) fn answer(args: &Validate, common: &Common) -> Result<Answer> {
 }
 
 fn text(found: &Validation) -> String {
-    let predicted: Vec<&ValidationRow> =
-        found.rows.iter().filter(|r| r.status != Status::NotModelled).collect();
+    let predicted: Vec<&ValidationRow> = found.rows.iter().filter(|r| r.predicted.is_some()).collect();
     let rows: Vec<Vec<String>> = predicted.iter().map(|row| cells(row)).collect();
     let mut text = table(&["row", "status", "scored", "unit", "measured", "predicted", "ratio"], 4, &rows);
     text += &reasons(found);
-    text += "\nclean figures; ratio is predicted over measured, all predictions uncalibrated\n";
+    text += "\nclean figures; ratio is predicted over measured\n";
     text += &summaries(&found.clean);
     if !found.loose.is_empty() {
         text += "\nfigures with host or launch overhead in them: within 2x is right\n";
         text += &summaries(&found.loose);
     }
+    if found.order.pairs > 0 {
+        let share = 100.0 * found.order.right as f64 / found.order.pairs as f64;
+        text += &format!(
+            "\nfaster or slower: {} of {} pairs of machines measured on the same work are predicted in the right order, {share:.0} %\n",
+            found.order.right, found.order.pairs,
+        );
+    }
     text
 }
 
 fn cells(row: &ValidationRow) -> Vec<String> {
-    let status = if row.status == Status::FromForward { "forward x 3" } else { "predicted" };
+    let status = if row.from_forward { "forward x 3" } else { "predicted" };
     vec![
         row.id.clone(),
         status.to_owned(),
@@ -55,8 +61,8 @@ fn digits(value: f64) -> String {
 /// Rows without a prediction, by reason.
 fn reasons(found: &Validation) -> String {
     let mut reasons: BTreeMap<&str, Vec<&ValidationRow>> = BTreeMap::new();
-    for row in found.rows.iter().filter(|r| r.status == Status::NotModelled) {
-        reasons.entry(row.note.as_deref().unwrap_or("no reason given")).or_default().push(row);
+    for row in found.rows.iter().filter(|r| r.predicted.is_none()) {
+        reasons.entry(&row.status).or_default().push(row);
     }
     let count: usize = reasons.values().map(Vec::len).sum();
     if count == 0 {

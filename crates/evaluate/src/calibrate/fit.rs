@@ -44,6 +44,8 @@ pub(super) struct Data {
     pub(super) center: Solution,
     /// Largest logarithm of each loss.
     pub(super) highest: Vec<f64>,
+    /// Whether the fit looks at the row.
+    pub(super) fitted_to: Vec<bool>,
 }
 
 /// A fit to some rows.
@@ -59,8 +61,9 @@ impl<'a> Fit<'a> {
     }
     /// The best solution found by moving one loss after the other, `without` one pair of source and workload.
     pub(super) fn solve(&self, without: Option<usize>) -> Solution {
-        let rows: Vec<usize> =
-            (0..self.data.base.len()).filter(|&i| Some(self.data.group[i]) != without).collect();
+        let rows: Vec<usize> = (0..self.data.base.len())
+            .filter(|&i| self.data.fitted_to[i] && Some(self.data.group[i]) != without)
+            .collect();
         let mut solution = self.data.center.clone();
         let mut best = self.cost(&solution, &rows);
         let used: Vec<bool> = (0..solution.stacks.len())
@@ -175,6 +178,7 @@ mod tests {
             stack: vec![None; work.len()],
             center: Solution::none(2, 1),
             highest: vec![f64::INFINITY; 2],
+            fitted_to: vec![true; work.len()],
         };
         let found = Fit::new(&data, factors).solve(None);
         assert!((found.losses[0].exp() - 2.0).abs() < 0.15, "{found:?}");
@@ -193,6 +197,7 @@ mod tests {
             stack: vec![None, None, None, Some(0)],
             center: Solution::none(1, 1),
             highest: vec![f64::INFINITY],
+            fitted_to: vec![true; 4],
         };
         let found = Fit::new(&data, factors).solve(None);
         assert!((found.losses[0] - 0.7).abs() < 0.03, "{found:?}");
