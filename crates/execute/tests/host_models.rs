@@ -8,7 +8,7 @@ use orrery_execute::host::Session;
 use orrery_import::onnx::{self, SaveOptions, save};
 use orrery_ir::op::Datum;
 use orrery_ir::weights::normal;
-use orrery_ir::{Bindings, Graph, Op, infer, interpret};
+use orrery_ir::{Bindings, Graph, infer, interpret};
 use orrery_numerics::{DType, Tensor};
 use orrery_transform::{Options, prepare};
 use std::path::{Path, PathBuf};
@@ -72,11 +72,7 @@ fn exported(name: &str, bindings: &[(&str, i64)]) {
     }
     let folder = Folder::new(name);
     let path = folder.0.join("model.onnx");
-    let mut built = orrery_zoo::find(name).unwrap().build(&orrery_zoo::Options::default()).unwrap();
-    // ONNX Runtime 1.31.1 refuses masks that broadcast over the queries. Ours is all ones: the same as none.
-    for (_, node) in built.nodes.iter_mut().filter(|(_, node)| node.op == Op::Attention) {
-        node.inputs.truncate(3);
-    }
+    let built = orrery_zoo::find(name).unwrap().build(&orrery_zoo::Options::default()).unwrap();
     save(&built, &path, &SaveOptions { opset: 23, ..SaveOptions::default() }).unwrap();
     let mut graph = onnx::load_path(&path, &onnx::Options::default()).unwrap().into_graph().unwrap();
     let bindings: Bindings = bindings.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
@@ -95,7 +91,10 @@ fn exported(name: &str, bindings: &[(&str, i64)]) {
                 (_, "input_ids") => {
                     Tensor::from_vec(shape, (0..count as i64).map(|x| x * 7919 % 30000).collect())
                 }
-                (_, "attention_mask") => Tensor::from_vec(shape, vec![1_i64; count]),
+                // The last token is none.
+                (_, "attention_mask") => {
+                    Tensor::from_vec(shape, (1..=count).map(|x| i64::from(x < count)).collect())
+                }
                 _ => Tensor::from_vec(shape, (0..count as i64).map(|x| x * 2 / count as i64).collect()),
             }
             .into()

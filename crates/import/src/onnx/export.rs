@@ -118,7 +118,10 @@ impl Export {
             }
         }
         for (id, node) in graph.nodes.iter() {
-            let made = self.node(graph, node, &names, &visible).at(|| node_place(graph, id))?;
+            let mut made = self.node(graph, node, &names, &visible).at(|| node_place(graph, id))?;
+            if node.op == Op::Attention && has_mask_for_all_queries(graph, node) {
+                proto.node.extend(over_queries(&mut made, &mut visible)?);
+            }
             proto.node.push(made);
         }
         for (id, copy) in graph.outputs.iter().zip(&copies) {
@@ -259,6 +262,46 @@ impl Export {
         }
         Ok(())
     }
+}
+
+/// The place of the mask among the inputs of an attention.
+const MASK: usize = 3;
+
+/// Whether one row of a mask serves all queries.
+fn has_mask_for_all_queries(graph: &Graph, node: &Node) -> bool {
+    let mask = node.inputs.get(MASK).copied().flatten();
+    let shape = mask.and_then(|mask| graph.values[mask].ty.as_tensor()?.shape.as_ref());
+    shape.is_some_and(|shape| shape.iter().rev().nth(1).is_some_and(|rows| rows.is(1)))
+}
+
+/// Nodes that repeat the one row of an attention's mask for every query, which the attention then takes. The standard lets
+/// the row broadcast; ONNX Runtime 1.31.1 refuses it.
+fn over_queries(attention: &mut NodeProto, visible: &mut BTreeSet<String>) -> Result<Vec<NodeProto>> {
+    let (query, mask) = (attention.input[0].clone(), attention.input[MASK].clone());
+    let mut name = |what: &str| {
+        let mut name = format!("{mask}.{what}");
+        while !visible.insert(name.clone()) {
+            name.push('_');
+        }
+        name
+    };
+    let [queries, one, shape, rows] = ["queries", "one", "shape", "rows"].map(&mut name);
+    let node = |op: &str, input: &[&String], output: &String, attributes: Vec<AttributeProto>| NodeProto {
+        op_type: Some(op.into()),
+        input: input.iter().map(|i| (*i).clone()).collect(),
+        output: vec![output.clone()],
+        attribute: attributes,
+        ..NodeProto::default()
+    };
+    // Queries are the last dimension but one, whether heads have a dimension of their own or not.
+    let range = [attribute("start", &Attr::Int(-2))?, attribute("end", &Attr::Int(-1))?];
+    attention.input[MASK].clone_from(&rows);
+    Ok(vec![
+        node("Shape", &[&query], &queries, range.to_vec()),
+        node("Constant", &[], &one, vec![attribute("value_ints", &Attr::Ints(vec![1]))?]),
+        node("Concat", &[&queries, &one], &shape, vec![attribute("axis", &Attr::Int(0))?]),
+        node("Expand", &[&mask, &shape], &rows, Vec::new()),
+    ])
 }
 
 fn extent(node: &Node, name: &str) -> usize {
