@@ -264,22 +264,37 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
     }
     let model = Model::open(known.name, &options).map_err(|d| d.cause.clone())?;
     let bound = model.at_batch(Some(micro)).map_err(|d| d.cause.clone())?;
-    let flops = 2.0 * bound.macs().map_err(|d| d.cause.clone())? as f64;
+    let flops = 2.0 * bound.macs().map_err(|d| d.cause.clone())? as f64 * passes;
+    let again = if passes > 1.0 && recomputes(workload) { 1.0 } else { 0.0 };
     if passes > 1.0 {
-        notes.push("three times the forward pass; optimizer and all-reduce not counted".to_owned());
+        let times = if again > 0.0 {
+            "four times the forward pass, one of them to recompute"
+        } else {
+            "three times the forward pass"
+        };
+        notes.push(format!("{times}; optimizer and all-reduce not counted"));
     }
     if devices != 1.0 {
         notes.push(format!("{devices} devices taken as so many times one"));
     }
     Ok(Case {
         model: bound,
-        passes,
+        passes: passes + again,
         devices,
         samples: micro as f64,
-        flops: flops * passes,
+        flops,
         elements: 0.0,
         note: (!notes.is_empty()).then(|| notes.join("; ")),
     })
+}
+
+/// True where the row says that the backward pass makes all activations again rather than keep them.
+fn recomputes(workload: &Workload) -> bool {
+    match workload.spec.get("act_ckpt").or_else(|| workload.spec.get("recompute")) {
+        Some(Value::Bool(all)) => *all,
+        Some(Value::String(text)) => matches!(text.to_lowercase().as_str(), "true" | "full"),
+        _ => false,
+    }
 }
 
 /// Samples on one device at once: what the row says, else the global batch divided by devices and accumulations.
