@@ -10,7 +10,7 @@ use crate::variant::variant;
 use crate::way::build;
 use crate::workload::{micro_batch, uncut};
 use orrery_base::diagnostic::Context;
-use orrery_base::{Diagnostic, Result};
+use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_ir::Bindings;
 use orrery_record::{Record, Workload};
 use orrery_simulate::device_time;
@@ -133,7 +133,7 @@ impl Request<'_> {
             let built = build(&bound, self.setup, Weights::ShapeOnly, &Default::default())?;
             device_time(&built.compiled.program, &Bindings::new(), &self.setup.target()?)
         };
-        timed().map(|time| time.seconds()).at(|| format!("a prompt of {length} tokens"))
+        timed().map(Picoseconds::seconds).at(|| format!("a prompt of {length} tokens"))
     }
     /// Seconds of so many steps of one token each, the first of which finds `context` tokens in the cache.
     fn steps(&self, context: i64, steps: i64) -> Result<f64> {
@@ -151,7 +151,7 @@ impl Request<'_> {
             let target = self.setup.target()?;
             sum(context, last, |past| {
                 let at = [("past".to_owned(), past)].into();
-                device_time(&built.compiled.program, &at, &target).map(|time| time.seconds())
+                device_time(&built.compiled.program, &at, &target).map(Picoseconds::seconds)
             })
         };
         timed().at(|| format!("a step at a cache of {last} tokens"))
@@ -167,7 +167,7 @@ impl Request<'_> {
         loop {
             match of(self.batch.div_ceil(turns)) {
                 Err(error) if error.code == "does-not-fit" && turns < self.batch.min(MOST_TURNS) => {
-                    turns += 1
+                    turns += 1;
                 }
                 Err(error) => return Err(error),
                 Ok(seconds) if turns == 1 => return Ok(seconds),
