@@ -120,16 +120,22 @@ fn counted(workload: &Workload, prompt: i64, new: i64) -> std::result::Result<i6
 }
 
 impl Request<'_> {
-    fn model(&self, form: &str, seq: i64) -> Result<Model> {
+    fn model(&self, form: &str, seq: i64, recent: Option<i64>) -> Result<Model> {
         let mut parameters = self.options.clone();
         parameters.extend([format!("form={form}"), "logits=last".to_owned()]);
-        let dims = [("seq".to_owned(), seq)].into();
+        let dims = recent.map(|length| ("recent".to_owned(), length));
+        let dims = dims.into_iter().chain([("seq".to_owned(), seq)]).collect();
         Model::open(self.known.name, &Options { parameters, dims })
+    }
+    /// Tokens that blocks with a window have in their caches, where the model has such blocks.
+    fn recent(&self, context: i64) -> Option<i64> {
+        let full = self.known.bindings.iter().find(|(symbol, _)| *symbol == "recent");
+        full.map(|(_, length)| context.min(*length))
     }
     /// Seconds from a prompt to its first new token.
     fn prompt(&self, length: i64) -> Result<f64> {
         let timed = || {
-            let bound = self.model("prefill", length)?.at_batch(Some(self.batch))?;
+            let bound = self.model("prefill", length, None)?.at_batch(Some(self.batch))?;
             let built = build(&bound, self.setup, Weights::ShapeOnly, &Default::default())?;
             device_time(&built.compiled.program, &Bindings::new(), &self.setup.target()?)
         };
@@ -142,7 +148,8 @@ impl Request<'_> {
         }
         let last = context + steps - 1;
         let timed = || {
-            let bound = self.model("decode", 1)?.with_open(Some(self.batch), "past")?;
+            let model = self.model("decode", 1, self.recent(context))?;
+            let bound = model.with_open(Some(self.batch), "past")?;
             let options = orrery_compile::Options {
                 symbols: [("past".to_owned(), (context, last))].into(),
                 ..Default::default()
@@ -252,6 +259,17 @@ mod tests {
         assert!((out - 4.0 * 4.0 / (whole * 1e-3)).abs() < 1e-6 * out);
         let both = rate(r#""in_len": 64, "out_len": 4, "counts": "in+out""#);
         assert!((both / out - 17.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn windows_hold_no_more_than_there_is() {
+        let whole = |context: i64| {
+            let setup = Setup::find("a100-40gb").unwrap();
+            let options = ["layers=2", "vocabulary=1000"].map(str::to_owned).to_vec();
+            let known = orrery_zoo::find("gpt_oss_120b").unwrap();
+            Request { known, setup: &setup, options, batch: 64, devices: 1.0 }.steps(context, 1).unwrap()
+        };
+        assert!(whole(16) < whole(127) && whole(127) < whole(4000));
     }
 
     #[test]
