@@ -84,6 +84,8 @@ pub struct Contraction {
     pub roles: Vec<Role>,
     /// Rows that no axis counts.
     rows: f64,
+    /// Matrices of the second operand of which each row chooses one; 1 where there is no choice.
+    matrices: f64,
     rest: Rest,
 }
 
@@ -134,7 +136,25 @@ impl Contraction {
             }
             _ => (1.0, Rest::Sum { positions: 1.0 }),
         };
-        Self { roles, rows, rest }
+        let matrices = match (node.op, right) {
+            (Op::GatherMatMul, Some(right)) => right.extents[0].max(1) as f64,
+            _ => 1.0,
+        };
+        Self { roles, rows, matrices, rest }
+    }
+    /// How many matrices at least one of so many rows chooses, where all are equally likely.
+    pub fn chosen(&self, rows: f64) -> f64 {
+        if self.matrices > 1.0 {
+            (self.matrices * (1.0 - (1.0 - 1.0 / self.matrices).powf(rows))).max(1.0)
+        } else {
+            1.0
+        }
+    }
+    /// The part of the second operand that is read at all by a step over axes of these extents.
+    pub fn read_share(&self, extents: &[f64]) -> f64 {
+        let rows =
+            self.roles.iter().zip(extents).filter(|(role, _)| **role == Role::Row).map(|(_, size)| size);
+        self.chosen(rows.product()) / self.matrices
     }
     /// Of a step, where its first node is a matrix op.
     ///
@@ -165,7 +185,7 @@ impl Contraction {
             Rest::Columns { depth } => [1, depth.to_bits()],
         };
         let roles = self.roles.iter().map(|role| *role as u64);
-        roles.chain([self.rows.to_bits()]).chain(rest).collect()
+        roles.chain([self.rows.to_bits(), self.matrices.to_bits()]).chain(rest).collect()
     }
     /// The product that a box of these extents makes, of an op of so many MACs over axes of extents `whole`.
     pub fn product(&self, macs: f64, whole: &[f64], part: &[f64]) -> Product {
@@ -174,9 +194,12 @@ impl Contraction {
         };
         let counted = whole.iter().product::<f64>() * self.rows;
         let rest = if counted > 0.0 { macs / counted } else { 0.0 };
+        let rows = along(Role::Row) * self.rows;
+        // Each matrix that is chosen makes a product of its own, of the rows that chose it.
+        let chosen = self.chosen(rows);
         let mut product = Product {
-            batch: along(Role::Batch),
-            rows: along(Role::Row) * self.rows,
+            batch: along(Role::Batch) * chosen,
+            rows: rows / chosen,
             columns: along(Role::Column),
             depth: along(Role::Depth),
             positions: 1.0,

@@ -128,6 +128,15 @@ impl Measure {
                 read_bytes[at].1 = 0.0;
             }
         }
+        // Matrices that no row chooses are not read.
+        if let (Some(contraction), Some(node)) = (&contraction, step.body.nodes.values().next())
+            && let Some([_, right]) = Contraction::operands(node)
+            && let Some(at) =
+                step.body.inputs.iter().position(|v| Some(Some(*v)) == node.inputs.get(right).copied())
+            && let Some(read) = read_bytes.get_mut(at)
+        {
+            read.1 *= contraction.read_share(&extents);
+        }
         // What a slice or a gather leaves out is not read.
         let total: f64 = read_bytes.iter().map(|(_, bytes)| bytes).sum();
         if moves && total > measure.written_bytes {

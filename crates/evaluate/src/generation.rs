@@ -9,7 +9,8 @@ use crate::setup::Setup;
 use crate::variant::variant;
 use crate::way::build;
 use crate::workload::{micro_batch, uncut};
-use orrery_base::Diagnostic;
+use orrery_base::diagnostic::Context;
+use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_ir::Bindings;
 use orrery_record::{Record, Workload};
 use orrery_simulate::device_time;
@@ -24,6 +25,8 @@ type Reason = String;
 const CONTEXT: i64 = 1024;
 /// Most lengths of the cache at which steps are timed; between them, time is taken to be linear.
 const MOST_LENGTHS: i64 = 17;
+/// Most turns in which sequences are taken that do not fit at once.
+const MOST_TURNS: u64 = 16;
 
 /// A predicted figure, with what to know about it.
 type Predicted = (f64, Vec<String>);
@@ -57,7 +60,7 @@ pub(crate) fn predict(
     record: &Record,
     metric: &str,
     setup: &Setup,
-) -> Result<Predicted, Reason> {
+) -> std::result::Result<Predicted, Reason> {
     let workload = &record.identity.workload;
     uncut(workload)?;
     let devices = record.identity.devices.ok_or("the number of devices is not published")?;
@@ -73,24 +76,25 @@ pub(crate) fn predict(
     let (seconds, tokens) = match workload.mode.as_deref() {
         Some("prefill") => {
             let prompt = prompt.or(whole).ok_or("the length of the prompt is not published")?;
-            (request.prompt(prompt)?, prompt)
+            (request.prompt(prompt), prompt)
         }
         Some("decode") if new > 1 && metric == "latency_ms" => {
             let prompt = prompt.ok_or("the length of the prompt is not published")?;
-            (request.prompt(prompt)? + request.steps(prompt, new - 1)?, new)
+            (request.whole(prompt, new, &mut notes), new)
         }
         Some("decode") => {
             let context = prompt.or(whole.map(|n| n - 1)).filter(|n| *n > 0).unwrap_or_else(|| {
                 notes.push(format!("context not published, taken as {CONTEXT} tokens"));
                 CONTEXT
             });
-            (request.steps(context, new)?, new)
+            (request.steps(context, new), new)
         }
         _ => {
             let prompt = prompt.ok_or("the length of the prompt is not published")?;
-            (request.prompt(prompt)? + request.steps(prompt, new - 1)?, counted(workload, prompt, new)?)
+            (request.whole(prompt, new, &mut notes), counted(workload, prompt, new)?)
         }
     };
+    let seconds = seconds.map_err(|d| reason(&d))?;
     let sequences = request.devices * request.batch as f64;
     let value = match metric {
         "latency_ms" => seconds * 1e3,
@@ -107,7 +111,7 @@ pub(crate) fn predict(
 }
 
 /// Tokens of a sequence that the row's rate counts.
-fn counted(workload: &Workload, prompt: i64, new: i64) -> Result<i64, Reason> {
+fn counted(workload: &Workload, prompt: i64, new: i64) -> std::result::Result<i64, Reason> {
     match workload.spec.get("counts").and_then(Value::as_str) {
         None | Some("out") => Ok(new),
         Some("in+out") => Ok(prompt + new),
@@ -116,50 +120,75 @@ fn counted(workload: &Workload, prompt: i64, new: i64) -> Result<i64, Reason> {
 }
 
 impl Request<'_> {
-    fn model(&self, form: &str, seq: i64) -> Result<Model, Reason> {
+    fn model(&self, form: &str, seq: i64, recent: Option<i64>) -> Result<Model> {
         let mut parameters = self.options.clone();
         parameters.extend([format!("form={form}"), "logits=last".to_owned()]);
-        let dims = [("seq".to_owned(), seq)].into();
-        Model::open(self.known.name, &Options { parameters, dims }).map_err(|d| reason(&d))
+        let dims = recent.map(|length| ("recent".to_owned(), length));
+        let dims = dims.into_iter().chain([("seq".to_owned(), seq)]).collect();
+        Model::open(self.known.name, &Options { parameters, dims })
+    }
+    /// Tokens that blocks with a window have in their caches, where the model has such blocks.
+    fn recent(&self, context: i64) -> Option<i64> {
+        let full = self.known.bindings.iter().find(|(symbol, _)| *symbol == "recent");
+        full.map(|(_, length)| context.min(*length))
     }
     /// Seconds from a prompt to its first new token.
-    fn prompt(&self, length: i64) -> Result<f64, Reason> {
+    fn prompt(&self, length: i64) -> Result<f64> {
         let timed = || {
-            let bound = self.model("prefill", length)?.at_batch(Some(self.batch)).map_err(|d| reason(&d))?;
-            let built = build(&bound, self.setup, Weights::ShapeOnly, &Default::default());
-            let program = built.map_err(|d| reason(&d))?.compiled.program;
-            let target = self.setup.target().map_err(|d| reason(&d))?;
-            device_time(&program, &Bindings::new(), &target).map_err(|d| reason(&d))
+            let bound = self.model("prefill", length, None)?.at_batch(Some(self.batch))?;
+            let built = build(&bound, self.setup, Weights::ShapeOnly, &Default::default())?;
+            device_time(&built.compiled.program, &Bindings::new(), &self.setup.target()?)
         };
-        timed().map(|time| time.seconds()).map_err(|why: Reason| format!("prompt: {why}"))
+        timed().map(Picoseconds::seconds).at(|| format!("a prompt of {length} tokens"))
     }
     /// Seconds of so many steps of one token each, the first of which finds `context` tokens in the cache.
-    fn steps(&self, context: i64, steps: i64) -> Result<f64, Reason> {
+    fn steps(&self, context: i64, steps: i64) -> Result<f64> {
         if steps == 0 {
             return Ok(0.0);
         }
         let last = context + steps - 1;
         let timed = || {
-            let bound =
-                self.model("decode", 1)?.with_open(Some(self.batch), "past").map_err(|d| reason(&d))?;
+            let model = self.model("decode", 1, self.recent(context))?;
+            let bound = model.with_open(Some(self.batch), "past")?;
             let options = orrery_compile::Options {
                 symbols: [("past".to_owned(), (context, last))].into(),
                 ..Default::default()
             };
-            let built = build(&bound, self.setup, Weights::ShapeOnly, &options).map_err(|d| reason(&d))?;
-            let program = built.compiled.program;
-            let target = self.setup.target().map_err(|d| reason(&d))?;
+            let built = build(&bound, self.setup, Weights::ShapeOnly, &options)?;
+            let target = self.setup.target()?;
             sum(context, last, |past| {
                 let at = [("past".to_owned(), past)].into();
-                device_time(&program, &at, &target).map(|t| t.seconds()).map_err(|d| reason(&d))
+                device_time(&built.compiled.program, &at, &target).map(Picoseconds::seconds)
             })
         };
-        timed().map_err(|why: Reason| format!("decode step: {why}"))
+        timed().at(|| format!("a step at a cache of {last} tokens"))
+    }
+    /// Seconds from prompts to their last new tokens. Sequences that the device cannot hold at once go in turns, as few
+    /// as it takes: so do engines that page their caches.
+    fn whole(&self, prompt: i64, new: i64, notes: &mut Vec<String>) -> Result<f64> {
+        let of = |batch: u64| -> Result<f64> {
+            let turn = Request { batch, options: self.options.clone(), ..*self };
+            Ok(turn.prompt(prompt)? + turn.steps(prompt, new - 1)?)
+        };
+        let mut turns = 1;
+        loop {
+            match of(self.batch.div_ceil(turns)) {
+                Err(error) if error.code == "does-not-fit" && turns < self.batch.min(MOST_TURNS) => {
+                    turns += 1;
+                }
+                Err(error) => return Err(error),
+                Ok(seconds) if turns == 1 => return Ok(seconds),
+                Ok(seconds) => {
+                    notes.push(format!("{} sequences do not fit at once: {turns} turns", self.batch));
+                    return Ok(seconds * self.batch as f64 / self.batch.div_ceil(turns) as f64);
+                }
+            }
+        }
     }
 }
 
 /// The sum of `of` over all integers from `first` to `last`, known at a few and linear between them.
-fn sum(first: i64, last: i64, of: impl Fn(i64) -> Result<f64, Reason>) -> Result<f64, Reason> {
+fn sum(first: i64, last: i64, of: impl Fn(i64) -> Result<f64>) -> Result<f64> {
     let pieces = (last - first).clamp(1, MOST_LENGTHS - 1);
     let mut before = (first, of(first)?);
     let mut total = before.1;
@@ -192,7 +221,9 @@ mod tests {
     use super::*;
     use orrery_record::rows::read;
 
-    fn of(workload: &str, mode: &str, metric: &str, spec: &str) -> Result<f64, Reason> {
+    type Found = std::result::Result<f64, Reason>;
+
+    fn of(workload: &str, mode: &str, metric: &str, spec: &str) -> Found {
         let spec = spec.replace('"', "\"\"");
         let text = format!(
             "system,devices,workload,mode,precision,batch_size,seq_len,metric,value,spec\n\
@@ -228,6 +259,27 @@ mod tests {
         assert!((out - 4.0 * 4.0 / (whole * 1e-3)).abs() < 1e-6 * out);
         let both = rate(r#""in_len": 64, "out_len": 4, "counts": "in+out""#);
         assert!((both / out - 17.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn windows_hold_no_more_than_there_is() {
+        let whole = |context: i64| {
+            let setup = Setup::find("a100-40gb").unwrap();
+            let options = ["layers=2", "vocabulary=1000"].map(str::to_owned).to_vec();
+            let known = orrery_zoo::find("gpt_oss_120b").unwrap();
+            Request { known, setup: &setup, options, batch: 64, devices: 1.0 }.steps(context, 1).unwrap()
+        };
+        assert!(whole(16) < whole(127) && whole(127) < whole(4000));
+    }
+
+    #[test]
+    fn sequences_that_do_not_fit_go_in_turns() {
+        // 32 layers of 524,288 B a token, four sequences: 12,000 tokens are 25 GB, and 24,000 are more than there are.
+        let rate = |new| {
+            of("llama2_7b", "inference", "tokens_per_s", &format!(r#"{{"in_len": 64, "out_len": {new}}}"#))
+        };
+        let (short, long) = (rate(11_936).unwrap(), rate(23_936).unwrap());
+        assert!(long < 0.7 * short, "{long} {short}");
     }
 
     #[test]

@@ -263,6 +263,10 @@ fn conversion(metric: &str) -> Result<fn(&Case, f64) -> f64, String> {
             let tokens = case.model.sequence().map_or(f64::NAN, |length| length as f64);
             case.devices * case.samples * tokens / seconds
         }),
+        "tokens_per_s_per_device" => Ok(|case, seconds| {
+            let tokens = case.model.sequence().map_or(f64::NAN, |length| length as f64);
+            case.samples * tokens / seconds
+        }),
         "time_to_train_min" | "time_to_train_h" => Err("convergence is not predicted".to_owned()),
         "scaling_efficiency" => Err("scaling over devices is not modelled yet".to_owned()),
         "bandwidth" => Err("a property of the machine, not a model's".to_owned()),

@@ -299,9 +299,15 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
     }
     let model = Model::open(known.name, &options).map_err(|d| d.cause.clone())?;
     let bound = model.at_batch(Some(micro)).map_err(|d| d.cause.clone())?;
-    let flops = 2.0 * bound.macs().map_err(|d| d.cause.clone())? as f64;
+    let flops = 2.0 * bound.macs().map_err(|d| d.cause.clone())? as f64 * passes;
+    let again = if passes > 1.0 && recomputes(workload) { 1.0 } else { 0.0 };
     if passes > 1.0 {
-        notes.push("three times the forward pass; optimizer and all-reduce not counted".to_owned());
+        let times = if again > 0.0 {
+            "four times the forward pass, one of them to recompute"
+        } else {
+            "three times the forward pass"
+        };
+        notes.push(format!("{times}; optimizer and all-reduce not counted"));
     }
     if let Some(tiles) = tiles {
         notes.push(format!("{copies} copies of the model on {tiles} tiles each, taken as so many times one"));
@@ -310,11 +316,11 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
     }
     Ok(Case {
         model: bound,
-        passes,
+        passes: passes + again,
         tiles,
         devices: copies,
         samples: micro as f64,
-        flops: flops * passes,
+        flops,
         elements: 0.0,
         note: (!notes.is_empty()).then(|| notes.join("; ")),
     })
@@ -330,6 +336,15 @@ fn parts(workload: &Workload, machine: &str, devices: f64) -> Result<(Option<u64
         return Ok((None, copies));
     }
     Ok((Some((chip.tiles as f64 * devices / copies) as u64), copies))
+}
+
+/// True where the row says that the backward pass makes all activations again rather than keep them.
+fn recomputes(workload: &Workload) -> bool {
+    match workload.spec.get("act_ckpt").or_else(|| workload.spec.get("recompute")) {
+        Some(Value::Bool(all)) => *all,
+        Some(Value::String(text)) => matches!(text.to_lowercase().as_str(), "true" | "full"),
+        _ => false,
+    }
 }
 
 /// Samples on one device at once: what the row says, else the global batch divided by devices and accumulations.

@@ -27,7 +27,7 @@ pub(crate) const BERT_LARGE: ZooModel = ZooModel {
     source: SOURCE,
     bindings: BINDINGS,
     parameters: PARAMETERS,
-    make: |settings| build(settings, &Config { layers: 24, width: 1024, heads: 16, inner: 4096 }),
+    make: |settings| build(settings, &Config { layers: 24, width: 1024, heads: 16, inner: 4096, ..BERT }),
 };
 pub(crate) const BERT_BASE: ZooModel = ZooModel {
     name: "bert_base",
@@ -36,7 +36,7 @@ pub(crate) const BERT_BASE: ZooModel = ZooModel {
     source: SOURCE,
     bindings: BINDINGS,
     parameters: PARAMETERS,
-    make: |settings| build(settings, &Config { layers: 12, width: 768, heads: 12, inner: 3072 }),
+    make: |settings| build(settings, &Config { layers: 12, width: 768, heads: 12, inner: 3072, ..BERT }),
 };
 pub(crate) const BERT_TINY: ZooModel = ZooModel {
     name: "bert_tiny",
@@ -45,7 +45,7 @@ pub(crate) const BERT_TINY: ZooModel = ZooModel {
     source: "Turc et al. 2019; names of inputs and outputs as Hugging Face exports have them",
     bindings: BINDINGS,
     parameters: PARAMETERS,
-    make: |settings| build(settings, &Config { layers: 2, width: 128, heads: 2, inner: 512 }),
+    make: |settings| build(settings, &Config { layers: 2, width: 128, heads: 2, inner: 512, ..BERT }),
 };
 pub(crate) const MINILM: ZooModel = ZooModel {
     name: "minilm",
@@ -54,12 +54,22 @@ pub(crate) const MINILM: ZooModel = ZooModel {
     source: "Wang et al. 2020 (MiniLMv2-L6-H384); names of inputs and outputs as Hugging Face exports have them",
     bindings: BINDINGS,
     parameters: PARAMETERS,
-    make: |settings| build(settings, &Config { layers: 6, width: 384, heads: 12, inner: 1536 }),
+    make: |settings| build(settings, &Config { layers: 6, width: 384, heads: 12, inner: 1536, ..BERT }),
 };
 
-const VOCABULARY: i64 = 30522;
-/// Longest sequence that has position embeddings.
-const POSITIONS: i64 = 512;
+pub(crate) const ROBERTA_LARGE: ZooModel = ZooModel {
+    name: "roberta_large",
+    aliases: &["roberta-large"],
+    summary: "RoBERTa-Large: 24 blocks of width 1024, 16 heads",
+    source: "Liu et al. 2019; one kind of segment, and two positions that stand for padding",
+    bindings: BINDINGS,
+    parameters: PARAMETERS,
+    make: |settings| {
+        let base = Config { layers: 24, width: 1024, heads: 16, inner: 4096, ..BERT };
+        build(settings, &Config { vocabulary: 50265, positions: 514, segments: 1, ..base })
+    },
+};
+
 const EPSILON: f64 = 1e-12;
 
 struct Config {
@@ -67,7 +77,15 @@ struct Config {
     width: i64,
     heads: i64,
     inner: i64,
+    vocabulary: i64,
+    /// Longest sequence that has position embeddings.
+    positions: i64,
+    /// Kinds of segments.
+    segments: i64,
 }
+
+const BERT: Config =
+    Config { layers: 0, width: 0, heads: 0, inner: 0, vocabulary: 30522, positions: 512, segments: 2 };
 
 fn build(settings: &Settings<'_>, config: &Config) -> Result<Graph> {
     let head = settings.choice("head", &["none", "pooler", "pretraining", "questions", "classes"])?;
@@ -77,7 +95,7 @@ fn build(settings: &Settings<'_>, config: &Config) -> Result<Graph> {
     let ids = b.input("input_ids", DType::I64, tokens());
     let mask = b.input("attention_mask", DType::I64, tokens());
     let segments = b.input("token_type_ids", DType::I64, tokens());
-    let (words, mut x) = b.scope("embeddings", |b| embeddings(b, config.width, ids, segments));
+    let (words, mut x) = b.scope("embeddings", |b| embeddings(b, config, ids, segments));
     let mask = b.scope("attention_mask", |b| {
         let flags = b.op(Op::Cast, "flags", &[mask], Attrs::new().with("to", DType::Bool));
         let axes = b.ints("axes", &[1, 2]);
@@ -98,7 +116,7 @@ fn build(settings: &Settings<'_>, config: &Config) -> Result<Graph> {
         "pretraining" => {
             let positions =
                 b.input("masked_positions", DType::I64, [Dim::symbol("batch"), Dim::symbol("predictions")]);
-            let masked = b.scope("predictions", |b| masked_words(b, config.width, x, positions, words));
+            let masked = b.scope("predictions", |b| masked_words(b, config, x, positions, words));
             let pooled = pooler(&mut b, config.width, x);
             let next = linear(&mut b, "seq_relationship", pooled, config.width, 2, glorot(config.width));
             outputs = vec![("prediction_logits", masked), ("seq_relationship_logits", next)];
@@ -109,14 +127,15 @@ fn build(settings: &Settings<'_>, config: &Config) -> Result<Graph> {
 }
 
 /// The table of word embeddings, and the normalised sum of those of words, positions and segments.
-fn embeddings(b: &mut Builder, width: i64, ids: ValueId, segments: ValueId) -> (ValueId, ValueId) {
+fn embeddings(b: &mut Builder, config: &Config, ids: ValueId, segments: ValueId) -> (ValueId, ValueId) {
+    let &Config { width, vocabulary, positions, segments: kinds, .. } = config;
     let gather = |b: &mut Builder, name: &str, rows: i64, ids: ValueId| {
         let table = b.scope(name, |b| b.weight("weight", [rows, width], 0.5));
         (table, b.op(Op::Gather, name, &[table, ids], Attrs::new().with("axis", 0_i64)))
     };
-    let (table, words) = gather(b, "word_embeddings", VOCABULARY, ids);
-    let (_, segments) = gather(b, "token_type_embeddings", 2, segments);
-    let positions = b.scope("position_embeddings", |b| b.weight("weight", [POSITIONS, width], 0.5));
+    let (table, words) = gather(b, "word_embeddings", vocabulary, ids);
+    let (_, segments) = gather(b, "token_type_embeddings", kinds, segments);
+    let positions = b.scope("position_embeddings", |b| b.weight("weight", [positions, width], 0.5));
     let start = b.ints("first", &[0]);
     let length = extent_of(b, "length", ids, 1);
     let positions = b.op(Op::Slice, "position_embeddings", &[positions, start, length], Attrs::new());
@@ -167,7 +186,8 @@ fn questions(b: &mut Builder, width: i64, x: ValueId) -> Vec<(&'static str, Valu
 }
 
 /// Scores of all words at the masked positions; the table of word embeddings serves as weights.
-fn masked_words(b: &mut Builder, width: i64, x: ValueId, positions: ValueId, words: ValueId) -> ValueId {
+fn masked_words(b: &mut Builder, config: &Config, x: ValueId, positions: ValueId, words: ValueId) -> ValueId {
+    let &Config { width, vocabulary, .. } = config;
     let last = b.ints("last", &[-1]);
     let indices = b.op(Op::Unsqueeze, "indices", &[positions, last], Attrs::new());
     let masked = b.op(Op::GatherND, "masked", &[x, indices], Attrs::new().with("batch_dims", 1_i64));
@@ -175,7 +195,7 @@ fn masked_words(b: &mut Builder, width: i64, x: ValueId, positions: ValueId, wor
     let dense = b.op(Op::Gelu, "gelu", &[dense], Attrs::new());
     let dense = layer_norm(b, "LayerNorm", dense, width, EPSILON);
     let decoder = b.op(Op::Transpose, "decoder", &[words], Attrs::new().with("perm", vec![1_i64, 0]));
-    let bias = b.weight("bias", [VOCABULARY], 0.01);
+    let bias = b.weight("bias", [vocabulary], 0.01);
     let scores = b.op(Op::MatMul, "scores", &[dense, decoder], Attrs::new());
     b.op(Op::Add, "logits", &[scores, bias], Attrs::new())
 }

@@ -31,6 +31,9 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
 ];
 /// Symbols of every decoder.
 pub(crate) const BINDINGS: &[(&str, i64)] = &[("batch", 1), ("past", 127), ("seq", 128)];
+/// With the length of the cache of blocks that look back no further than a window.
+pub(crate) const WINDOW_BINDINGS: &[(&str, i64)] =
+    &[("batch", 1), ("past", 127), ("recent", 127), ("seq", 128)];
 
 /// Dimensions of a decoder.
 #[derive(Clone, Copy)]
@@ -108,37 +111,55 @@ pub(crate) struct Generation {
     present: Vec<Cached>,
     keeps: bool,
     last: bool,
+    /// What the blocks with a window let a token see, `[seq, keys]`.
+    window: Option<ValueId>,
+    /// Blocks that have attended.
+    blocks: usize,
+}
+
+/// True for the blocks that have a window in models where some have one.
+fn is_windowed(block: usize) -> bool {
+    block.is_multiple_of(2)
 }
 
 impl Generation {
-    /// Inputs of the form that the user chose.
+    /// Inputs of the form that the user chose. Every other block, the first to begin with, looks back no further than a
+    /// `window` of tokens, its own counted: its cache holds the last ones alone, `recent` of them.
     ///
     /// # Errors
     /// `zoo-option` where the options cannot be used.
-    pub(crate) fn new(settings: &Settings<'_>, dims: Dims) -> Result<Self> {
+    pub(crate) fn new(settings: &Settings<'_>, dims: Dims, window: Option<i64>) -> Result<Self> {
         let form = settings.choice("form", &["forward", "prefill", "decode"])?;
         let last = settings.choice("logits", &["all", "last"])? == "last";
         let mut b = Builder::new(settings.model(), settings.seed()?);
         let ids = b.input("input_ids", DType::I64, [Dim::symbol("batch"), Dim::symbol("seq")]);
         let mut past = Vec::new();
-        for layer in (0..dims.layers).filter(|_| form == "decode") {
+        for layer in (0..dims.layers as usize).filter(|_| form == "decode") {
+            let kept = if window.is_some() && is_windowed(layer) { "recent" } else { "past" };
             let [key, value] = ["key", "value"].map(|name| {
                 let shape =
-                    [Dim::symbol("batch"), dims.kv_heads.into(), Dim::symbol("past"), dims.head_size.into()];
+                    [Dim::symbol("batch"), dims.kv_heads.into(), Dim::symbol(kept), dims.head_size.into()];
                 b.input(&format!("past_key_values.{layer}.{name}"), DType::F32, shape)
             });
             past.push(Cached { key, value });
         }
         let length = extent_of(&mut b, "length", ids, 1);
-        let (first, end) = match past.first() {
-            None => (b.ints("first", &[0]), length),
-            Some(past) => {
-                let first = extent_of(&mut b, "past", past.key, 2);
-                (first, b.op(Op::Add, "end", &[first, length], Attrs::new()))
+        let mut span = |name: &str, cached: Option<&Cached>| match cached {
+            None => (b.ints(name, &[0]), length),
+            Some(cached) => {
+                let first = extent_of(&mut b, name, cached.key, 2);
+                (first, b.op(Op::Add, &format!("{name}_end"), &[first, length], Attrs::new()))
             }
         };
+        // The first block has a window, where any has; the second sees all.
+        let (first, end) = span("past", past.get(1).or(past.first()));
+        let recent = window.map(|_| span("recent", past.first()));
+        let window = window.zip(recent);
+        let window =
+            window.map(|(size, (first, end))| b.scope("window", |b| mask_of_window(b, first, end, size)));
         let keeps = form != "forward";
-        Ok(Self { b, ids, length, first, end, dims, past, present: Vec::new(), keeps, last })
+        let present = Vec::new();
+        Ok(Self { b, ids, length, first, end, dims, past, present, keeps, last, window, blocks: 0 })
     }
 
     /// Causal attention of the next block, which is called `scope`; `bias` is added to the scores.
@@ -149,7 +170,10 @@ impl Generation {
         bias: Option<ValueId>,
     ) -> ValueId {
         let mut operands: Vec<Option<ValueId>> = operands.into_iter().map(Some).collect();
-        match self.past.get(self.present.len()) {
+        let bias = bias.or(self.window.filter(|_| is_windowed(self.blocks)));
+        let past = self.past.get(self.blocks);
+        self.blocks += 1;
+        match past {
             Some(past) => operands.extend([bias, Some(past.key), Some(past.value)]),
             None => operands.extend(bias.map(Some)),
         }
@@ -259,6 +283,19 @@ impl Rotary {
         };
         (turn("turned_query", query, self.dims.heads), turn("turned_key", key, self.dims.kv_heads))
     }
+}
+
+/// Which of the keys from 0 to `end` the queries from `first` to `end` have within their window.
+fn mask_of_window(b: &mut Builder, first: ValueId, end: ValueId, size: i64) -> ValueId {
+    let (zero, one) = (integer(b, "zero", 0), integer(b, "one", 1));
+    let (first, end) = (scalar(b, "first", first), scalar(b, "end", end));
+    let queries = b.op(Op::Range, "queries", &[first, end, one], Attrs::new());
+    let axis = b.ints("axis", &[1]);
+    let queries = b.op(Op::Unsqueeze, "rows", &[queries, axis], Attrs::new());
+    let keys = b.op(Op::Range, "keys", &[zero, end, one], Attrs::new());
+    let back = b.op(Op::Sub, "back", &[queries, keys], Attrs::new());
+    let size = integer(b, "size", size);
+    b.op(Op::Less, "seen", &[back, size], Attrs::new())
 }
 
 /// The integers from one scalar to another, as floats.

@@ -272,7 +272,7 @@ enum Places {
 fn build(settings: &Settings<'_>, style: &Style, dims: Dims) -> Result<Graph> {
     let dims = dims.chosen(settings)?;
     let width = dims.width;
-    let mut g = Generation::new(settings, dims)?;
+    let mut g = Generation::new(settings, dims, None)?;
     let table = g.b.scope("wte", |b| b.weight("weight", [dims.vocabulary, width], glorot(width)));
     let ids = g.ids;
     let mut x = g.b.op(Op::Gather, "wte", &[table, ids], Attrs::new().with("axis", 0_i64));

@@ -18,6 +18,9 @@ mod options;
 mod primitives;
 mod resnet;
 mod unet;
+mod unet3d;
+mod uno;
+mod vit;
 
 pub use options::{Options, Parameter, Settings};
 
@@ -66,7 +69,9 @@ pub fn registry() -> &'static [ZooModel] {
     static ALL: LazyLock<Vec<ZooModel>> = LazyLock::new(|| {
         let families: &[&[ZooModel]] = &[
             &[braggnn::BRAGGNN, resnet::RESNET50, unet::UNET2D, unet::UNET2D_MEDICAL],
+            &[unet3d::UNET3D, uno::UNO, uno::UNO_ALL, vit::VIT_B16],
             &[bert::BERT_LARGE, bert::BERT_BASE, bert::BERT_TINY, bert::MINILM],
+            &[bert::ROBERTA_LARGE],
             gpt::MODELS,
             llama::MODELS,
             &[primitives::GEMM, primitives::CONV2D, primitives::RELU, primitives::LSTM],

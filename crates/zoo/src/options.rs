@@ -101,6 +101,13 @@ impl<'a> Settings<'a> {
             },
         }
     }
+    /// An extent that is a multiple of `of`, up to a million.
+    pub(crate) fn multiple(&self, name: &str, of: i64) -> Result<i64> {
+        match self.integer(name, of, 1_000_000, of)? {
+            value if value % of == 0 => Ok(value),
+            _ => self.refuse(name, &format!("a multiple of {of}")),
+        }
+    }
     /// An extent: from 1 to a million.
     pub(crate) fn extent(&self, name: &str, otherwise: i64) -> Result<i64> {
         self.integer(name, 1, 1_000_000, otherwise)

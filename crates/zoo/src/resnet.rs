@@ -2,7 +2,7 @@
 
 use crate::layers::{Conv, batch_norm, fully_connected, glorot, images, window};
 use crate::options::SEED;
-use crate::{Settings, ZooModel};
+use crate::{Parameter, Settings, ZooModel};
 use orrery_base::Result;
 use orrery_ir::{Attrs, Builder, Graph, Op, ValueId};
 use orrery_numerics::DType;
@@ -13,7 +13,10 @@ pub(crate) const RESNET50: ZooModel = ZooModel {
     summary: "ResNet-50 v1.5: image classification, 224x224 to 1000 classes, batch normalisation kept apart",
     source: "He et al. 2015, with the stride of v1.5 (MLPerf, NVIDIA DeepLearningExamples)",
     bindings: &[("batch", 1)],
-    parameters: &[SEED],
+    parameters: &[
+        Parameter { name: "image", default: "224", doc: "height and width of the images, a multiple of 32" },
+        SEED,
+    ],
     make: build,
 };
 
@@ -23,7 +26,7 @@ const RESIDUAL_SCALE: f64 = 0.25;
 
 fn build(settings: &Settings<'_>) -> Result<Graph> {
     let mut b = Builder::new(settings.model(), settings.seed()?);
-    let image = b.input("image", DType::F32, images(3, 224));
+    let image = b.input("image", DType::F32, images(3, settings.multiple("image", 32)?));
     let stem = Conv { stride: 2, pad: 3, bias: false, ..Conv::new(3, 64, 7) }.apply(&mut b, "conv1", image);
     let stem = batch_norm(&mut b, "bn1", stem, 64, 1.0);
     let stem = relu(&mut b, "relu", stem);

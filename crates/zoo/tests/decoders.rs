@@ -35,6 +35,8 @@ fn parameters_are_as_published() {
         ("llama3_405b", 405.85, 0.01),
         ("llama3.2_1b", 1.24, 0.01),
         ("mistral_7b", 7.24, 0.01),
+        ("mixtral_8x7b", 46.7, 0.1),
+        ("gpt_oss_120b", 116.8, 0.1),
         ("bloomz_7b1", 7.07, 0.01),
         ("bloomz_176b", 176.0, 1.0),
         ("gpt2_small", 0.124, 0.001),
@@ -125,6 +127,29 @@ fn relatives_of_gpt_work_as_published() {
     }
 }
 
+/// Only the experts that a token takes work for it. With the embeddings, of which one row is read, their weights and all
+/// others are the active parameters.
+#[test]
+fn mixtures_work_as_published() {
+    for (name, [layers, width, queries, keys, hidden, vocabulary], [all, active], billions, digit) in [
+        ("mixtral_8x7b", [32, 4096, 4096, 1024, 14336, 32000], [8, 2], 12.9, 0.1),
+        ("gpt_oss_120b", [36, 2880, 4096, 512, 2880, 201_088], [128, 4], 5.1, 0.1),
+    ] {
+        let block = 2 * width * queries + 2 * width * keys + width * all + active * 3 * width * hidden;
+        let token = layers * block + width * vocabulary;
+        let found = macs(&build(name, ""), &[("batch", 3), ("seq", 100)]);
+        assert_eq!(found, 300 * (token + 2 * 100 * queries * layers), "{name}");
+        // The source counts the embeddings of mixtral, and not those of gpt-oss.
+        let embeddings = if name == "mixtral_8x7b" { width * vocabulary } else { 0 };
+        let active = (token + embeddings) as f64 / 1e9;
+        assert!((active - billions).abs() <= 0.5 * digit, "{name}: {active} of {billions}");
+    }
+    // Half of the blocks see no further than their window.
+    let decode = build("gpt_oss_120b", "form=decode");
+    let at = |past: i64| macs(&decode, &[("batch", 1), ("seq", 1), ("past", past), ("recent", 127)]);
+    assert_eq!(at(2000) - at(1000), 18 * 1000 * 2 * 4096);
+}
+
 /// Bytes of keys and values that one token adds, in 16 bits.
 #[test]
 fn caches_grow_as_published() {
@@ -137,18 +162,20 @@ fn caches_grow_as_published() {
         ("llama3_405b", 516_096),
         ("llama3.2_1b", 32_768),
         ("mistral_7b", 131_072),
+        ("mixtral_8x7b", 131_072),
+        ("gpt_oss_120b", 73_728),
         ("bloomz_7b1", 491_520),
         ("bloomz_176b", 4_014_080),
     ] {
         let mut graph = build(name, "form=decode");
-        infer::bind(&mut graph, &bindings(&[("batch", 1), ("seq", 1), ("past", 9)]))
-            .unwrap_or_else(|e| panic!("{e}"));
+        let mut at = bindings(&[("batch", 1), ("seq", 1), ("past", 9)]);
+        if name == "gpt_oss_120b" {
+            at.insert("recent".to_owned(), 9);
+        }
+        infer::bind(&mut graph, &at).unwrap_or_else(|error| panic!("{name}: {error}"));
         let elements = |ids: &[orrery_ir::ValueId]| -> i64 {
-            let extents = ids
-                .iter()
-                .filter(|id| graph.values[**id].name != "input_ids" && graph.values[**id].name != "logits");
-            let extents = extents.filter_map(|id| graph.values[*id].ty.as_tensor()?.elements()?.known());
-            extents.sum()
+            let cached = ids.iter().filter(|id| graph.values[**id].name != "input_ids");
+            cached.filter_map(|id| graph.values[*id].ty.as_tensor()?.elements()?.known()).sum()
         };
         let outputs: Vec<_> = graph.outputs.iter().copied().skip(1).collect();
         assert_eq!(2 * (elements(&outputs) - elements(&graph.inputs)), bytes, "{name}");

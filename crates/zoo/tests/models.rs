@@ -24,6 +24,11 @@ fn parameters_are_as_published() {
         ("resnet50", "", 25_557_032),
         ("unet2d", "", 7_763_041),
         ("unet2d_medical", "", 31_030_658),
+        ("uno", "", 16_224_001),
+        ("uno_all", "", 21_275_001),
+        ("vit_b16", "", 86_567_656),
+        ("roberta_large", "head=none", 354_310_144),
+        ("roberta_large", "", 355_359_744),
         // Blocks, embeddings and their normalisation; the pooler adds width² + width.
         ("bert_large", "head=none", 334_092_288),
         ("bert_large", "", 334_092_288 + 1024 * 1024 + 1024),
@@ -55,6 +60,19 @@ fn macs_of_image_models_are_as_published() {
     assert_eq!(of("resnet50"), 4_089_184_256);
     assert!((12.065e9..12.075e9).contains(&(of("unet2d") as f64)));
     assert!((150.35e9..150.45e9).contains(&(of("unet2d_medical") as f64)));
+    // Products alone: no bias is one.
+    assert_eq!(of("uno"), 942_000 + 5_270_000 + 4 * 1_000_000 + 2_000_000 + 4 * 1_000_000 + 1000);
+    assert_eq!(
+        of("uno_all"),
+        942_000 + 2 * (5_270_000 + 2_048_000) + 10 * 1_000_000 + 5_002_000 + 2_000_000 + 1000
+    );
+    let block = 197 * 12 * 768 * 768 + 2 * 197 * 197 * 768;
+    assert_eq!(of("vit_b16"), 196 * 768 * 768 + 12 * block + 768 * 1000);
+    // The 0.95e12 that is published approximately counts a product and a sum apart.
+    let volume = of("unet3d");
+    assert!((0.94e12..0.97e12).contains(&(2.0 * volume as f64)), "{volume}");
+    let parameters = count::parameters(&build("unet3d", "").1);
+    assert!((30.5e6..31.5e6).contains(&(parameters as f64)), "{parameters}");
 }
 
 /// For each token `12·d²·L + 2·s·d·L`; the pooler adds `d²` for each sequence.
@@ -124,6 +142,14 @@ const VARIANTS: &[(&str, &str)] = &[
     ("gemm", "right=weight dtype=bf16"),
     ("conv2d", "case=2 stride=2 dtype=f16"),
     ("lstm", "dtype=f16 hidden=32"),
+    ("resnet50", "image=64"),
+    ("unet2d", "image=64 features=8"),
+    ("unet2d_medical", "image=188 features=8"),
+    ("unet3d", "image=32"),
+    ("llama3_8b", "form=prefill logits=last"),
+    ("llama3_8b", "form=decode"),
+    ("gpt_oss_120b", "form=decode"),
+    ("mpt_7b", "form=decode"),
 ];
 
 #[test]

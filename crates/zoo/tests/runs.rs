@@ -75,6 +75,9 @@ fn activations_stay_in_the_range_of_half_precision() {
             vec![("batch", 2), ("seq", 9)],
             vec![vec![2, 1, 30000]],
         ),
+        ("uno_all", "", vec![("batch", 2)], vec![vec![2, 1]]),
+        ("vit_b16", "image=32 layers=2", vec![("batch", 2)], vec![vec![2, 1000]]),
+        ("unet3d", "image=32", vec![("batch", 1)], vec![vec![1, 3, 32, 32, 32]]),
         ("gemm", "m=3 k=5 n=4", vec![("batch", 2)], vec![vec![2, 3, 4]]),
         ("gemm", "m=3 k=5 n=4 right=weight dtype=bf16", vec![("batch", 2)], vec![vec![2, 3, 4]]),
         ("conv2d", "dtype=f16 channels=4", vec![("batch", 2)], vec![vec![2, 32, 5, 5]]),
@@ -123,6 +126,8 @@ const DECODERS: &[(&str, &str)] = &[
     ("genslm_250m", "layers=2 width=64 heads=4 hidden=96 vocabulary=5000"),
     ("llama3_8b", "layers=2 width=64 heads=4 kv_heads=2 hidden=96 vocabulary=5000"),
     ("llama3.2_1b", "layers=2 width=64 heads=4 kv_heads=1 hidden=96 vocabulary=5000"),
+    ("mixtral_8x7b", "layers=2 width=64 heads=4 kv_heads=2 hidden=96 vocabulary=5000"),
+    ("gpt_oss_120b", "layers=2 width=64 heads=4 kv_heads=2 hidden=96 vocabulary=5000"),
 ];
 
 #[test]
@@ -159,4 +164,32 @@ fn a_cache_changes_no_number() {
             assert_eq!(past[0].as_tensor().unwrap().shape()[2], new.end, "{name}");
         }
     }
+}
+
+/// Of the blocks with a window only the last keys and values are kept, and that changes no number.
+#[test]
+fn a_window_forgets_what_nothing_sees() {
+    const LENGTH: usize = 135;
+    let ids: Vec<i64> = (0..LENGTH as u64).map(|i| (hash64(3, i) % 500) as i64).collect();
+    let tokens = |ids: &[i64]| Datum::from(Tensor::from_vec(vec![1, ids.len()], ids.to_vec()));
+    let of = |form: &str, inputs: Vec<Datum>| {
+        let options =
+            format!("layers=2 width=32 heads=2 kv_heads=1 hidden=16 vocabulary=500 logits=last form={form}");
+        interpret::run(&build("gpt_oss_120b", &options), inputs, 1).unwrap()
+    };
+    let whole = numbers(&of("forward", vec![tokens(&ids)])[0]);
+    let made = of("prefill", vec![tokens(&ids[..LENGTH - 1])]);
+    let mut inputs = vec![tokens(&ids[LENGTH - 1..])];
+    for (i, cache) in made[1..].iter().enumerate() {
+        let skipped = if i < 2 { LENGTH - 1 - 127 } else { 0 };
+        let kept = numbers(cache)[64 * skipped..].to_vec();
+        inputs.push(Tensor::from_vec(vec![1, 1, LENGTH - 1 - skipped, 64], kept).into());
+    }
+    let decoded = numbers(&of("decode", inputs.clone())[0]);
+    let apart = |found: &[f32]| found.iter().zip(&whole).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(apart(&decoded) < 1e-4, "{}", apart(&decoded));
+    // What lies within the window is seen.
+    let zeroed = Tensor::from_vec(vec![1, 1, 127, 64], vec![0.0_f32; 127 * 64]);
+    inputs[2] = zeroed.into();
+    assert!(apart(&numbers(&of("decode", inputs)[0])) > 1e-3);
 }

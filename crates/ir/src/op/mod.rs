@@ -83,7 +83,7 @@ ops! {
     BatchNormalization InstanceNormalization LayerNormalization GroupNormalization RMSNormalization LpNormalization LRN
     MeanVarianceNormalization
     // matrix
-    MatMul Gemm MatMulInteger QLinearMatMul Einsum Det
+    MatMul Gemm MatMulInteger QLinearMatMul Einsum Det GatherMatMul
     // convolution
     Conv ConvTranspose ConvInteger QLinearConv DeformConv
     // attention

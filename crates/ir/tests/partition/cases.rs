@@ -210,6 +210,10 @@ fn matrices() -> Vec<Case> {
         on(Op::Einsum, &[&[4, 4, 3]]).attr("equation", "iij->j"),
         on(Op::Einsum, &[&[3, 1, 2], &[5, 2]]).attr("equation", "...a,...a->a..."),
         on(Op::Det, &[&[4, 3, 3]]),
+        on(Op::GatherMatMul, &[&[5, 1, 6], &[4, 6, 3]])
+            .with(Tensor::from_vec(vec![5, 2], vec![0_i64, 3, 1, 2, 3, 0, 2, 1, 1, 0])),
+        on(Op::GatherMatMul, &[&[2, 3, 6], &[4, 6, 5]])
+            .with(Tensor::from_vec(vec![2, 3], vec![0_i64, 3, 1, 2, 2, 0])),
     ]
 }
 

@@ -296,7 +296,8 @@ fn stays_wide(op: Op, input: usize) -> bool {
 /// Inputs that the matrix unit multiplies.
 fn is_multiplied(op: Op, input: usize) -> bool {
     match op {
-        Op::MatMul | Op::Gemm | Op::Conv | Op::ConvTranspose | Op::DeformConv => input < 2,
+        Op::MatMul | Op::Gemm | Op::GatherMatMul => input < 2,
+        Op::Conv | Op::ConvTranspose | Op::DeformConv => input < 2,
         Op::Attention | Op::RNN | Op::GRU | Op::LSTM => input < 3,
         Op::Einsum => true,
         _ => false,

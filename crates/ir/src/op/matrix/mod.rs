@@ -1,6 +1,7 @@
 //! Ops of the family `matrix`: products and contractions of matrices, and the determinant.
 
 mod einsum;
+mod gathered;
 mod integer;
 pub mod kernel;
 
@@ -58,6 +59,7 @@ pub const TABLE: &[OpDef] = &[
     integer::MATMUL_INTEGER,
     integer::QLINEAR_MATMUL,
     einsum::EINSUM,
+    gathered::GATHER_MATMUL,
     OpDef {
         inputs: &[Port::One("X")],
         outputs: &[Port::One("Y")],
