@@ -298,7 +298,16 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
         options.dims.insert("seq".to_owned(), length);
     }
     let model = Model::open(known.name, &options).map_err(|d| d.cause.clone())?;
-    let bound = model.at_batch(Some(micro)).map_err(|d| d.cause.clone())?;
+    let mut bound = model.at_batch(Some(micro)).map_err(|d| d.cause.clone())?;
+    if passes > 1.0 {
+        // Training takes means and variances of the batch, which cannot be folded into weights.
+        let ids: Vec<_> = bound.graph.nodes.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            if bound.graph.nodes[id].op == Op::BatchNormalization {
+                bound.graph.nodes[id].attrs.set("training_mode", 1);
+            }
+        }
+    }
     let flops = 2.0 * bound.macs().map_err(|d| d.cause.clone())? as f64;
     if passes > 1.0 {
         notes.push("three times the forward pass; optimizer and all-reduce not counted".to_owned());

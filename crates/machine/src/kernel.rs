@@ -96,6 +96,10 @@ view! {
         operand_fraction: Option<f64> = "ratio",
         /// Kernels that this software runs for one attention; beyond the first they keep the pages of a cache. 1.
         attention_kernels: Option<f64> = "count",
+        /// How often the scores of attention go to or come from memory, where this software has no kernel that keeps them; never.
+        score_trips: Option<f64> = "count",
+        /// How often the input and the result of a convolution are brought from one layout to another by kernels of their own; never.
+        convolution_relayouts: Option<f64> = "count",
         /// Host time to put one kernel into the queue; hidden while the queue is full.
         host_seconds_per_kernel: f64 = "s",
         /// Host time of one run of the whole model that nothing hides.
