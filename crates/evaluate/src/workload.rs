@@ -217,7 +217,7 @@ fn recurrence(workload: &Workload, storage: DType, backward: bool) -> Result<Cas
     let (op, gates) = match word(workload, "cell").unwrap_or("lstm").to_lowercase().as_str() {
         "lstm" => (Op::LSTM, 4),
         "gru" => (Op::GRU, 3),
-        "rnn" => (Op::RNN, 1),
+        "rnn" | "vanilla" | "rnn_tanh" | "rnn_relu" => (Op::RNN, 1),
         other => return Err(format!("the cell `{other}` is not known")),
     };
     let (steps, batch) = (get("t")?, get("batch")?);
