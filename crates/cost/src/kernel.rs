@@ -98,8 +98,7 @@ fn kernel(
     let special = measure.special / (machine.special_functions * lanes);
     let mut idle_slots = 0.0;
     let mut resources = vec![(Resource::Vector, vector), (Resource::Special, special)];
-    let convolves = first.is_some_and(|n| n.op == Op::Conv)
-        && target.precision.engine == Engine::Matrix;
+    let convolves = first.is_some_and(|n| n.op == Op::Conv) && target.precision.engine == Engine::Matrix;
     let seconds = if let Some(shape) = &measure.attention {
         let time = attention::time(shape, measure.dtype, machine, losses, (macs, start));
         resources = vec![(Resource::Matrix, time.compute), (Resource::DeviceMemory, time.memory)];

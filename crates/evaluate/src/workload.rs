@@ -318,7 +318,8 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
         notes.push(format!("{devices} devices taken as so many times one"));
     }
     // MLPerf counts original sequences of Wikipedia, about 250 tokens long, and packs rows of 512 with them.
-    let mlperf = matches!(&record.provenance, Provenance::Published { source, .. } if source.starts_with("MLPerf"));
+    let mlperf =
+        matches!(&record.provenance, Provenance::Published { source, .. } if source.starts_with("MLPerf"));
     let mut packed = 1.0;
     if mlperf && known.name.starts_with("bert") && workload.lengths.sequence == Some(512) {
         packed = 512.0 / 250.0;

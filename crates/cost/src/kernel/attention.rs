@@ -87,7 +87,7 @@ pub(super) fn time(
         // New keys and values are put into the pages of the cache.
         memory += 2.0 * of_keys * shape.new_keys;
     }
-    let memory = memory / saturated(machine, losses.operand_fraction.unwrap_or(losses.memory_fraction));
+    let memory = memory / saturated(machine, machine.operand_fraction.unwrap_or(losses.memory_fraction));
     if let Some(trips) = losses.score_trips {
         return unfused(shape, bytes, memory, (machine, losses), (macs, start, trips));
     }

@@ -107,7 +107,7 @@ impl Tiling {
     ) -> ProductTime {
         let kept = machine.l2_bytes as f64 * super::L2_KEPT;
         let load = if unique <= kept { device } else { self.reread_bytes.max(device) };
-        let stream = losses.operand_fraction.unwrap_or(losses.memory_fraction);
+        let stream = machine.operand_fraction.unwrap_or(losses.memory_fraction);
         ProductTime {
             matrix: self.sm_macs / (macs * losses.matrix_fraction * machine.clock_hz),
             shared: self.shared_cycles / machine.clock_hz,
