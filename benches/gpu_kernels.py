@@ -14,6 +14,7 @@ import argparse
 import csv
 import hashlib
 import json
+import math
 import pathlib
 import random
 import re
@@ -37,7 +38,9 @@ VERSIONS = {
 }
 SYSTEMS = {"a100": "NVIDIA A100-80GB", "h100": "NVIDIA H100-SXM"}
 FILES = {"a100": "a100-80gb", "h100": "h100"}
-KINDS = ["gemm", "attention_prefill", "attention_decode", "allreduce"]
+KINDS = ["gemm", "gemm_fp8", "attention_prefill", "attention_decode", "allreduce"]
+# Kinds that no constant of FITTED is fitted to.
+UNFITTED = ["gemm_fp8", "allreduce"]
 # Constants that --fit looks for, by machine: those of the A100 from the A100, and the two of the H100.
 FITTED = {
     "a100": [
@@ -45,9 +48,9 @@ FITTED = {
         "parameter.l2_fraction",
         "parameter.load_bytes_in_flight",
         "loss.matrix_fraction",
-        "loss.operand_fraction",
+        "parameter.operand_fraction",
     ],
-    "h100": ["loss.operand_fraction", "parameter.softmax_overlap"],
+    "h100": ["parameter.operand_fraction", "parameter.softmax_overlap"],
 }
 
 
@@ -76,9 +79,10 @@ def unseen(first, second):
     return zlib.crc32(f"{first},{second}".encode()) % 10 < 3
 
 
-def gemms(wheel, machine, engine):
+def gemms(wheel, machine, engine, kind):
+    wanted = "fp8" if kind == "gemm_fp8" else "bfloat16"
     for row in table(wheel, machine, "gemm", engine, "gemm_perf"):
-        if row["gemm_dtype"] == "bfloat16":
+        if row["gemm_dtype"] == wanted:
             m, n, k = row["m"], row["n"], row["k"]
             yield {"batch": 1, "m": m, "k": k, "n": n}, (n, k), row["latency"]
 
@@ -112,8 +116,8 @@ def sampled(wheel, machines, count, seed):
     for machine in machines:
         for kind in KINDS:
             for engine in ["nccl"] if kind == "allreduce" else ENGINES:
-                if kind == "gemm":
-                    found = gemms(wheel, machine, engine)
+                if kind.startswith("gemm"):
+                    found = gemms(wheel, machine, engine, kind)
                 elif kind == "allreduce":
                     found = all_reduces(wheel, machine)
                 else:
@@ -141,9 +145,9 @@ def as_row(number, machine, kind, engine, spec, latency):
         "id": f"row{number}",
         "system": SYSTEMS[machine],
         "devices": spec_of.get("ranks", 1),
-        "workload": kind,
+        "workload": "gemm" if kind == "gemm_fp8" else kind,
         "mode": mode.get(kind, "primitive"),
-        "precision": "fp16" if kind == "allreduce" else "bf16",
+        "precision": {"allreduce": "fp16", "gemm_fp8": "fp8"}.get(kind, "bf16"),
         "batch_size": spec_of.get("batch", ""),
         "stack": ENGINES.get(engine, "pytorch"),
         "scope": "device",
@@ -195,8 +199,6 @@ def loss(orrery, rows, text, name):
         path = pathlib.Path(folder) / "fit.toml"
         path.write_text(text)
         found = ratios(orrery, rows, [path])
-    import math
-
     return statistics.mean(0.7 if r is None else min(0.7, abs(math.log(r))) for r in found)
 
 
@@ -247,7 +249,7 @@ def main():
         taken = [
             row
             for row, (kind, on, engine, seen) in zip(rows, about)
-            if on == machine and seen == "seen" and engine in ("sglang", "trtllm") and kind != "allreduce"
+            if on == machine and seen == "seen" and engine in ("sglang", "trtllm") and kind not in UNFITTED
         ]
         fit(options.orrery, taken, machine)
 

@@ -14,7 +14,8 @@ pub use recurrence::RecurrenceShape;
 
 use crate::{Measure, Resource, StepCost, Target, slowest};
 use orrery_base::Picoseconds;
-use orrery_machine::{KernelLosses, KernelMachine};
+use orrery_ir::Op;
+use orrery_machine::{Engine, KernelLosses, KernelMachine};
 use orrery_numerics::DType;
 use orrery_program::{BufferClass, Step, StepKind, Tile};
 use product::Tiling;
@@ -70,10 +71,20 @@ fn kernel(
     losses: &KernelLosses,
     (target, graph): (&Target<'_>, bool),
 ) -> StepCost {
+    // The matrix unit rounds what it reads.
+    if step.body.nodes.values().all(|node| node.op == Op::RoundTo) {
+        return free();
+    }
     let launch = if graph { machine.graph_launch_seconds } else { machine.launch_seconds };
     let start = launch.max(machine.kernel_start_cycles.unwrap_or(0.0) / machine.clock_hz);
     let macs = target.precision.macs();
-    let traffic = Traffic::of(measure, machine);
+    let mut traffic = Traffic::of(measure, machine);
+    let first = step.body.nodes.values().next();
+    if first.is_some_and(|n| n.op == Op::BatchNormalization && n.attrs.flag("training_mode")) {
+        // The statistics of a channel are known only when all of it was read.
+        traffic.device_read *= 2.0;
+        traffic.cached_read *= 2.0;
+    }
     let bandwidth = saturated(machine, losses.memory_fraction);
     let l2 = machine.l2_bandwidth * machine.l2_fraction.unwrap_or(1.0);
     let lanes = machine.sms as f64 * machine.clock_hz * losses.vector_fraction;
@@ -87,6 +98,7 @@ fn kernel(
     let special = measure.special / (machine.special_functions * lanes);
     let mut idle_slots = 0.0;
     let mut resources = vec![(Resource::Vector, vector), (Resource::Special, special)];
+    let convolves = first.is_some_and(|n| n.op == Op::Conv) && target.precision.engine == Engine::Matrix;
     let seconds = if let Some(shape) = &measure.attention {
         let time = attention::time(shape, measure.dtype, machine, losses, (macs, start));
         resources = vec![(Resource::Matrix, time.compute), (Resource::DeviceMemory, time.memory)];
@@ -109,7 +121,8 @@ fn kernel(
             (Resource::DeviceMemory, time.load + traffic.device_written / bandwidth),
             (Resource::Launch, start + time.fill.max(time.latency)),
         ]);
-        start + time.together(&[vector, special]) + store
+        let moved = if convolves { relayout(measure, losses, (bandwidth, launch)) } else { 0.0 };
+        start + time.together(&[vector, special]) + store + moved
     } else {
         // How the step is cut is not known: its products are spread evenly.
         let spread = macs * losses.matrix_fraction * machine.clock_hz * machine.sms as f64;
@@ -129,6 +142,15 @@ fn kernel(
         if graph { Picoseconds::ZERO } else { Picoseconds::from_seconds(losses.host_seconds_per_kernel) };
     let (bound, _) = slowest(&resources);
     StepCost { time: Picoseconds::from_seconds(seconds), issue, resources, bound, idle_slots }
+}
+
+/// Seconds of bringing a convolution's input and result from the layout of the software, channels first, to the one of
+/// the matrix unit and back, where the software does.
+fn relayout(measure: &Measure, losses: &KernelLosses, (bandwidth, launch): (f64, f64)) -> f64 {
+    let Some(times) = losses.convolution_relayouts else { return 0.0 };
+    let read = measure.read_bytes.iter().filter(|(class, _)| *class != BufferClass::Parameter);
+    let bytes = read.map(|(_, bytes)| bytes).sum::<f64>() + measure.written_bytes;
+    times * (2.0 * bytes / bandwidth + 2.0 * launch)
 }
 
 fn free() -> StepCost {

@@ -64,7 +64,7 @@ pub(crate) fn predict(
     let workload = &record.identity.workload;
     uncut(workload)?;
     let devices = record.identity.devices.ok_or("the number of devices is not published")?;
-    let batch = micro_batch(workload, devices).map_err(|why| {
+    let batch = micro_batch(record, devices).map_err(|why| {
         if devices > 1.0 { format!("{why}: one copy is cut over several chips") } else { why }
     })?;
     let (options, mut notes) = variant(known, workload);

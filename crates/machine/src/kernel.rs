@@ -76,6 +76,8 @@ view! {
         tile_multicast: Option<f64> = "count",
         /// Part of `l2_bandwidth` that the tiles of a product attain; all of it.
         l2_fraction: Option<f64> = "ratio",
+        /// Part of the attainable memory bandwidth (peak x `hbm_fraction`) that matrix kernels attain for operands that nothing has touched since long; the loss `memory_fraction` where there is none.
+        operand_fraction: Option<f64> = "ratio",
         /// Bytes that a block of attention with few queries keeps under way; a quarter of the shared memory.
         load_bytes_in_flight: Option<f64> = "B",
         /// Part of the softmax of attention that is done beside matrix work; none.
@@ -92,10 +94,12 @@ view! {
         vector_fraction: f64 = "ratio",
         /// Part of the attainable memory bandwidth (peak x `hbm_fraction`) that kernels of this software attain.
         memory_fraction: f64 = "ratio",
-        /// The same of the operands of matrix kernels, which nothing has touched since long; as `memory_fraction`.
-        operand_fraction: Option<f64> = "ratio",
         /// Kernels that this software runs for one attention; beyond the first they keep the pages of a cache. 1.
         attention_kernels: Option<f64> = "count",
+        /// How often the scores of attention go to or come from memory, where this software has no kernel that keeps them; never.
+        score_trips: Option<f64> = "count",
+        /// How often the input and the result of a convolution are brought from one layout to another by kernels of their own; never.
+        convolution_relayouts: Option<f64> = "count",
         /// Host time to put one kernel into the queue; hidden while the queue is full.
         host_seconds_per_kernel: f64 = "s",
         /// Host time of one run of the whole model that nothing hides.

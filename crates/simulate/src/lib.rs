@@ -70,7 +70,6 @@ pub fn simulate(program: &Program, bindings: &Bindings, target: &Target<'_>) -> 
         .collect::<Result<_>>()?;
     let runs = pipelines(program, &costs);
     let alone = schedule(program, &costs, &runs, true);
-    let steady = schedule(program, &costs, &runs, false);
     let per_run = match &target.losses {
         Losses::Kernel(losses) => losses.host_seconds_per_run,
         Losses::BulkSynchronous(losses) => losses.host_seconds_per_run,
@@ -93,7 +92,7 @@ pub fn simulate(program: &Program, bindings: &Bindings, target: &Target<'_>) -> 
         })
         .collect();
     Ok(Timeline {
-        device: last_end(&steady),
+        device: run_after_run(program, &costs),
         end_to_end: last_end(&alone) + Picoseconds::from_seconds(per_run),
         by_resource: by_resource(program, &alone, &runs, target),
         events: alone,
@@ -111,7 +110,7 @@ pub fn device_time(program: &Program, bindings: &Bindings, target: &Target<'_>) 
         .values()
         .map(|step| step_cost(program, step, bindings, target))
         .collect::<Result<_>>()?;
-    Ok(last_end(&schedule(program, &costs, &pipelines(program, &costs), false)))
+    Ok(run_after_run(program, &costs))
 }
 
 fn last_end(events: &IndexVec<StepId, Event>) -> Picoseconds {
@@ -133,6 +132,14 @@ fn pipelines(program: &Program, costs: &[StepCost]) -> BTreeMap<PipelineId, Run>
 fn awaited(program: &Program, run: &Run, events: &IndexVec<StepId, Event>) -> Picoseconds {
     let before = run.steps.iter().flat_map(|placed| &program.steps[placed.step].after);
     before.filter_map(|id| events.get(*id)).map(|e| e.end).max().unwrap_or(Picoseconds::ZERO)
+}
+
+/// The time of a run among many: the host is ahead of the device by whole runs, or the device waits for it all the time.
+fn run_after_run(program: &Program, costs: &[StepCost]) -> Picoseconds {
+    let issue = costs.iter().fold(Picoseconds::ZERO, |sum, cost| sum + cost.issue);
+    let ahead: Vec<StepCost> =
+        costs.iter().map(|cost| StepCost { issue: Picoseconds::ZERO, ..cost.clone() }).collect();
+    last_end(&schedule(program, &ahead, &pipelines(program, &ahead), false)).max(issue)
 }
 
 /// Places the steps in time; `with_host` counts the transfers from and to the host.

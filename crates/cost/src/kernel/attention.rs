@@ -87,7 +87,10 @@ pub(super) fn time(
         // New keys and values are put into the pages of the cache.
         memory += 2.0 * of_keys * shape.new_keys;
     }
-    let memory = memory / saturated(machine, losses.operand_fraction.unwrap_or(losses.memory_fraction));
+    let memory = memory / saturated(machine, machine.operand_fraction.unwrap_or(losses.memory_fraction));
+    if let Some(trips) = losses.score_trips {
+        return unfused(shape, bytes, memory, (machine, losses), (macs, start, trips));
+    }
     let blockwise = blockwise(shape, machine, losses, macs);
     let mut time = AttentionTime { compute: blockwise, memory, total: blockwise + memory };
     let (compute, total) = by_keys(shape, bytes, memory, machine, start);
@@ -96,6 +99,22 @@ pub(super) fn time(
     }
     time.total += (kernels - 1.0) * start;
     time
+}
+
+/// Two products, and between them kernels that go over the scores in device memory; causal or not, all scores are made.
+fn unfused(
+    shape: &AttentionShape,
+    bytes: f64,
+    memory: f64,
+    (machine, losses): (&KernelMachine, &KernelLosses),
+    (macs, start, trips): (f64, f64, f64),
+) -> AttentionTime {
+    let scores = shape.batch * shape.heads * shape.queries * shape.keys;
+    let rate = macs * losses.matrix_fraction * machine.clock_hz * machine.sms as f64;
+    let compute = 2.0 * scores * shape.size / rate;
+    let memory = memory + trips * scores * bytes / saturated(machine, losses.memory_fraction);
+    // A kernel reads and writes the scores; the products do one of both.
+    AttentionTime { compute, memory, total: compute + memory + trips / 2.0 * start }
 }
 
 /// Blocks of queries past all keys.

@@ -79,13 +79,14 @@ impl Tiling {
         let warp_columns = machine.instruction_columns.unwrap_or(WARP_TILE).min(n);
         let shared_bytes = block_macs * (1.0 / warp_rows + 1.0 / warp_columns) * bytes;
         let l2_bytes = blocks * (m + n) * depth_steps * k * bytes / machine.tile_multicast.unwrap_or(1.0);
-        let at_once = (machine.sms as f64 * resident).min(blocks);
-        // The blocks that run at once cover a square of the output as far as its shape allows. Of a convolution's input,
-        // all positions of the kernel read the same.
-        let wide = at_once.sqrt().ceil().min(columns).max(1.0);
-        let high = (at_once / wide).ceil();
-        let side = high * m / product.positions.max(1.0) + wide * n;
-        let reread_bytes = blocks / at_once * side * depth_steps * k * bytes;
+        // The blocks that run at once cover a square of an output as far as its shape allows. Of a convolution's input,
+        // all positions of the kernel read the same. What lies beyond the edges is not read.
+        let at_once = (machine.sms as f64 * resident).min(rows * columns);
+        let high = at_once.sqrt().ceil().min(rows);
+        let wide = (at_once / high).ceil().min(columns);
+        let from_left = product.rows / product.positions.max(1.0) * (columns / wide);
+        let from_right = product.columns * (rows / high);
+        let reread_bytes = product.batch * (from_left + from_right) * depth * bytes;
         Self {
             sm_macs: per_sm * block_macs,
             shared_cycles: per_sm * shared_bytes / machine.shared_bytes_per_cycle,
@@ -106,7 +107,7 @@ impl Tiling {
     ) -> ProductTime {
         let kept = machine.l2_bytes as f64 * super::L2_KEPT;
         let load = if unique <= kept { device } else { self.reread_bytes.max(device) };
-        let stream = losses.operand_fraction.unwrap_or(losses.memory_fraction);
+        let stream = machine.operand_fraction.unwrap_or(losses.memory_fraction);
         ProductTime {
             matrix: self.sm_macs / (macs * losses.matrix_fraction * machine.clock_hz),
             shared: self.shared_cycles / machine.clock_hz,

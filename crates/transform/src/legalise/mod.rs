@@ -75,9 +75,13 @@ struct Formats {
 /// `legalise-needs-calibration` for formats that need scales per tensor; `legalise-format` where the formats name
 /// nothing known; `type-rule` where the graph breaks one.
 pub fn legalise(graph: &Graph, spec: &PrecisionSpec, weights: Weights) -> Result<Legalised> {
-    let formats = read(spec)?;
     let mut typed = graph.clone();
     infer::infer(&mut typed)?;
+    if spec.storage.bits() < 16 && !has_wide_floats(&typed) {
+        // What the user quantised stays as it is.
+        return Ok(Legalised { graph: typed, narrowing: Narrowing::default(), notes: Vec::new() });
+    }
+    let formats = read(spec)?;
     let mut legalised = convert::convert(&typed, &formats, weights)?;
     infer::infer(&mut legalised.graph)?;
     legalised.notes.extend(legalised.narrowing.note(spec.storage));
@@ -89,6 +93,12 @@ pub fn legalise(graph: &Graph, spec: &PrecisionSpec, weights: Weights) -> Result
     }
     crate::check(&legalised.graph)?;
     Ok(legalised)
+}
+
+/// Whether any tensor is of a float type that would have to be narrowed.
+fn has_wide_floats(graph: &Graph) -> bool {
+    let mut types = graph.values.values().filter_map(|value| value.ty.as_tensor());
+    types.any(|ty| ty.dtype.is_float() && ty.dtype.bits() >= 16)
 }
 
 fn read(spec: &PrecisionSpec) -> Result<Formats> {
