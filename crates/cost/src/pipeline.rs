@@ -82,6 +82,11 @@ pub fn run(program: &Program, steps: &[(StepId, &StepCost)]) -> Run {
         _ => (Resource::Interval, slowest),
     };
     let running = end.max(least);
+    // Streams of one memory share its bandwidth: the last of them ends when all are through.
+    let last = placed.iter_mut().rev().find(|placed| program.steps[placed.step].kind != StepKind::View);
+    if let Some(last) = last {
+        last.end = last.end.max(before + running);
+    }
     share_out(program, &mut placed, steps, before, running, bound);
     *parts.entry(bound).or_insert(Picoseconds::ZERO) += least;
     *parts.entry(Resource::Fill).or_insert(Picoseconds::ZERO) += running - least;

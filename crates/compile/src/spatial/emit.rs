@@ -2,6 +2,7 @@
 
 use super::plan::Plan;
 use super::sections::cores;
+use crate::Options;
 use crate::lower::{fill, reads};
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Result};
@@ -24,7 +25,7 @@ pub(super) fn emit(
     plan: &Plan,
     cut: &[Range<usize>],
     units: &Units<'_>,
-    nominal: &Bindings,
+    options: &Options,
 ) -> Result<Program> {
     let memory = |name: &str| plain.memories.iter().find(|(_, m)| m.name == name).map(|(id, _)| id);
     let pmu = memory(PMU).expect("the plain program has it");
@@ -40,7 +41,8 @@ pub(super) fn emit(
         plan,
         units,
         pmu,
-        resident: cut.len() == 1,
+        // The backward pass takes the units for itself.
+        resident: cut.len() == 1 && !options.keep_results,
         outside: BTreeMap::new(),
         here: BTreeMap::new(),
         fresh: BTreeSet::new(),
@@ -77,7 +79,7 @@ pub(super) fn emit(
         emission.program.outputs.push((name.clone(), made));
     }
     let mut program = emission.program;
-    settle(&mut program, memory(DDR), memory(HBM), nominal)?;
+    settle(&mut program, memory(DDR), memory(HBM), &options.nominal())?;
     Ok(program)
 }
 

@@ -8,7 +8,7 @@ use orrery_program::memory::unbound;
 use orrery_program::{
     BoundGrid, BufferClass, BufferId, Pieces, Program, Step, StepId, StepKind,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// What takes more than this part of a section's PMUs by itself stays outside and is streamed as it is used.
@@ -47,6 +47,8 @@ struct Value {
     last_read: Option<StepId>,
     /// Whether it, or a view of it, goes to the host.
     leaves: bool,
+    /// Whether a backward pass would need it.
+    gradient: bool,
     /// Stages that touch it or a view of it, in order.
     uses: Vec<Use>,
 }
@@ -58,11 +60,10 @@ pub(super) struct Plan {
     values: BTreeMap<BufferId, Value>,
     pmu_bytes: u64,
     most: u64,
-    keep_results: bool,
 }
 
 impl Plan {
-    /// Of a plain program; with `keep_results` everything that is made leaves its section.
+    /// Of a plain program; with `keep_results` what a backward pass would need leaves its section.
     ///
     /// # Errors
     /// `unbound-symbol` where a symbol has no value.
@@ -71,7 +72,6 @@ impl Plan {
             stages: Vec::new(),
             values: BTreeMap::new(),
             pmu_bytes: units.machine.pmu_bytes,
-            keep_results,
             most: (units.pmu_bytes() as f64 * MOST_OF_PMUS) as u64,
         };
         for (id, buffer) in program.buffers.iter() {
@@ -81,6 +81,7 @@ impl Plan {
                 maker: None,
                 last_read: None,
                 leaves: false,
+                gradient: false,
                 uses: Vec::new(),
             };
             debug_assert!(buffer.pieces.is_none(), "a plain program has no pipelines");
@@ -97,10 +98,28 @@ impl Plan {
                 plan.stage(program, id, step, units, nominal)?;
             }
         }
+        if keep_results {
+            plan.keep_results(program);
+        }
         Ok(plan)
     }
     fn value_mut(&mut self, id: BufferId) -> &mut Value {
         self.values.get_mut(&id).expect("every buffer has a value")
+    }
+    /// Marks what a backward pass would need. What is only moved follows from its source, and the gradient of a softmax from
+    /// its result.
+    fn keep_results(&mut self, program: &Program) {
+        let into_softmax: BTreeSet<BufferId> = program
+            .steps
+            .values()
+            .filter(|step| step.body.nodes.values().next().is_some_and(|node| node.op == Op::Softmax))
+            .flat_map(|step| step.reads.iter().map(|r| r.buffer))
+            .collect();
+        let computed = self.stages.iter().filter(|s| program.steps[s.step].kind == StepKind::Compute);
+        let made: Vec<BufferId> = computed.flat_map(|s| s.writes.iter().copied()).collect();
+        for id in made.into_iter().filter(|id| !into_softmax.contains(id)) {
+            self.value_mut(id).gradient = true;
+        }
     }
     /// The value of a buffer and of all that it is a view of.
     fn with_sources(&mut self, program: &Program, buffer: BufferId, mut change: impl FnMut(&mut Value)) {
@@ -163,11 +182,11 @@ impl Plan {
     /// Whether a buffer that a section made is needed from that step on.
     pub(super) fn is_needed(&self, id: BufferId, from: StepId) -> bool {
         let value = &self.values[&id];
-        (self.keep_results && value.maker.is_some()) || value.last_read.is_some_and(|last| last >= from)
+        value.gradient || value.last_read.is_some_and(|last| last >= from)
     }
     /// Whether it, or a view of it, goes to the host or stays behind the chip.
     pub(super) fn leaves(&self, id: BufferId) -> bool {
-        self.values[&id].leaves || self.keep_results
+        self.values[&id].leaves || self.values[&id].gradient
     }
     /// The last stage that touches the value or a view of it.
     pub(super) fn last_use(&self, id: BufferId) -> Option<usize> {
