@@ -113,7 +113,17 @@ impl<'a> Emitter<'a> {
             _ => None,
         };
         let name = format!("{}{suffix}", self.name_of(value));
-        self.program.buffers.push(Buffer { name, class, dtype, shape, home, layout, weight, view_of: None, pieces: None })
+        self.program.buffers.push(Buffer {
+            name,
+            class,
+            dtype,
+            shape,
+            home,
+            layout,
+            weight,
+            view_of: None,
+            pieces: None,
+        })
     }
     /// Nodes as a graph of their own: an anchor cut by `space`, where there is one, and the element-wise nodes that follow
     /// it. An operand of the anchor is read as the space says; an operand of a follower has the dimensions of the

@@ -108,7 +108,8 @@ fn share_out(
     bound: Resource,
 ) {
     let weight = |id: StepId, cost: &StepCost| -> u128 {
-        let of = |wanted| cost.resources.iter().find(|(r, _)| *r == wanted).map_or(0, |(_, t)| u128::from(t.0));
+        let of =
+            |wanted| cost.resources.iter().find(|(r, _)| *r == wanted).map_or(0, |(_, t)| u128::from(t.0));
         match bound {
             Resource::Interval => {
                 let cores = program.steps[id].stage.map_or(0, |stage| stage.cores);
@@ -118,7 +119,8 @@ fn share_out(
         }
     };
     let started = |placed: &Placed| placed.share == Picoseconds::ZERO && placed.start >= before;
-    let all: u128 = steps.iter().zip(&*placed).filter(|(_, p)| started(p)).map(|((id, c), _)| weight(*id, c)).sum();
+    let all: u128 =
+        steps.iter().zip(&*placed).filter(|(_, p)| started(p)).map(|((id, c), _)| weight(*id, c)).sum();
     for (placed, (id, cost)) in placed.iter_mut().zip(steps) {
         if started(placed) && all > 0 {
             let share = u128::from(running.0) * weight(*id, cost) / all;
@@ -131,7 +133,9 @@ fn share_out(
 fn brings_arguments(program: &Program, id: StepId) -> bool {
     let step = &program.steps[id];
     step.kind == StepKind::Stream
-        && step.reads.iter().all(|r| program.buffers[program.storage(r.buffer)].class == orrery_program::BufferClass::Parameter)
+        && step.reads.iter().all(|r| {
+            program.buffers[program.storage(r.buffer)].class == orrery_program::BufferClass::Parameter
+        })
 }
 
 /// The part of a stage's time that one piece of a buffer takes.

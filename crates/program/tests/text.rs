@@ -7,7 +7,8 @@ use orrery_ir::{Attrs, Dim, Graph, Op, Type, Weight};
 use orrery_numerics::{DType, Tensor};
 use orrery_program::{
     Arithmetic, Buffer, BufferClass, BufferId, Cut, Cutting, Layout, Memory, MemoryId, Pieces, Pipeline,
-    PipelineId, Program, Read, RoundingMode, Stage, Step, StepId, StepKind, Tile, Unit, Write, WriteMode, text, verify,
+    PipelineId, Program, Read, RoundingMode, Stage, Step, StepId, StepKind, Tile, Unit, Write, WriteMode,
+    text, verify,
 };
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -197,20 +198,22 @@ fn program() -> impl Strategy<Value = Program> {
         collection::vec(0_usize..5, 0..3),
         collection::vec((any::<String>(), 0_usize..5), 0..3),
     )
-        .prop_map(|((name, machine, precision), symbols, memories, pipelines, buffers, steps, inputs, outputs)| {
-            Program {
-                name,
-                machine,
-                precision,
-                symbols,
-                memories: memories.into_iter().collect(),
-                pipelines: pipelines.into_iter().collect(),
-                buffers: buffers.into_iter().collect(),
-                steps: steps.into_iter().collect(),
-                inputs: inputs.into_iter().map(BufferId::new).collect(),
-                outputs: outputs.into_iter().map(|(name, b)| (name, BufferId::new(b))).collect(),
-            }
-        })
+        .prop_map(
+            |((name, machine, precision), symbols, memories, pipelines, buffers, steps, inputs, outputs)| {
+                Program {
+                    name,
+                    machine,
+                    precision,
+                    symbols,
+                    memories: memories.into_iter().collect(),
+                    pipelines: pipelines.into_iter().collect(),
+                    buffers: buffers.into_iter().collect(),
+                    steps: steps.into_iter().collect(),
+                    inputs: inputs.into_iter().map(BufferId::new).collect(),
+                    outputs: outputs.into_iter().map(|(name, b)| (name, BufferId::new(b))).collect(),
+                }
+            },
+        )
 }
 
 proptest! {

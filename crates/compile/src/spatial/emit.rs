@@ -10,8 +10,8 @@ use orrery_cost::spatial::{DDR, HBM, PMU, Units};
 use orrery_ir::op::{Access, Work};
 use orrery_ir::{Attrs, Bindings, Graph, Op, Type};
 use orrery_program::{
-    Buffer, BufferClass, BufferId, MemoryId, Pipeline, PipelineId, Program, Stage, Step, StepId,
-    StepKind, Unit,
+    Buffer, BufferClass, BufferId, MemoryId, Pipeline, PipelineId, Program, Stage, Step, StepId, StepKind,
+    Unit,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -177,10 +177,8 @@ impl Emission<'_> {
         let shares = cores(&self.plan.stages[stages.clone()], self.units);
         let used = shares.iter().sum();
         let name = format!("section {}", number + 1);
-        let pipeline = self.program.pipelines.push(Pipeline {
-            name: name.clone(),
-            cores: self.units.machine.pcus,
-        });
+        let pipeline =
+            self.program.pipelines.push(Pipeline { name: name.clone(), cores: self.units.machine.pcus });
         let signature = self.signature(stages, &shares);
         let again = self.resident || self.loaded.as_ref() == Some(&signature);
         self.loaded = Some(signature);
@@ -216,9 +214,8 @@ impl Emission<'_> {
         for (stage, cores) in self.plan.stages[stages.clone()].iter().zip(shares) {
             let step = &self.plain.steps[stage.step];
             let operands = step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer));
-            let types: Vec<_> = operands
-                .map(|b| (self.plain.buffers[b].dtype, &self.plain.buffers[b].shape))
-                .collect();
+            let types: Vec<_> =
+                operands.map(|b| (self.plain.buffers[b].dtype, &self.plain.buffers[b].shape)).collect();
             let nodes: Vec<_> = step.body.nodes.values().map(|n| (n.op, &n.attrs)).collect();
             text += &format!("{cores} {:?} {:?} {nodes:?} {types:?}\n", step.kind, step.grid);
         }

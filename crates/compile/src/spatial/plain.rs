@@ -11,9 +11,7 @@ use orrery_ir::infer::Facts;
 use orrery_ir::op::{Access, AxisKind, Engine, IterSpace};
 use orrery_ir::{Bindings, Graph, ValueId};
 use orrery_program::memory::unbound;
-use orrery_program::{
-    BufferClass, BufferId, Cutting, Layout, MemoryId, Program, Step, StepKind,
-};
+use orrery_program::{BufferClass, BufferId, Cutting, Layout, MemoryId, Program, Step, StepKind};
 
 /// Most pieces of a step: enough that filling a pipeline of a hundred stages takes about as long as running it.
 const MOST_PIECES: u64 = 128;

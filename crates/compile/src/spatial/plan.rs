@@ -3,11 +3,10 @@
 use orrery_base::Result;
 use orrery_cost::Measure;
 use orrery_cost::spatial::{StageWork, Units, stage_cycles, stage_work};
+use orrery_ir::op::Access;
 use orrery_ir::{Bindings, Op};
 use orrery_program::memory::unbound;
-use orrery_program::{
-    BoundGrid, BufferClass, BufferId, Pieces, Program, Step, StepId, StepKind,
-};
+use orrery_program::{BoundGrid, BufferClass, BufferId, Pieces, Program, Step, StepId, StepKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -28,6 +27,8 @@ pub(super) struct Stage {
     pub reads: Vec<BufferId>,
     /// Buffers it writes.
     pub writes: Vec<BufferId>,
+    /// Those of them that the PMUs cannot hold beside the others even where the stage is a section of its own.
+    outside: BTreeSet<BufferId>,
 }
 
 /// A stage that touches a value, and the pieces that it could take it in.
@@ -35,6 +36,8 @@ struct Use {
     stage: usize,
     shape: Vec<i64>,
     parts: Vec<u64>,
+    /// Pieces beyond its own that a part sees of its neighbours.
+    halo: u64,
 }
 
 /// A value of the plain program.
@@ -67,7 +70,12 @@ impl Plan {
     ///
     /// # Errors
     /// `unbound-symbol` where a symbol has no value.
-    pub(super) fn of(program: &Program, units: &Units<'_>, nominal: &Bindings, keep_results: bool) -> Result<Self> {
+    pub(super) fn of(
+        program: &Program,
+        units: &Units<'_>,
+        nominal: &Bindings,
+        keep_results: bool,
+    ) -> Result<Self> {
         let mut plan = Self {
             stages: Vec::new(),
             values: BTreeMap::new(),
@@ -97,6 +105,9 @@ impl Plan {
             if matches!(step.kind, StepKind::Compute | StepKind::Exchange) {
                 plan.stage(program, id, step, units, nominal)?;
             }
+        }
+        for number in 0..plan.stages.len() {
+            plan.stages[number].outside = plan.too_much(number, units);
         }
         if keep_results {
             plan.keep_results(program);
@@ -157,15 +168,38 @@ impl Plan {
             } else {
                 moved_parts(program, step, buffer, &shape)
             };
+            let halo =
+                access.iter().zip(&shape).zip(&parts).map(|((a, extent), parts)| halo(a, *extent, *parts));
+            let halo = halo.max().unwrap_or(0);
             self.with_sources(program, buffer, |value| {
-                value.uses.push(Use { stage: number, shape: shape.clone(), parts: parts.clone() });
+                value.uses.push(Use { stage: number, shape: shape.clone(), parts: parts.clone(), halo });
             });
         }
         for buffer in &writes {
             self.value_mut(*buffer).maker = Some(number);
         }
-        self.stages.push(Stage { step: id, work, alone, least, reads, writes });
+        self.stages.push(Stage { step: id, work, alone, least, reads, writes, outside: BTreeSet::new() });
         Ok(())
+    }
+    /// The largest buffers of a stage, as long as the others do not fit beside them.
+    fn too_much(&self, number: usize, units: &Units<'_>) -> BTreeSet<BufferId> {
+        let stage = &self.stages[number];
+        let section = number..number + 1;
+        let mut sizes: Vec<(u64, BufferId)> = stage
+            .reads
+            .iter()
+            .chain(&stage.writes)
+            .filter_map(|id| Some((self.pmus(self.kept(*id, &section)?.bytes), *id)))
+            .collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let all = units.pmu_bytes() / self.pmu_bytes;
+        let mut taken = 0;
+        sizes.retain(|(pmus, _)| {
+            taken += pmus;
+            taken > all
+        });
+        sizes.into_iter().map(|(_, id)| id).collect()
     }
     /// Bytes of a value.
     pub(super) fn bytes(&self, id: BufferId) -> u64 {
@@ -194,6 +228,9 @@ impl Plan {
     }
     /// How much of a value the PMUs keep in a section of these stages; none where it stays outside. Weights are kept whole.
     pub(super) fn kept(&self, id: BufferId, section: &Range<usize>) -> Option<Kept> {
+        if section.len() == 1 && self.stages[section.start].outside.contains(&id) {
+            return None;
+        }
         let value = &self.values[&id];
         let mut kept = Kept { bytes: value.bytes, pieces: None };
         if !value.given {
@@ -201,7 +238,8 @@ impl Plan {
             let of = common_pieces(&uses);
             let (first, last) = (uses.first().map_or(0, |u| u.stage), uses.last().map_or(0, |u| u.stage));
             // One piece comes while another goes; what takes a longer way waits for the stages between.
-            let wait = 2 + (last - first).saturating_sub(1) as u64;
+            let halo = uses.iter().map(|u| u.halo).max().unwrap_or(0);
+            let wait = 2 + halo + (last - first).saturating_sub(1) as u64;
             if of > wait {
                 let pieces = Pieces { kept: wait, of };
                 kept = Kept { bytes: pieces.kept_of(value.bytes), pieces: Some(pieces) };
@@ -217,6 +255,17 @@ impl Plan {
     }
 }
 
+/// Pieces of a dimension in so many parts that a window reaches beyond its own.
+fn halo(access: &Access, extent: i64, parts: u64) -> u64 {
+    match access {
+        Access::Window { stride, reach, .. } if parts > 1 => {
+            let piece = extent.max(1).unsigned_abs().div_ceil(parts);
+            (reach - stride).max(0).unsigned_abs().div_ceil(piece)
+        }
+        _ => 0,
+    }
+}
+
 /// What the PMUs keep of a value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kept {
@@ -226,26 +275,40 @@ pub(super) struct Kept {
     pub pieces: Option<Pieces>,
 }
 
-/// Pieces in which all these stages can take a value.
+/// Pieces in which all these stages can take a value: they go through its dimensions in the same order as long as they cut
+/// them alike.
 fn common_pieces(uses: &[&Use]) -> u64 {
     let Some(first) = uses.first() else { return 1 };
-    if uses.iter().all(|u| u.shape == first.shape) {
-        let along = |d: usize| uses.iter().map(|u| u.parts[d]).min().unwrap_or(1);
-        return (0..first.shape.len()).map(along).product::<u64>().max(1);
+    if uses.iter().any(|u| u.shape != first.shape) {
+        return uses.iter().map(|u| contiguous(&u.shape, &u.parts)).min().unwrap_or(1);
     }
-    uses.iter().map(|u| contiguous(&u.shape, &u.parts)).min().unwrap_or(1)
+    let mut pieces = 1;
+    for (d, extent) in first.shape.iter().enumerate() {
+        let fewest = uses.iter().map(|u| u.parts[d]).min().unwrap_or(1);
+        pieces *= equal_pieces(*extent, fewest);
+        if uses.iter().any(|u| u.parts[d] != fewest) {
+            break;
+        }
+    }
+    pieces
 }
 
 /// Pieces that are contiguous in memory, and so the same whatever the shape.
 fn contiguous(shape: &[i64], parts: &[u64]) -> u64 {
     let mut pieces = 1;
     for (extent, parts) in shape.iter().zip(parts) {
-        pieces *= parts;
+        pieces *= equal_pieces(*extent, *parts);
         if *parts < extent.unsigned_abs() {
             break;
         }
     }
-    pieces.max(1)
+    pieces
+}
+
+/// Equal pieces of an extent, none smaller than the largest of so many parts.
+fn equal_pieces(extent: i64, parts: u64) -> u64 {
+    let extent = extent.max(1).unsigned_abs();
+    extent / extent.div_ceil(parts.max(1))
 }
 
 /// Pieces in which a movement takes or makes a buffer: along the first dimension, where it leaves that as it is.
@@ -256,7 +319,14 @@ fn moved_parts(program: &Program, step: &Step, buffer: BufferId, shape: &[i64]) 
         Op::Transpose => node.attrs.ints("perm").is_some_and(|perm| perm.first() == Some(&0)),
         op => matches!(
             op,
-            Op::Concat | Op::Slice | Op::Split | Op::Gather | Op::Pad | Op::Expand | Op::DepthToSpace | Op::SpaceToDepth
+            Op::Concat
+                | Op::Slice
+                | Op::Split
+                | Op::Gather
+                | Op::Pad
+                | Op::Expand
+                | Op::DepthToSpace
+                | Op::SpaceToDepth
         ),
     };
     let lead = |id: BufferId| program.buffers[id].shape.first().cloned();

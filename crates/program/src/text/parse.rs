@@ -2,8 +2,8 @@
 
 use super::{CLASSES, KINDS, MODES, UNITS};
 use crate::{
-    Arithmetic, Buffer, BufferId, Cut, Cutting, Layout, Memory, MemoryId, Pieces, Pipeline, PipelineId, Program, Read,
-    RoundingMode, Stage, Step, StepId, Tile, Write,
+    Arithmetic, Buffer, BufferId, Cut, Cutting, Layout, Memory, MemoryId, Pieces, Pipeline, PipelineId,
+    Program, Read, RoundingMode, Stage, Step, StepId, Tile, Write,
 };
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Result};
@@ -43,8 +43,7 @@ fn program(cursor: &mut Cursor<'_>) -> Result<Program> {
 
 fn statement(cursor: &mut Cursor<'_>, program: &mut Program) -> Result<()> {
     let Token::Name(word) = *cursor.peek() else { return cursor.expected("a statement or `}`").err() };
-    let words =
-        ["machine", "precision", "symbol", "memory", "pipeline", "buffer", "step", "input", "output"];
+    let words = ["machine", "precision", "symbol", "memory", "pipeline", "buffer", "step", "input", "output"];
     if !words.contains(&word) {
         return cursor
             .expected("a statement or `}`")
