@@ -180,3 +180,99 @@ pub(super) fn cores(stages: &[Stage], units: &Units<'_>) -> Vec<u64> {
 
 /// Halvings of the interval in which the time of the slowest stage lies.
 const SEARCH_STEPS: u32 = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Options, groups};
+    use orrery_cost::Target;
+    use orrery_ir::infer;
+    use orrery_machine::{ExecutionModel, Losses, SpatialMachine, System, find};
+
+    /// The plan of a model of the zoo on a machine like an SN10, but smaller.
+    fn with_plan(model: &str, change: impl Fn(&mut SpatialMachine), check: impl Fn(&Plan, &Units<'_>)) {
+        let mut system: System = find("sn10").expect("built in").clone();
+        let ExecutionModel::Spatial(machine) = &mut system.model else { panic!("an SN10 is spatial") };
+        change(machine);
+        let machine = machine.clone();
+        let known = orrery_zoo::find(model).unwrap_or_else(|error| panic!("{error}"));
+        let mut graph =
+            known.build(&orrery_zoo::Options::default()).unwrap_or_else(|error| panic!("{error}"));
+        let bindings = known.default_bindings(&graph);
+        infer::bind(&mut graph, &bindings).unwrap_or_else(|error| panic!("{error}"));
+        let target = Target::new(&system, Some("fp32"), None).unwrap_or_else(|error| panic!("{error}"));
+        let Losses::Spatial(losses) = &target.losses else { panic!("losses of a spatial machine") };
+        let units = Units { machine: &machine, losses, macs: target.precision.macs() };
+        let facts = infer::facts(&graph).unwrap_or_else(|error| panic!("{error}"));
+        let groups = groups::form(&graph, &facts, &target).unwrap_or_else(|error| panic!("{error}"));
+        let options = Options::default();
+        let (program, _) = super::super::plain::emit(&graph, &facts, &groups, &target, &units, &options)
+            .unwrap_or_else(|error| panic!("{error}"));
+        let plan =
+            Plan::of(&program, &units, &options.nominal(), false).unwrap_or_else(|error| panic!("{error}"));
+        check(&plan, &units);
+    }
+
+    /// Time of each section by itself; none where several stages do not fit.
+    fn seconds(plan: &Plan, units: &Units<'_>, range: &Range<usize>) -> Option<f64> {
+        let mut section = Section::new(plan, units, range.start);
+        range.clone().for_each(|stage| section.add(stage));
+        let fits = section.fits() || range.len() == 1;
+        fits.then(|| section.seconds(range.len() == plan.stages.len()))
+    }
+
+    #[test]
+    fn no_other_cut_is_faster() {
+        let counts = std::cell::Cell::new(0);
+        for (pmus, bytes) in [(12, 8192), (40, 4096), (30, 65_536)] {
+            with_plan(
+                "braggnn",
+                |machine| (machine.pmus, machine.pmu_bytes) = (pmus, bytes),
+                |plan, units| {
+                    let found = cut(plan, units);
+                    let count = plan.stages.len();
+                    let of = |start: usize, end: usize| seconds(plan, units, &(start..end));
+                    let table: Vec<Vec<Option<f64>>> = (0..count)
+                        .map(|start| (0..=count).map(|end| of(start, end.max(start))).collect())
+                        .collect();
+                    let best: f64 =
+                        found.iter().map(|r| table[r.start][r.end].expect("what is chosen fits")).sum();
+                    for ends in 0_u32..1 << (count - 1) {
+                        let (mut all, mut start) = (Some(0.0), 0);
+                        for end in 1..=count {
+                            if end == count || ends >> (end - 1) & 1 == 1 {
+                                all = all.zip(table[start][end]).map(|(all, one)| all + one);
+                                start = end;
+                            }
+                        }
+                        assert!(
+                            all.is_none_or(|other| best <= other * (1.0 + 1e-9)),
+                            "{ends:b}: {all:?}, {best}"
+                        );
+                    }
+                    counts.set(counts.get() + found.len());
+                },
+            );
+        }
+        assert!(counts.get() > 6, "{} sections in all: the machines are too large", counts.get());
+    }
+
+    #[test]
+    fn stages_match_in_rate() {
+        with_plan(
+            "braggnn",
+            |_| {},
+            |plan, units| {
+                let shares = cores(&plan.stages, units);
+                assert!(shares.iter().sum::<u64>() <= units.cores());
+                let seconds = |stage: &Stage, cores: u64| stage_cycles(&stage.work, cores, units).total();
+                let times: Vec<f64> = plan.stages.iter().zip(&shares).map(|(s, c)| seconds(s, *c)).collect();
+                let slowest = times.iter().copied().fold(0.0, f64::max);
+                // One PCU less would make any stage slower than the slowest is.
+                for (stage, cores) in plan.stages.iter().zip(&shares).filter(|(_, cores)| **cores > 1) {
+                    assert!(seconds(stage, cores - 1) > slowest, "{cores} PCUs are more than it needs");
+                }
+            },
+        );
+    }
+}
