@@ -10,7 +10,7 @@ fn workspace() -> PathBuf {
 }
 
 /// Literals that look like codes and are none.
-const OTHER_WORDS: [&str; 2] = ["bulk-synchronous", "floating-point"];
+const OTHER_WORDS: [&str; 3] = ["bulk-synchronous", "floating-point", "spatial-dataflow"];
 /// Codes of one word, which cannot be told from other literals.
 const OF_ONE_WORD: [&str; 4] = ["cancelled", "evaluation", "internal", "mapping"];
 

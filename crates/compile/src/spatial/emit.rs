@@ -21,7 +21,7 @@ use std::ops::Range;
 /// # Errors
 /// `unbound-symbol` where a symbol has no value.
 pub(super) fn emit(
-    plain: Program,
+    plain: &Program,
     plan: &Plan,
     cut: &[Range<usize>],
     units: &Units<'_>,
@@ -37,7 +37,7 @@ pub(super) fn emit(
             outputs: Vec::new(),
             ..plain.clone()
         },
-        plain: &plain,
+        plain,
         plan,
         units,
         pmu,

@@ -42,6 +42,6 @@ pub fn compile(
     // A stack that does not take the whole graph at once makes a section of every operator.
     let whole = target.stack.is_none_or(|stack| stack.graph_launch);
     let cut = if whole { sections::cut(&plan, &units) } else { sections::apart(&plan) };
-    let program = emit::emit(program, &plan, &cut, &units, options)?;
+    let program = emit::emit(&program, &plan, &cut, &units, options)?;
     Ok(Compiled { program, nodes, notes: Vec::new() })
 }
