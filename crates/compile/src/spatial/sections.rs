@@ -235,13 +235,14 @@ mod tests {
                     let table: Vec<Vec<Option<f64>>> = (0..count)
                         .map(|start| (0..=count).map(|end| of(start, end.max(start))).collect())
                         .collect();
+                    let time = |start: usize, end: usize| table[start][end];
                     let best: f64 =
-                        found.iter().map(|r| table[r.start][r.end].expect("what is chosen fits")).sum();
+                        found.iter().map(|r| time(r.start, r.end).expect("what is chosen fits")).sum();
                     for ends in 0_u32..1 << (count - 1) {
                         let (mut all, mut start) = (Some(0.0), 0);
                         for end in 1..=count {
                             if end == count || ends >> (end - 1) & 1 == 1 {
-                                all = all.zip(table[start][end]).map(|(all, one)| all + one);
+                                all = all.zip(time(start, end)).map(|(all, one)| all + one);
                                 start = end;
                             }
                         }
