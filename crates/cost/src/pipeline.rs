@@ -1,8 +1,9 @@
 //! The stages of a pipeline in time.
 //!
 //! A stage starts when each stage before it has passed on a first piece, and ends no earlier than they have passed on the
-//! last. Where a buffer is kept whole, a stage waits for the end of the one that fills it. Streams of one memory share its
-//! bandwidth, so the pipeline takes no less than all of them together.
+//! last. Where a buffer is kept whole, a stage waits for the end of the one that fills it. Weights come in the order of the
+//! steps that bring them, while the first stages run already. Streams of one memory share its bandwidth, so the pipeline
+//! takes no less than all of them together.
 
 use crate::{Resource, StepCost};
 use orrery_base::Picoseconds;
@@ -38,23 +39,31 @@ pub fn run(program: &Program, steps: &[(StepId, &StepCost)]) -> Run {
     let mut placed = Vec::with_capacity(steps.len());
     let mut parts: BTreeMap<Resource, Picoseconds> = BTreeMap::new();
     let mut shared: BTreeMap<Resource, Picoseconds> = BTreeMap::new();
+    // When the program is loaded, and how much of each memory's time the weights take.
     let mut before = Picoseconds::ZERO;
+    let mut arguments: BTreeMap<Resource, Picoseconds> = BTreeMap::new();
     let mut slowest = Picoseconds::ZERO;
     let mut end = Picoseconds::ZERO;
     // For each buffer made here: when its first piece is there, when its last, and the pieces.
     let mut made: BTreeMap<BufferId, (Picoseconds, Picoseconds)> = BTreeMap::new();
     for &(id, cost) in steps {
         let step = &program.steps[id];
-        if step.kind == StepKind::Load || brings_arguments(program, id) {
+        if step.kind == StepKind::Load {
             for (resource, time) in &cost.resources {
-                let resource = if step.kind == StepKind::Load { *resource } else { Resource::ArgumentLoad };
-                *parts.entry(resource).or_insert(Picoseconds::ZERO) += *time;
+                *parts.entry(*resource).or_insert(Picoseconds::ZERO) += *time;
             }
             placed.push(Placed { step: id, start: before, end: before + cost.time, share: cost.time });
             before += cost.time;
             continue;
         }
         let (mut start, mut finish) = (before, before);
+        if brings_arguments(program, id) {
+            for (resource, time) in cost.resources.iter().filter(|(r, _)| r.is_shared()) {
+                let sum = arguments.entry(*resource).or_insert(Picoseconds::ZERO);
+                start = start.max(before + *sum);
+                *sum += *time;
+            }
+        }
         for read in &step.reads {
             let storage = program.storage(read.buffer);
             let Some((first, last)) = made.get(&storage).copied() else { continue };
@@ -88,7 +97,10 @@ pub fn run(program: &Program, steps: &[(StepId, &StepCost)]) -> Run {
         last.end = last.end.max(before + running);
     }
     share_out(program, &mut placed, steps, before, running, bound);
-    *parts.entry(bound).or_insert(Picoseconds::ZERO) += least;
+    // Of the time that a memory decides, weights are arguments.
+    let weights = arguments.get(&bound).copied().unwrap_or(Picoseconds::ZERO);
+    *parts.entry(Resource::ArgumentLoad).or_insert(Picoseconds::ZERO) += weights;
+    *parts.entry(bound).or_insert(Picoseconds::ZERO) += least - weights;
     *parts.entry(Resource::Fill).or_insert(Picoseconds::ZERO) += running - least;
     Run {
         steps: placed,
@@ -129,7 +141,7 @@ fn share_out(
     }
 }
 
-/// True for a stream that fills a buffer whole from parameters before the pipeline runs.
+/// True for a stream that brings weights.
 fn brings_arguments(program: &Program, id: StepId) -> bool {
     let step = &program.steps[id];
     step.kind == StepKind::Stream

@@ -2,7 +2,7 @@
 
 use orrery_base::Result;
 use orrery_cost::Measure;
-use orrery_cost::spatial::{StageWork, Units, stage_cycles, stage_work};
+use orrery_cost::spatial::{StageWork, Units, read_again, stage_cycles, stage_work};
 use orrery_ir::op::Access;
 use orrery_ir::{Bindings, Op};
 use orrery_program::memory::unbound;
@@ -17,6 +17,8 @@ pub(super) const MOST_OF_PMUS: f64 = 0.5;
 pub(super) struct Stage {
     /// The step.
     pub step: StepId,
+    /// Equal for steps that are alike but for their names and weights.
+    pub form: usize,
     /// What it has to do.
     pub work: StageWork,
     /// Seconds of one PCU.
@@ -38,12 +40,17 @@ struct Use {
     parts: Vec<u64>,
     /// Pieces beyond its own that a part sees of its neighbours.
     halo: u64,
+    /// Bytes that the stage takes of it where it lies behind the chip: a table of which rows are picked is not read whole,
+    /// and what does not follow the pieces is read for each of them.
+    taken: f64,
 }
 
 /// A value of the plain program.
 struct Value {
     bytes: u64,
     given: bool,
+    /// What it is a view of; itself where it is none.
+    source: BufferId,
     /// The stage that makes it; none for what comes from outside.
     maker: Option<usize>,
     /// The last step that reads it itself.
@@ -61,6 +68,7 @@ pub(super) struct Plan {
     /// Stages.
     pub stages: Vec<Stage>,
     values: BTreeMap<BufferId, Value>,
+    forms: BTreeMap<String, usize>,
     pmu_bytes: u64,
     most: u64,
 }
@@ -79,13 +87,15 @@ impl Plan {
         let mut plan = Self {
             stages: Vec::new(),
             values: BTreeMap::new(),
+            forms: BTreeMap::new(),
             pmu_bytes: units.machine.pmu_bytes,
             most: (units.pmu_bytes() as f64 * MOST_OF_PMUS) as u64,
         };
         for (id, buffer) in program.buffers.iter() {
             let value = Value {
                 bytes: program.block_bytes(id, nominal)?,
-                given: program.buffers[program.storage(id)].class == BufferClass::Parameter,
+                source: program.storage(id),
+                given: is_given(program, id),
                 maker: None,
                 last_read: None,
                 leaves: false,
@@ -155,7 +165,14 @@ impl Plan {
         reads.sort_unstable();
         reads.dedup();
         let writes: Vec<BufferId> = step.writes.iter().map(|w| w.buffer).collect();
-        let number = self.stages.len();
+        let (number, text) = (self.stages.len(), form(program, step));
+        let next = self.forms.len();
+        let form = *self.forms.entry(text).or_insert(next);
+        let picks = match step.body.nodes.values().next() {
+            Some(node) if node.op == Op::Gather => step.reads.first().map(|r| r.buffer),
+            _ => None,
+        };
+        let made: u64 = writes.iter().map(|id| self.bytes(*id)).sum();
         let operands = step.reads.iter().map(|r| (r.buffer, &r.access));
         for (buffer, access) in operands.chain(step.writes.iter().map(|w| (w.buffer, &w.access))) {
             let shape = program.buffers[buffer].shape.iter();
@@ -171,14 +188,35 @@ impl Plan {
             let halo =
                 access.iter().zip(&shape).zip(&parts).map(|((a, extent), parts)| halo(a, *extent, *parts));
             let halo = halo.max().unwrap_or(0);
+            let whole = self.bytes(buffer) as f64;
+            let taken = if picks == Some(buffer) {
+                whole.min(made as f64)
+            } else {
+                whole * read_again(&step.grid, access)
+            };
             self.with_sources(program, buffer, |value| {
-                value.uses.push(Use { stage: number, shape: shape.clone(), parts: parts.clone(), halo });
+                value.uses.push(Use {
+                    stage: number,
+                    shape: shape.clone(),
+                    parts: parts.clone(),
+                    halo,
+                    taken,
+                });
             });
         }
         for buffer in &writes {
             self.value_mut(*buffer).maker = Some(number);
         }
-        self.stages.push(Stage { step: id, work, alone, least, reads, writes, outside: BTreeSet::new() });
+        self.stages.push(Stage {
+            step: id,
+            form,
+            work,
+            alone,
+            least,
+            reads,
+            writes,
+            outside: BTreeSet::new(),
+        });
         Ok(())
     }
     /// The largest buffers of a stage, as long as the others do not fit beside them.
@@ -209,9 +247,13 @@ impl Plan {
     pub(super) fn is_given(&self, id: BufferId) -> bool {
         self.values[&id].given
     }
-    /// The stage that makes it; none for what comes from outside.
+    /// What a buffer is a view of; itself where it is none.
+    pub(super) fn source(&self, id: BufferId) -> BufferId {
+        self.values[&id].source
+    }
+    /// The stage that makes it, or what it is a view of; none for what comes from outside.
     pub(super) fn maker(&self, id: BufferId) -> Option<usize> {
-        self.values[&id].maker
+        self.values[&self.values[&id].source].maker
     }
     /// Whether a buffer that a section made is needed from that step on.
     pub(super) fn is_needed(&self, id: BufferId, from: StepId) -> bool {
@@ -232,6 +274,10 @@ impl Plan {
             return None;
         }
         let value = &self.values[&id];
+        let mut here = value.uses.iter().filter(|u| section.contains(&u.stage));
+        if value.given && here.all(|u| u.taken < value.bytes as f64) {
+            return None;
+        }
         let mut kept = Kept { bytes: value.bytes, pieces: None };
         if !value.given {
             let uses: Vec<&Use> = value.uses.iter().filter(|u| section.contains(&u.stage)).collect();
@@ -249,10 +295,29 @@ impl Plan {
         }
         (kept.bytes <= self.most).then_some(kept)
     }
+    /// Bytes that a stage takes of a value that lies behind the chip.
+    pub(super) fn taken(&self, id: BufferId, stage: usize) -> u64 {
+        let uses = self.values[&id].uses.iter().filter(|u| u.stage == stage);
+        uses.map(|u| u.taken).fold(0.0, f64::max) as u64
+    }
     /// PMUs for so many bytes; no two buffers share one.
     pub(super) fn pmus(&self, bytes: u64) -> u64 {
         bytes.div_ceil(self.pmu_bytes)
     }
+}
+
+/// What decides the program of a stage, whatever its weights and names.
+fn form(program: &Program, step: &Step) -> String {
+    let operands = step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer));
+    let types: Vec<_> = operands
+        .map(|b| (program.buffers[b].dtype, &program.buffers[b].shape, is_given(program, b)))
+        .collect();
+    let nodes: Vec<_> = step.body.nodes.values().map(|n| (n.op, &n.attrs)).collect();
+    format!("{:?} {:?} {nodes:?} {types:?}", step.kind, step.grid)
+}
+
+fn is_given(program: &Program, id: BufferId) -> bool {
+    program.buffers[program.storage(id)].class == BufferClass::Parameter
 }
 
 /// Pieces of a dimension in so many parts that a window reaches beyond its own.
