@@ -121,6 +121,40 @@ fn what_a_backward_pass_needs_is_kept() {
     assert_eq!((kept(false), kept(true)), (1, 3));
 }
 
+/// A table of which rows are picked stays where it is, whatever fits.
+#[test]
+fn tables_are_picked_from_where_they_lie() {
+    let mut b = Builder::new("table", 5);
+    let rows = b.input("rows", DType::I64, [7_i64]);
+    let table = b.weight("table", [100_i64, 32], 1.0);
+    let x = b.op(Op::Gather, "picked", &[table, rows], Attrs::new());
+    let w = b.weight("w", [32_i64, 32], 0.1);
+    let y = b.op(Op::MatMul, "y", &[x, w], Attrs::new());
+    let graph = b.finish(&[("y", y)]).unwrap();
+    let program = compile_for(&graph, &chip(640), "fp32").unwrap().program;
+    let home = |name: &str| {
+        let buffer = program.buffers.values().find(|b| b.name == name && b.class == BufferClass::Parameter);
+        program.memories[buffer.unwrap().home].name.clone()
+    };
+    assert_eq!((home("table"), home("w")), ("ddr".to_owned(), "pmu".to_owned()));
+    assert_eq!(faults_of(&graph, &program, &Bindings::new(), 1e-5), Vec::<String>::new());
+}
+
+/// Blocks that repeat themselves become equal sections, and the program is loaded for the first of them only.
+#[test]
+fn equal_sections_load_their_program_once() {
+    let bound = zoo("bert_tiny", &[("batch", 2), ("seq", 24)]);
+    let system = shrunk("sn10", &[("pcus", 40), ("pmus", 40), ("pmu_bytes", 16_384)]);
+    let program = compile_for(&bound, &system, "fp32").unwrap().program;
+    let sections = loads(&program);
+    let again = sections.iter().filter(|step| step.stage.unwrap().cores == 0).count();
+    assert!(sections.len() > 2, "{} sections", sections.len());
+    assert_eq!(faults_of(&bound, &program, &Bindings::new(), 1e-4), Vec::<String>::new());
+    let chain = compile_for(&chain(64, 40), &chip(8), "fp32").unwrap().program;
+    let programs = loads(&chain).iter().filter(|step| step.stage.unwrap().cores > 0).count();
+    assert!(programs <= 3 && loads(&chain).len() > 9, "{programs} of {}, {again}", loads(&chain).len());
+}
+
 /// Weights go to the high-bandwidth memory until it is full.
 #[test]
 fn tiers_hold_what_they_can() {
