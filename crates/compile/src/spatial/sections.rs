@@ -19,7 +19,7 @@ pub(super) fn cut(plan: &Plan, units: &Units<'_>, stays: bool) -> Vec<Range<usiz
     let best = best(plan, units, all.clone());
     let repeated = repeats::cut(plan, units, best.seconds);
     let mut chosen = repeated.unwrap_or(best);
-    if stays && all.len() > 0 {
+    if stays && !all.is_empty() {
         let mut whole = Section::new(plan, units, 0);
         all.clone().for_each(|stage| whole.add(stage));
         if whole.fits() && whole.seconds(Load::Stays) < chosen.seconds {
@@ -295,14 +295,14 @@ mod tests {
                 "braggnn",
                 |machine| (machine.pmus, machine.pmu_bytes) = (pmus, bytes),
                 |plan, units| {
-                    let found = super::best(plan, units, 0..plan.stages.len()).sections;
+                    let found = best(plan, units, 0..plan.stages.len()).sections;
                     let count = plan.stages.len();
                     let of = |start: usize, end: usize| seconds(plan, units, &(start..end));
                     let table: Vec<Vec<Option<f64>>> = (0..count)
                         .map(|start| (0..=count).map(|end| of(start, end.max(start))).collect())
                         .collect();
                     let time = |start: usize, end: usize| table[start][end];
-                    let best: f64 =
+                    let chosen: f64 =
                         found.iter().map(|r| time(r.start, r.end).expect("what is chosen fits")).sum();
                     for ends in 0_u32..1 << (count - 1) {
                         let (mut all, mut start) = (Some(0.0), 0);
@@ -313,8 +313,8 @@ mod tests {
                             }
                         }
                         assert!(
-                            all.is_none_or(|other| best <= other * (1.0 + 1e-9)),
-                            "{ends:b}: {all:?}, {best}"
+                            all.is_none_or(|other| chosen <= other * (1.0 + 1e-9)),
+                            "{ends:b}: {all:?}, {chosen}"
                         );
                     }
                     counts.set(counts.get() + found.len());
