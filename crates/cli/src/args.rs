@@ -161,7 +161,7 @@ pub(crate) struct MachineArgs {
     /// Software stack of the machine's file; its default losses where not given
     #[arg(long, value_name = "NAME")]
     pub(crate) stack: Option<String>,
-    /// Tiles of a chip that one copy of the model runs on, where the machine is used in tiles; all where not given
+    /// Tiles of a chip for one copy of the model, on machines used in tiles; all where not given
     #[arg(long, value_name = "N", value_parser = batch)]
     pub(crate) tiles: Option<u64>,
     #[command(flatten)]

@@ -259,3 +259,102 @@ pub fn read_again(grid: &[Cut], access: &[orrery_ir::op::Access]) -> f64 {
         })
         .product()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orrery_machine::{ExecutionModel, Losses, System, find};
+
+    /// Units of a machine whose software loses nothing.
+    fn ideal(name: &str) -> (SpatialMachine, SpatialLosses) {
+        let system: &System = find(name).expect("a built-in machine");
+        let (ExecutionModel::Spatial(machine), Losses::Spatial(losses)) =
+            (&system.model, system.losses_under(None))
+        else {
+            panic!("{name} is a spatial machine");
+        };
+        let losses = SpatialLosses {
+            matrix_fraction: 1.0,
+            vector_fraction: 1.0,
+            memory_fraction: 1.0,
+            placement_fraction: 1.0,
+            ..losses
+        };
+        (machine.clone(), losses)
+    }
+
+    fn product(rows: f64, columns: f64, depth: f64) -> Product {
+        Product { batch: 1.0, rows, columns, depth, positions: 1.0 }
+    }
+
+    fn work(product: Product, pieces: f64) -> StageWork {
+        StageWork {
+            product: Some(product),
+            pieces,
+            macs: 0.0,
+            vector: 0.0,
+            special: 0.0,
+            elements: 0.0,
+            bytes: 0.0,
+            dtype: DType::BF16,
+        }
+    }
+
+    #[test]
+    fn a_product_takes_full_blocks() {
+        let (machine, losses) = ideal("sn10");
+        let units = Units { machine: &machine, losses: &losses, macs: 192.0 };
+        let cycles = |p: Product, cores| stage_cycles(&work(p, 1.0), cores, &units).matrix;
+        // 6 stages by 32 lanes of two elements, either way round.
+        assert_eq!(cycles(product(6.0, 32.0, 10.0), 1), 10.0);
+        assert_eq!(cycles(product(32.0, 6.0, 10.0), 1), 10.0);
+        assert_eq!(cycles(product(7.0, 32.0, 10.0), 1), 20.0);
+        assert_eq!(cycles(product(60.0, 320.0, 10.0), 1), 1000.0);
+        assert_eq!(cycles(product(60.0, 320.0, 10.0), 64), 20.0, "100 blocks on 64 PCUs");
+        assert_eq!(cycles(product(6.0, 32.0, 100.0), 4), 25.0, "four PCUs share a sum");
+        let spent = stage_cycles(&work(product(7.0, 32.0, 10.0), 1.0), 1, &units);
+        assert_eq!(spent.idle, 1.0 - 7.0 / 12.0);
+    }
+
+    #[test]
+    fn all_pcus_on_large_blocks_reach_the_peak() {
+        for name in ["sn10", "sn30", "sn40l"] {
+            let (machine, losses) = ideal(name);
+            let units = Units { machine: &machine, losses: &losses, macs: 192.0 };
+            let large = product(6.0 * 1024.0, 32.0 * machine.pcus as f64, 512.0);
+            let cycles = stage_cycles(&work(large, 1.0), machine.pcus, &units).total();
+            let flops = 2.0 * large.macs() / cycles * machine.clock_hz;
+            let peak = find(name).expect("built in").precisions[0].peak_flops();
+            assert!((flops / peak - 1.0).abs() < 0.02, "{name}: {flops:e} of {peak:e}");
+        }
+    }
+
+    #[test]
+    fn more_units_are_never_slower_by_more_than_a_block() {
+        let (machine, losses) = ideal("sn30");
+        let units = Units { machine: &machine, losses: &losses, macs: 192.0 };
+        let work = work(product(100.0, 1000.0, 768.0), 16.0);
+        let mut before = f64::INFINITY;
+        for cores in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024] {
+            let now = stage_cycles(&work, cores, &units).total();
+            assert!(now <= before, "{cores} PCUs: {now} after {before}");
+            before = now;
+        }
+    }
+
+    #[test]
+    fn operations_on_an_element_share_a_pass() {
+        let (machine, losses) = ideal("sn10");
+        let units = Units { machine: &machine, losses: &losses, macs: 192.0 };
+        let vector = |operations: f64| {
+            let work = StageWork {
+                product: None,
+                vector: operations * 3200.0,
+                elements: 3200.0,
+                ..work(product(1.0, 1.0, 1.0), 1.0)
+            };
+            stage_cycles(&work, 1, &units).vector
+        };
+        assert_eq!((vector(1.0), vector(6.0), vector(12.0)), (100.0, 100.0, 200.0));
+    }
+}

@@ -3,6 +3,7 @@
 use crate::model::{BatchAxis, Model};
 use crate::outcome::simulated;
 use crate::setup::Setup;
+use orrery_machine::ExecutionModel;
 use orrery_record::{Record, Scope, precision_class};
 use serde::Serialize;
 
@@ -45,6 +46,7 @@ pub(crate) fn suggestions(
     found.extend(larger_batch(model, batch, setup, record));
     found.extend(other_precisions(model, batch, setup, record));
     found.extend(other_stacks(model, batch, setup, record));
+    found.extend(smaller_parts(model, batch, setup, record));
     found.extend(less_transfer(record));
     found.retain(|s| s.gain.is_some_and(|gain| gain >= LEAST_GAIN));
     found.sort_by(|a, b| b.gain.unwrap_or(0.0).total_cmp(&a.gain.unwrap_or(0.0)));
@@ -119,6 +121,28 @@ fn other_stacks(model: &Model, batch: Option<u64>, setup: &Setup, record: &Recor
         })
     };
     others.filter_map(|s| try_one(&s.name, &s.title)).collect()
+}
+
+/// Several copies of the model on parts of a chip, where the machine is used in tiles.
+fn smaller_parts(model: &Model, batch: Option<u64>, setup: &Setup, record: &Record) -> Option<Suggestion> {
+    let ExecutionModel::Spatial(chip) = &setup.system.model else { return None };
+    let (before, slow) = (rate(record)?, latency(record, Scope::Device)?);
+    let try_one = |copies: u64| {
+        let tiles = chip.tiles / copies;
+        let part = setup.clone().tiles(Some(tiles)).ok()?;
+        let found = attempt(model, batch, &part)?;
+        Some((copies, tiles, rate(&found)? * copies as f64 / before, latency(&found, Scope::Device)? / slow))
+    };
+    let copies = std::iter::successors(Some(2), |copies| Some(copies * 2)).take_while(|c| *c <= chip.tiles);
+    let found = copies.filter_map(try_one).max_by(|a, b| a.2.total_cmp(&b.2))?;
+    let (copies, tiles, gain, slower) = found;
+    Some(Suggestion {
+        change: format!("{copies} copies of the model, each on {tiles} tiles"),
+        option: Some(format!("--tiles {tiles}")),
+        metric: "samples_per_s",
+        gain: Some(gain),
+        but: Some(format!("each run takes {slower:.1} times as long; the figures of --tiles are one copy's")),
+    })
 }
 
 fn less_transfer(record: &Record) -> Option<Suggestion> {

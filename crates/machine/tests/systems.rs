@@ -237,3 +237,36 @@ fn the_comparison_table_is_as_expected() {
     }
     assert_eq!(found, std::fs::read_to_string(&path).unwrap(), "ORRERY_BLESS=1 rewrites it");
 }
+
+#[test]
+fn a_part_of_a_chip_has_its_share() {
+    let whole = find("sn30").unwrap();
+    let part = whole.part(4).unwrap();
+    let (ExecutionModel::Spatial(all), ExecutionModel::Spatial(half)) = (&whole.model, &part.model) else {
+        panic!("an SN30 is a spatial machine")
+    };
+    assert_eq!((half.tiles, half.pcus, half.pmus), (4, 640, 640));
+    assert_eq!((half.ddr_bandwidth * 2.0, half.ddr_bytes * 2), (all.ddr_bandwidth, all.ddr_bytes));
+    assert_eq!((half.clock_hz, half.pmu_bytes), (all.clock_hz, all.pmu_bytes));
+    assert_eq!(part.parameters["pcus"].number(), Some(640.0), "views hold the numbers of the parameters");
+    let again = System::parse("part", &part.to_string()).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(again, part, "a part prints as a system file");
+    assert_eq!(&whole.part(8).unwrap(), whole);
+    for (system, tiles) in [("sn30", 3), ("sn30", 0), ("sn30", 16), ("gc200", 4)] {
+        assert_eq!(find(system).unwrap().part(tiles).unwrap_err().code, "system-tiles", "{system} {tiles}");
+    }
+}
+
+#[test]
+fn clocks_and_macs_fitted_to_a_peak_prove_nothing() {
+    for name in ["sn10", "sn30", "sn40l"] {
+        let system = find(name).unwrap();
+        assert_eq!(system.parameters["clock_hz"].status, Status::Fitted, "{name}");
+        for precision in &system.precisions {
+            assert_eq!(precision.mac_per_cycle.status, Status::Fitted, "{name} {}", precision.name);
+        }
+        for key in ["unit_program_bytes", "program_load_seconds", "argument_load_seconds"] {
+            assert_eq!(system.parameters[key].status, Status::Assumed, "{name} {key}");
+        }
+    }
+}

@@ -10,8 +10,8 @@ fn workspace() -> PathBuf {
 }
 
 /// Literals that look like codes and are none.
-const OTHER_WORDS: [&str; 4] =
-    ["bulk-synchronous", "deterministic-stream", "floating-point", "kernel-engines"];
+const OTHER_WORDS: [&str; 5] =
+    ["bulk-synchronous", "deterministic-stream", "floating-point", "kernel-engines", "spatial-dataflow"];
 /// Codes of one word, which cannot be told from other literals.
 const OF_ONE_WORD: [&str; 4] = ["cancelled", "evaluation", "internal", "mapping"];
 

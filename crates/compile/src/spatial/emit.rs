@@ -2,6 +2,7 @@
 
 use super::plan::Plan;
 use super::sections::cores;
+use crate::Options;
 use crate::lower::{fill, reads};
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Result};
@@ -20,11 +21,11 @@ use std::ops::Range;
 /// # Errors
 /// `unbound-symbol` where a symbol has no value.
 pub(super) fn emit(
-    plain: Program,
+    plain: &Program,
     plan: &Plan,
     cut: &[Range<usize>],
     units: &Units<'_>,
-    nominal: &Bindings,
+    options: &Options,
 ) -> Result<Program> {
     let memory = |name: &str| plain.memories.iter().find(|(_, m)| m.name == name).map(|(id, _)| id);
     let pmu = memory(PMU).expect("the plain program has it");
@@ -36,11 +37,12 @@ pub(super) fn emit(
             outputs: Vec::new(),
             ..plain.clone()
         },
-        plain: &plain,
+        plain,
         plan,
         units,
         pmu,
-        resident: cut.len() == 1,
+        // The backward pass takes the units for itself.
+        resident: cut.len() == 1 && !options.keep_results,
         outside: BTreeMap::new(),
         here: BTreeMap::new(),
         fresh: BTreeSet::new(),
@@ -77,7 +79,7 @@ pub(super) fn emit(
         emission.program.outputs.push((name.clone(), made));
     }
     let mut program = emission.program;
-    settle(&mut program, memory(DDR), memory(HBM), nominal)?;
+    settle(&mut program, memory(DDR), memory(HBM), &options.nominal())?;
     Ok(program)
 }
 
@@ -104,8 +106,8 @@ struct Emission<'a> {
     fresh: BTreeSet<BufferId>,
     writer: BTreeMap<BufferId, StepId>,
     running: Option<Running>,
-    /// What the units were last programmed for.
-    loaded: Option<String>,
+    /// What the units were last programmed for: the form of each stage and its cores.
+    loaded: Option<Vec<(usize, u64)>>,
 }
 
 impl Emission<'_> {
@@ -177,16 +179,17 @@ impl Emission<'_> {
         let name = format!("section {}", number + 1);
         let pipeline =
             self.program.pipelines.push(Pipeline { name: name.clone(), cores: self.units.machine.pcus });
-        let signature = self.signature(stages, &shares);
-        let again = self.resident || self.loaded.as_ref() == Some(&signature);
-        self.loaded = Some(signature);
+        let forms = self.plan.stages[stages.clone()].iter().map(|stage| stage.form);
+        let program: Vec<(usize, u64)> = forms.zip(shares.iter().copied()).collect();
+        let again = self.resident || self.loaded.as_ref() == Some(&program);
+        self.loaded = Some(program);
         self.running = Some(Running { pipeline, stages: stages.clone(), cores: shares });
         let load = self.service(name, StepKind::Load, Graph::new(""), if again { 0 } else { used });
         self.push(load);
-        let weights: BTreeSet<BufferId> =
+        let read: Vec<BufferId> =
             self.plan.stages[stages.clone()].iter().flat_map(|s| s.reads.iter().copied()).collect();
-        for id in weights.into_iter().filter(|id| self.plan.is_given(*id)) {
-            if self.plan.kept(id, stages).is_none() {
+        for id in read.into_iter().filter(|id| self.plan.is_given(*id)) {
+            if self.here.contains_key(&id) || self.plan.kept(id, stages).is_none() {
                 continue;
             }
             let pmu = self.pmu;
@@ -205,19 +208,6 @@ impl Emission<'_> {
             };
             self.here.insert(id, here);
         }
-    }
-    /// What decides the program of a section, whatever its weights and names.
-    fn signature(&self, stages: &Range<usize>, shares: &[u64]) -> String {
-        let mut text = String::new();
-        for (stage, cores) in self.plan.stages[stages.clone()].iter().zip(shares) {
-            let step = &self.plain.steps[stage.step];
-            let operands = step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer));
-            let types: Vec<_> =
-                operands.map(|b| (self.plain.buffers[b].dtype, &self.plain.buffers[b].shape)).collect();
-            let nodes: Vec<_> = step.body.nodes.values().map(|n| (n.op, &n.attrs)).collect();
-            text += &format!("{cores} {:?} {:?} {nodes:?} {types:?}\n", step.kind, step.grid);
-        }
-        text
     }
     /// What a step of the section that runs reads, on the chip where the chip can have it.
     fn operand(&mut self, id: BufferId) -> BufferId {

@@ -8,6 +8,7 @@
 mod emit;
 mod plain;
 mod plan;
+mod repeats;
 mod sections;
 
 use crate::groups::Group;
@@ -41,7 +42,8 @@ pub fn compile(
     let plan = Plan::of(&program, &units, &nominal, options.keep_results)?;
     // A stack that does not take the whole graph at once makes a section of every operator.
     let whole = target.stack.is_none_or(|stack| stack.graph_launch);
-    let cut = if whole { sections::cut(&plan, &units) } else { sections::apart(&plan) };
-    let program = emit::emit(program, &plan, &cut, &units, &nominal)?;
+    let cut =
+        if whole { sections::cut(&plan, &units, !options.keep_results) } else { sections::apart(&plan) };
+    let program = emit::emit(&program, &plan, &cut, &units, options)?;
     Ok(Compiled { program, nodes, notes: Vec::new() })
 }

@@ -2,11 +2,12 @@
 
 use orrery_base::Result;
 use orrery_cost::Measure;
-use orrery_cost::spatial::{StageWork, Units, stage_cycles, stage_work};
+use orrery_cost::spatial::{StageWork, Units, read_again, stage_cycles, stage_work};
+use orrery_ir::op::Access;
 use orrery_ir::{Bindings, Op};
 use orrery_program::memory::unbound;
 use orrery_program::{BoundGrid, BufferClass, BufferId, Pieces, Program, Step, StepId, StepKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// What takes more than this part of a section's PMUs by itself stays outside and is streamed as it is used.
@@ -16,6 +17,8 @@ pub(super) const MOST_OF_PMUS: f64 = 0.5;
 pub(super) struct Stage {
     /// The step.
     pub step: StepId,
+    /// Equal for steps that are alike but for their names and weights.
+    pub form: usize,
     /// What it has to do.
     pub work: StageWork,
     /// Seconds of one PCU.
@@ -26,6 +29,8 @@ pub(super) struct Stage {
     pub reads: Vec<BufferId>,
     /// Buffers it writes.
     pub writes: Vec<BufferId>,
+    /// Those of them that the PMUs cannot hold beside the others even where the stage is a section of its own.
+    outside: BTreeSet<BufferId>,
 }
 
 /// A stage that touches a value, and the pieces that it could take it in.
@@ -33,18 +38,27 @@ struct Use {
     stage: usize,
     shape: Vec<i64>,
     parts: Vec<u64>,
+    /// Pieces beyond its own that a part sees of its neighbours.
+    halo: u64,
+    /// Bytes that the stage takes of it where it lies behind the chip: a table of which rows are picked is not read whole,
+    /// and what does not follow the pieces is read for each of them.
+    taken: f64,
 }
 
 /// A value of the plain program.
 struct Value {
     bytes: u64,
     given: bool,
+    /// What it is a view of; itself where it is none.
+    source: BufferId,
     /// The stage that makes it; none for what comes from outside.
     maker: Option<usize>,
     /// The last step that reads it itself.
     last_read: Option<StepId>,
     /// Whether it, or a view of it, goes to the host.
     leaves: bool,
+    /// Whether a backward pass would need it.
+    gradient: bool,
     /// Stages that touch it or a view of it, in order.
     uses: Vec<Use>,
 }
@@ -54,13 +68,13 @@ pub(super) struct Plan {
     /// Stages.
     pub stages: Vec<Stage>,
     values: BTreeMap<BufferId, Value>,
+    forms: BTreeMap<String, usize>,
     pmu_bytes: u64,
     most: u64,
-    keep_results: bool,
 }
 
 impl Plan {
-    /// Of a plain program; with `keep_results` everything that is made leaves its section.
+    /// Of a plain program; with `keep_results` what a backward pass would need leaves its section.
     ///
     /// # Errors
     /// `unbound-symbol` where a symbol has no value.
@@ -73,17 +87,19 @@ impl Plan {
         let mut plan = Self {
             stages: Vec::new(),
             values: BTreeMap::new(),
+            forms: BTreeMap::new(),
             pmu_bytes: units.machine.pmu_bytes,
-            keep_results,
             most: (units.pmu_bytes() as f64 * MOST_OF_PMUS) as u64,
         };
         for (id, buffer) in program.buffers.iter() {
             let value = Value {
                 bytes: program.block_bytes(id, nominal)?,
-                given: program.buffers[program.storage(id)].class == BufferClass::Parameter,
+                source: program.storage(id),
+                given: is_given(program, id),
                 maker: None,
                 last_read: None,
                 leaves: false,
+                gradient: false,
                 uses: Vec::new(),
             };
             debug_assert!(buffer.pieces.is_none(), "a plain program has no pipelines");
@@ -100,10 +116,31 @@ impl Plan {
                 plan.stage(program, id, step, units, nominal)?;
             }
         }
+        for number in 0..plan.stages.len() {
+            plan.stages[number].outside = plan.too_much(number, units);
+        }
+        if keep_results {
+            plan.keep_results(program);
+        }
         Ok(plan)
     }
     fn value_mut(&mut self, id: BufferId) -> &mut Value {
         self.values.get_mut(&id).expect("every buffer has a value")
+    }
+    /// Marks what a backward pass would need. What is only moved follows from its source, and the gradient of a softmax from
+    /// its result.
+    fn keep_results(&mut self, program: &Program) {
+        let into_softmax: BTreeSet<BufferId> = program
+            .steps
+            .values()
+            .filter(|step| step.body.nodes.values().next().is_some_and(|node| node.op == Op::Softmax))
+            .flat_map(|step| step.reads.iter().map(|r| r.buffer))
+            .collect();
+        let computed = self.stages.iter().filter(|s| program.steps[s.step].kind == StepKind::Compute);
+        let made: Vec<BufferId> = computed.flat_map(|s| s.writes.iter().copied()).collect();
+        for id in made.into_iter().filter(|id| !into_softmax.contains(id)) {
+            self.value_mut(id).gradient = true;
+        }
     }
     /// The value of a buffer and of all that it is a view of.
     fn with_sources(&mut self, program: &Program, buffer: BufferId, mut change: impl FnMut(&mut Value)) {
@@ -128,7 +165,14 @@ impl Plan {
         reads.sort_unstable();
         reads.dedup();
         let writes: Vec<BufferId> = step.writes.iter().map(|w| w.buffer).collect();
-        let number = self.stages.len();
+        let (number, text) = (self.stages.len(), form(program, step));
+        let next = self.forms.len();
+        let form = *self.forms.entry(text).or_insert(next);
+        let picks = match step.body.nodes.values().next() {
+            Some(node) if node.op == Op::Gather => step.reads.first().map(|r| r.buffer),
+            _ => None,
+        };
+        let made: u64 = writes.iter().map(|id| self.bytes(*id)).sum();
         let operands = step.reads.iter().map(|r| (r.buffer, &r.access));
         for (buffer, access) in operands.chain(step.writes.iter().map(|w| (w.buffer, &w.access))) {
             let shape = program.buffers[buffer].shape.iter();
@@ -141,15 +185,59 @@ impl Plan {
             } else {
                 moved_parts(program, step, buffer, &shape)
             };
+            let halo =
+                access.iter().zip(&shape).zip(&parts).map(|((a, extent), parts)| halo(a, *extent, *parts));
+            let halo = halo.max().unwrap_or(0);
+            let whole = self.bytes(buffer) as f64;
+            let taken = if picks == Some(buffer) {
+                whole.min(made as f64)
+            } else {
+                whole * read_again(&step.grid, access)
+            };
             self.with_sources(program, buffer, |value| {
-                value.uses.push(Use { stage: number, shape: shape.clone(), parts: parts.clone() });
+                value.uses.push(Use {
+                    stage: number,
+                    shape: shape.clone(),
+                    parts: parts.clone(),
+                    halo,
+                    taken,
+                });
             });
         }
         for buffer in &writes {
             self.value_mut(*buffer).maker = Some(number);
         }
-        self.stages.push(Stage { step: id, work, alone, least, reads, writes });
+        self.stages.push(Stage {
+            step: id,
+            form,
+            work,
+            alone,
+            least,
+            reads,
+            writes,
+            outside: BTreeSet::new(),
+        });
         Ok(())
+    }
+    /// The largest buffers of a stage, as long as the others do not fit beside them.
+    fn too_much(&self, number: usize, units: &Units<'_>) -> BTreeSet<BufferId> {
+        let stage = &self.stages[number];
+        let section = number..number + 1;
+        let mut sizes: Vec<(u64, BufferId)> = stage
+            .reads
+            .iter()
+            .chain(&stage.writes)
+            .filter_map(|id| Some((self.pmus(self.kept(*id, &section)?.bytes), *id)))
+            .collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let all = units.pmu_bytes() / self.pmu_bytes;
+        let mut taken = 0;
+        sizes.retain(|(pmus, _)| {
+            taken += pmus;
+            taken > all
+        });
+        sizes.into_iter().map(|(_, id)| id).collect()
     }
     /// Bytes of a value.
     pub(super) fn bytes(&self, id: BufferId) -> u64 {
@@ -159,18 +247,22 @@ impl Plan {
     pub(super) fn is_given(&self, id: BufferId) -> bool {
         self.values[&id].given
     }
-    /// The stage that makes it; none for what comes from outside.
+    /// What a buffer is a view of; itself where it is none.
+    pub(super) fn source(&self, id: BufferId) -> BufferId {
+        self.values[&id].source
+    }
+    /// The stage that makes it, or what it is a view of; none for what comes from outside.
     pub(super) fn maker(&self, id: BufferId) -> Option<usize> {
-        self.values[&id].maker
+        self.values[&self.values[&id].source].maker
     }
     /// Whether a buffer that a section made is needed from that step on.
     pub(super) fn is_needed(&self, id: BufferId, from: StepId) -> bool {
         let value = &self.values[&id];
-        (self.keep_results && value.maker.is_some()) || value.last_read.is_some_and(|last| last >= from)
+        value.gradient || value.last_read.is_some_and(|last| last >= from)
     }
     /// Whether it, or a view of it, goes to the host or stays behind the chip.
     pub(super) fn leaves(&self, id: BufferId) -> bool {
-        self.values[&id].leaves || self.keep_results
+        self.values[&id].leaves || self.values[&id].gradient
     }
     /// The last stage that touches the value or a view of it.
     pub(super) fn last_use(&self, id: BufferId) -> Option<usize> {
@@ -178,14 +270,22 @@ impl Plan {
     }
     /// How much of a value the PMUs keep in a section of these stages; none where it stays outside. Weights are kept whole.
     pub(super) fn kept(&self, id: BufferId, section: &Range<usize>) -> Option<Kept> {
+        if section.len() == 1 && self.stages[section.start].outside.contains(&id) {
+            return None;
+        }
         let value = &self.values[&id];
+        let mut here = value.uses.iter().filter(|u| section.contains(&u.stage));
+        if value.given && here.all(|u| u.taken < value.bytes as f64) {
+            return None;
+        }
         let mut kept = Kept { bytes: value.bytes, pieces: None };
         if !value.given {
             let uses: Vec<&Use> = value.uses.iter().filter(|u| section.contains(&u.stage)).collect();
             let of = common_pieces(&uses);
             let (first, last) = (uses.first().map_or(0, |u| u.stage), uses.last().map_or(0, |u| u.stage));
             // One piece comes while another goes; what takes a longer way waits for the stages between.
-            let wait = 2 + (last - first).saturating_sub(1) as u64;
+            let halo = uses.iter().map(|u| u.halo).max().unwrap_or(0);
+            let wait = 2 + halo + (last - first).saturating_sub(1) as u64;
             if of > wait {
                 let pieces = Pieces { kept: wait, of };
                 kept = Kept { bytes: pieces.kept_of(value.bytes), pieces: Some(pieces) };
@@ -195,9 +295,39 @@ impl Plan {
         }
         (kept.bytes <= self.most).then_some(kept)
     }
+    /// Bytes that a stage takes of a value that lies behind the chip.
+    pub(super) fn taken(&self, id: BufferId, stage: usize) -> u64 {
+        let uses = self.values[&id].uses.iter().filter(|u| u.stage == stage);
+        uses.map(|u| u.taken).fold(0.0, f64::max) as u64
+    }
     /// PMUs for so many bytes; no two buffers share one.
     pub(super) fn pmus(&self, bytes: u64) -> u64 {
         bytes.div_ceil(self.pmu_bytes)
+    }
+}
+
+/// What decides the program of a stage, whatever its weights and names.
+fn form(program: &Program, step: &Step) -> String {
+    let operands = step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer));
+    let types: Vec<_> = operands
+        .map(|b| (program.buffers[b].dtype, &program.buffers[b].shape, is_given(program, b)))
+        .collect();
+    let nodes: Vec<_> = step.body.nodes.values().map(|n| (n.op, &n.attrs)).collect();
+    format!("{:?} {:?} {nodes:?} {types:?}", step.kind, step.grid)
+}
+
+fn is_given(program: &Program, id: BufferId) -> bool {
+    program.buffers[program.storage(id)].class == BufferClass::Parameter
+}
+
+/// Pieces of a dimension in so many parts that a window reaches beyond its own.
+fn halo(access: &Access, extent: i64, parts: u64) -> u64 {
+    match access {
+        Access::Window { stride, reach, .. } if parts > 1 => {
+            let piece = extent.max(1).unsigned_abs().div_ceil(parts);
+            (reach - stride).max(0).unsigned_abs().div_ceil(piece)
+        }
+        _ => 0,
     }
 }
 
@@ -210,26 +340,40 @@ pub(super) struct Kept {
     pub pieces: Option<Pieces>,
 }
 
-/// Pieces in which all these stages can take a value.
+/// Pieces in which all these stages can take a value: they go through its dimensions in the same order as long as they cut
+/// them alike.
 fn common_pieces(uses: &[&Use]) -> u64 {
     let Some(first) = uses.first() else { return 1 };
-    if uses.iter().all(|u| u.shape == first.shape) {
-        let along = |d: usize| uses.iter().map(|u| u.parts[d]).min().unwrap_or(1);
-        return (0..first.shape.len()).map(along).product::<u64>().max(1);
+    if uses.iter().any(|u| u.shape != first.shape) {
+        return uses.iter().map(|u| contiguous(&u.shape, &u.parts)).min().unwrap_or(1);
     }
-    uses.iter().map(|u| contiguous(&u.shape, &u.parts)).min().unwrap_or(1)
+    let mut pieces = 1;
+    for (d, extent) in first.shape.iter().enumerate() {
+        let fewest = uses.iter().map(|u| u.parts[d]).min().unwrap_or(1);
+        pieces *= equal_pieces(*extent, fewest);
+        if uses.iter().any(|u| u.parts[d] != fewest) {
+            break;
+        }
+    }
+    pieces
 }
 
 /// Pieces that are contiguous in memory, and so the same whatever the shape.
 fn contiguous(shape: &[i64], parts: &[u64]) -> u64 {
     let mut pieces = 1;
     for (extent, parts) in shape.iter().zip(parts) {
-        pieces *= parts;
+        pieces *= equal_pieces(*extent, *parts);
         if *parts < extent.unsigned_abs() {
             break;
         }
     }
-    pieces.max(1)
+    pieces
+}
+
+/// Equal pieces of an extent, none smaller than the largest of so many parts.
+fn equal_pieces(extent: i64, parts: u64) -> u64 {
+    let extent = extent.max(1).unsigned_abs();
+    extent / extent.div_ceil(parts.max(1))
 }
 
 /// Pieces in which a movement takes or makes a buffer: along the first dimension, where it leaves that as it is.

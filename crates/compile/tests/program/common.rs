@@ -23,7 +23,9 @@ pub(crate) fn shrunk(name: &str, changes: &[(&str, u64)]) -> System {
         lines[at + 1] = format!("value = {value}");
     }
     // A small machine has another peak than the data sheet says, which is checked on reading.
-    let factor = changes.iter().find(|(key, _)| *key == "tiles").map(|(_, tiles)| *tiles as f64 / 1472.0);
+    let cores = orrery_machine::find(name).expect("a built-in machine").model.cores() as f64;
+    let factor =
+        changes.iter().find(|(key, _)| ["tiles", "pcus"].contains(key)).map(|(_, n)| *n as f64 / cores);
     if let Some(factor) = factor {
         for at in 0..lines.len() {
             if lines[at] == "[precision.peak]" {

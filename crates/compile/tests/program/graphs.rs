@@ -255,6 +255,19 @@ fn bow_fp16_with_wide_sums() {
 }
 
 #[test]
+fn sn30_bf16() {
+    check_all(registry::find("sn30").unwrap(), "bf16", DType::BF16, 5e-2);
+}
+
+#[test]
+fn few_units() {
+    for (units, bytes) in [(4, 512), (9, 4096), (40, 524_288)] {
+        let system = shrunk("sn10", &[("pcus", units), ("pmus", units), ("pmu_bytes", bytes)]);
+        check_all(&system, "fp32", DType::F32, 1e-5);
+    }
+}
+
+#[test]
 fn few_tiles() {
     for tiles in [6, 13, 64] {
         check_all(&shrunk("gc200", &[("tiles", tiles)]), "fp32", DType::F32, 1e-5);
@@ -296,6 +309,7 @@ fn open_symbols() {
         (&small, "fp32"),
         (registry::find("groqchip").unwrap(), "fp32"),
         (registry::find("gaudi2").unwrap(), "fp32"),
+        (registry::find("sn40l").unwrap(), "fp32"),
     ] {
         let program = compile(&graph, &target(system, precision), &options).unwrap().program;
         for (batch, seq) in [(1, 1), (5, 33), (2, 7), (4, 32)] {

@@ -6,5 +6,6 @@ mod common;
 mod graphs;
 mod oracle;
 mod random;
+mod spatial;
 mod stream;
 mod zoo;

@@ -34,6 +34,8 @@ fn check(name: &str, options: &str, bound: &[(&str, i64)]) {
     let gc200 = registry::find("gc200").unwrap();
     let few = shrunk("gc200", &[("tiles", 48), ("tile_bytes", 20_000_000)]);
     let groq = registry::find("groqchip").unwrap();
+    let sn30 = registry::find("sn30").unwrap();
+    let small = shrunk("sn10", &[("pcus", 20), ("pmus", 20), ("pmu_bytes", 65_536)]);
     let mut found = String::new();
     for (system, precision, tolerance) in [
         (a100, "fp32", 1e-4),
@@ -44,6 +46,8 @@ fn check(name: &str, options: &str, bound: &[(&str, i64)]) {
         (&few, "fp16.32", 5e-2),
         (groq, "fp16", 5e-2),
         (registry::find("gaudi2").unwrap(), "bf16", 2e-1),
+        (sn30, "bf16", 1e-1),
+        (&small, "fp32", 1e-4),
     ] {
         let graph = legal(name, options, bound, system, precision);
         for fault in faults(&graph, system, precision, tolerance) {
