@@ -13,10 +13,12 @@ use orrery_ir::{Bindings, Graph, ValueId};
 use orrery_program::memory::unbound;
 use orrery_program::{BufferClass, BufferId, Cutting, Layout, MemoryId, Program, Step, StepKind};
 
-/// Most pieces of a step: enough that filling a pipeline of a hundred stages takes about as long as running it.
-const MOST_PIECES: u64 = 128;
+/// Most pieces of a step: enough that a piece of a large batch is a sample, and that filling a pipeline of a hundred stages
+const MOST_PIECES: u64 = 1024;
 /// An operand that is less than this part of the result is kept whole without harm.
 const SMALL_OPERAND: f64 = 0.125;
+/// Times that differ by no more than this are taken as equal.
+const NEARLY: f64 = 1.05;
 /// A stage's pieces are chosen for this part of the chip.
 const TYPICAL_SHARE: u64 = 16;
 
@@ -189,7 +191,7 @@ impl Plain<'_> {
     /// Cuts a step into as many pieces as cost least: more let the next stage begin sooner, fewer fill the units better.
     fn cut(&self, step: &mut Step, space: &IterSpace) -> Result<()> {
         let axes = self.piece_axes(step, space)?;
-        let mut best = (f64::INFINITY, step.grid.clone());
+        let mut tried = Vec::new();
         let mut before = Vec::new();
         for wanted in std::iter::successors(Some(1_u64), |n| Some(n * 2)).take_while(|n| *n <= MOST_PIECES) {
             let mut left = wanted;
@@ -207,12 +209,12 @@ impl Plain<'_> {
                 continue;
             }
             before = cuts;
-            let time = self.time(step)?;
-            if time < best.0 {
-                best = (time, step.grid.clone());
-            }
+            tried.push((self.time(step)?, step.grid.clone()));
         }
-        step.grid = best.1;
+        let least = tried.iter().map(|(time, _)| *time).fold(f64::INFINITY, f64::min);
+        // Smaller pieces take less memory.
+        let chosen = tried.into_iter().rfind(|(time, _)| *time <= least * NEARLY);
+        step.grid = chosen.map_or_else(|| step.grid.clone(), |(_, grid)| grid);
         Ok(())
     }
     /// Time of a step as a stage, with the wait for its first piece, where it has its share of the chip.
