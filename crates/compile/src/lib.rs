@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod lower;
 mod needed;
 pub mod partition;
+pub mod wafer;
 
 use orrery_base::{Diagnostic, Result};
 use orrery_cost::Target;
@@ -75,6 +76,7 @@ pub fn compile(graph: &Graph, target: &Target<'_>, options: &Options) -> Result<
         ExecutionModel::BulkSynchronous(machine) => {
             bulk_synchronous::compile(graph, &facts, &groups, target, machine, options)?
         }
+        ExecutionModel::Wafer(machine) => wafer::compile(graph, &facts, &groups, target, machine, options)?,
     };
     verify::verify(&compiled.program)?;
     Ok(compiled)

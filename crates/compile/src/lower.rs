@@ -69,6 +69,8 @@ impl<'a> Emitter<'a> {
                 memories: IndexVec::new(),
                 buffers: IndexVec::new(),
                 steps: IndexVec::new(),
+                regions: Vec::new(),
+                items: 1,
                 inputs: Vec::new(),
                 outputs: Vec::new(),
             },
@@ -305,6 +307,7 @@ impl<'a> Emitter<'a> {
             tile: None,
             approximate: false,
             after: Vec::new(),
+            stage: None,
         }
     }
     /// Appends a step; it waits for the writers of what it reads on other units. A step of the streaming memory takes its

@@ -7,6 +7,8 @@ pub mod bulk_synchronous;
 pub mod contraction;
 pub mod kernel;
 pub mod measure;
+pub mod pipeline;
+pub mod wafer;
 
 pub use contraction::{Contraction, Product, Role};
 pub use measure::Measure;
@@ -41,6 +43,14 @@ pub enum Resource {
     Streaming,
     /// Link to the host.
     HostLink,
+    /// Way of weights into a wafer.
+    Ingress,
+    /// Between a router of a mesh and its core.
+    Ramp,
+    /// Links of a mesh, and sums that run along it.
+    Mesh,
+    /// Filling and draining a pipeline of stages.
+    Fill,
 }
 
 impl Resource {
@@ -58,6 +68,10 @@ impl Resource {
             Self::Sync => "sync",
             Self::Streaming => "streaming memory",
             Self::HostLink => "host link",
+            Self::Ingress => "weight ingress",
+            Self::Ramp => "ramp",
+            Self::Mesh => "mesh reduction",
+            Self::Fill => "pipeline fill",
         }
     }
 }
@@ -118,6 +132,9 @@ pub fn step_cost(
         }
         (ExecutionModel::BulkSynchronous(machine), Losses::BulkSynchronous(losses)) => {
             Ok(bulk_synchronous::cost(step, &measure, machine, losses, target.precision))
+        }
+        (ExecutionModel::Wafer(machine), Losses::Wafer(losses)) => {
+            Ok(wafer::cost(program, step, &measure, machine, losses, target.precision))
         }
         _ => Diagnostic::error("cost-model", "the machine's losses are of another execution model").err(),
     }

@@ -3,6 +3,7 @@
 use crate::bulk_synchronous::{BspLosses, BspMachine};
 use crate::kernel::{KernelLosses, KernelMachine};
 use crate::system::{Links, Power};
+use crate::wafer::{WaferLosses, WaferMachine};
 
 /// Every unit a parameter may have. Base SI units without prefixes; a MAC counts as one, an addition or a
 /// multiplication as one FLOP.
@@ -54,16 +55,19 @@ pub enum ModelKind {
     Kernel,
     /// Compute, synchronise and exchange in turn on many small ones.
     BulkSynchronous,
+    /// Weights stream over a mesh of small cores on one wafer, or all layers lie on it.
+    Wafer,
 }
 
 impl ModelKind {
     /// Every execution model.
-    pub const ALL: [Self; 2] = [Self::Kernel, Self::BulkSynchronous];
+    pub const ALL: [Self; 3] = [Self::Kernel, Self::BulkSynchronous, Self::Wafer];
     /// The word in system files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
             Self::BulkSynchronous => "bulk-synchronous",
+            Self::Wafer => "wafer",
         }
     }
     /// The model of that word.
@@ -75,6 +79,7 @@ impl ModelKind {
         match self {
             Self::Kernel => KernelMachine::KEYS,
             Self::BulkSynchronous => BspMachine::KEYS,
+            Self::Wafer => WaferMachine::KEYS,
         }
     }
     /// Keys of `[parameter.*]`: the model's own, then links and power, which every machine has.
@@ -86,6 +91,7 @@ impl ModelKind {
         match self {
             Self::Kernel => KernelLosses::KEYS,
             Self::BulkSynchronous => BspLosses::KEYS,
+            Self::Wafer => WaferLosses::KEYS,
         }
     }
 }

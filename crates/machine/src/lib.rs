@@ -2,7 +2,7 @@
 //!
 //! A machine is a TOML file in which every number carries unit, status and source; this crate reads it, checks it and
 //! offers two views of it: the parameters themselves ([`System::parameters`], for people) and plain numbers
-//! ([`KernelMachine`], [`BspMachine`], [`Power`], [`Links`], for cost formulas).
+//! ([`KernelMachine`], [`BspMachine`], [`WaferMachine`], [`Power`], [`Links`], for cost formulas).
 //!
 //! Invariants of every [`System`]:
 //! 1. Every parameter its execution model requires is there, finite, positive and in the unit of its key; a ratio is at most 1.
@@ -22,6 +22,7 @@ mod render;
 mod section;
 mod system;
 mod view;
+mod wafer;
 
 pub use bulk_synchronous::{BspLosses, BspMachine};
 pub use kernel::{KernelLosses, KernelMachine};
@@ -33,3 +34,4 @@ pub use system::{
     Engine, ExecutionModel, Fact, KnownError, Links, Losses, Power, Precision, PublishedColumn, Software,
     System,
 };
+pub use wafer::{WaferLosses, WaferMachine};

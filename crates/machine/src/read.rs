@@ -8,6 +8,7 @@ use crate::section::{Entry, File, Section, advise};
 use crate::system::{
     Engine, ExecutionModel, Fact, KnownError, Links, Power, Precision, PublishedColumn, Software, System,
 };
+use crate::wafer::WaferMachine;
 use orrery_base::{Diagnostic, Result};
 use orrery_numerics::DType;
 use std::collections::BTreeMap;
@@ -81,6 +82,7 @@ fn read_system(root: &Section<'_>) -> Result<System> {
     let model = match kind {
         ModelKind::Kernel => ExecutionModel::Kernel(KernelMachine::read(&parameters)),
         ModelKind::BulkSynchronous => ExecutionModel::BulkSynchronous(BspMachine::read(&parameters)),
+        ModelKind::Wafer => ExecutionModel::Wafer(WaferMachine::read(&parameters)),
     };
     let loss_keys: Vec<&Key> = kind.loss_keys().iter().collect();
     let losses = read_parameters(root, "loss", &loss_keys, true, &sources)?;
@@ -454,12 +456,13 @@ fn read_software(
 ) -> Result<Vec<Software>> {
     let mut stacks: Vec<Software> = Vec::new();
     for section in root.tables("software")? {
-        section.only(&["name", "title", "fuses", "graph_launch", "note", "loss"])?;
+        section.only(&["name", "title", "fuses", "graph_launch", "resident", "note", "loss"])?;
         let stack = Software {
             name: read_name(&section)?,
             title: section.string("title")?,
             fuses: section.required("fuses")?.boolean()?,
             graph_launch: section.required("graph_launch")?.boolean()?,
+            resident: section.optional("resident").map(|entry| entry.boolean()).transpose()?,
             note: section.optional_string("note")?,
             losses: read_parameters(&section, "loss", keys, false, sources)?,
         };

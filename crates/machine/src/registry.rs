@@ -7,12 +7,14 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 /// File name and text of every built-in machine, in the order they are listed to users.
-pub const BUILT_IN: [(&str, &str); 5] = [
+pub const BUILT_IN: [(&str, &str); 7] = [
     ("systems/a100-40gb.toml", include_str!("../../../systems/a100-40gb.toml")),
     ("systems/a100-80gb.toml", include_str!("../../../systems/a100-80gb.toml")),
     ("systems/h100.toml", include_str!("../../../systems/h100.toml")),
     ("systems/gc200.toml", include_str!("../../../systems/gc200.toml")),
     ("systems/bow.toml", include_str!("../../../systems/bow.toml")),
+    ("systems/cs2.toml", include_str!("../../../systems/cs2.toml")),
+    ("systems/cs3.toml", include_str!("../../../systems/cs3.toml")),
 ];
 
 static REGISTRY: LazyLock<Vec<System>> = LazyLock::new(|| {

@@ -6,6 +6,7 @@ use crate::keys::ModelKind;
 use crate::parameter::{Parameter, Status};
 use crate::read::not_found;
 use crate::view::view;
+use crate::wafer::{WaferLosses, WaferMachine};
 use orrery_base::{Diagnostic, Result};
 use orrery_numerics::DType;
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ pub enum ExecutionModel {
     Kernel(KernelMachine),
     /// Supersteps of compute, synchronisation and exchange.
     BulkSynchronous(BspMachine),
+    /// Weights that stream over a mesh of cores, or layers that all lie on it.
+    Wafer(WaferMachine),
 }
 
 impl ExecutionModel {
@@ -53,6 +56,7 @@ impl ExecutionModel {
         match self {
             Self::Kernel(_) => ModelKind::Kernel,
             Self::BulkSynchronous(_) => ModelKind::BulkSynchronous,
+            Self::Wafer(_) => ModelKind::Wafer,
         }
     }
     /// Processors that a precision's MACs per cycle are counted for: SMs or tiles.
@@ -60,6 +64,7 @@ impl ExecutionModel {
         match self {
             Self::Kernel(machine) => machine.sms,
             Self::BulkSynchronous(machine) => machine.tiles,
+            Self::Wafer(machine) => machine.pes,
         }
     }
     /// Clock of those processors.
@@ -67,6 +72,7 @@ impl ExecutionModel {
         match self {
             Self::Kernel(machine) => machine.clock_hz,
             Self::BulkSynchronous(machine) => machine.clock_hz,
+            Self::Wafer(machine) => machine.clock_hz,
         }
     }
 }
@@ -78,6 +84,8 @@ pub enum Losses {
     Kernel(KernelLosses),
     /// On a bulk-synchronous machine.
     BulkSynchronous(BspLosses),
+    /// On a wafer.
+    Wafer(WaferLosses),
 }
 
 /// The unit that does a precision's multiplications.
@@ -154,6 +162,9 @@ pub struct Software {
     pub fuses: bool,
     /// Whether it launches the whole model as one captured graph, or compiles it into one program.
     pub graph_launch: bool,
+    /// Where it keeps weights, on machines that can stream them in or hold all layers at once: true for all layers on
+    /// the machine, false for streaming, none where it does both or there is no choice.
+    pub resident: Option<bool>,
     /// What it does, and what that rests on.
     pub note: Option<String>,
     /// Deviations from [`System::losses`] by key.
@@ -276,6 +287,7 @@ impl System {
         match self.model {
             ExecutionModel::Kernel(_) => Losses::Kernel(KernelLosses::read(&losses)),
             ExecutionModel::BulkSynchronous(_) => Losses::BulkSynchronous(BspLosses::read(&losses)),
+            ExecutionModel::Wafer(_) => Losses::Wafer(WaferLosses::read(&losses)),
         }
     }
     /// The texts behind source keys, joined by `; `.

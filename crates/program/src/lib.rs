@@ -5,11 +5,13 @@
 
 pub mod layout;
 pub mod memory;
+pub mod region;
 pub mod text;
 pub mod verify;
 
 pub use layout::{BoundCut, BoundGrid, Cut, Cutting, Layout, Range, access_range};
 pub use memory::{Lifetimes, Peak};
+pub use region::Region;
 
 use orrery_base::{IndexVec, define_id};
 use orrery_ir::op::{Access, Combine, Work};
@@ -38,6 +40,13 @@ pub struct Memory {
     pub bytes: u64,
     /// Bytes of each that the program itself takes: code, tables.
     pub reserved: u64,
+}
+
+impl Memory {
+    /// True for a mesh between cores: it has no bound, since what is in it is on its way.
+    pub const fn is_mesh(&self) -> bool {
+        self.cores > 1 && self.bytes == u64::MAX
+    }
 }
 
 /// What a buffer is for, which decides who may write it.
@@ -118,6 +127,9 @@ pub enum WriteMode {
     InPlace,
     /// Combined with what was there.
     Reduce(Combine),
+    /// All elements anew: what parts along axes that the access does not follow make of the same elements is combined
+    /// on its way, and arrives where the layout says.
+    Combined(Combine),
 }
 
 /// A buffer that a step reads.
@@ -207,6 +219,9 @@ pub struct Step {
     pub approximate: bool,
     /// Steps that must have ended, besides those before it on its unit.
     pub after: Vec<StepId>,
+    /// The stage of a pipeline that it belongs to, by the number of its region: steps of several stages run at the same
+    /// time, each on another item of the batch.
+    pub stage: Option<u32>,
 }
 
 /// What one rank does.
@@ -226,6 +241,10 @@ pub struct Program {
     pub buffers: IndexVec<BufferId, Buffer>,
     /// Steps.
     pub steps: IndexVec<StepId, Step>,
+    /// The rectangles of the mesh that the stages of a pipeline lie in, in the order of the stages.
+    pub regions: Vec<Region>,
+    /// Equal items of the batch that flow through the stages one after the other; 1 where there are no stages.
+    pub items: u64,
     /// The buffers of the model's inputs, in order.
     pub inputs: Vec<BufferId>,
     /// The buffers of the model's outputs, in order, under the user's names.

@@ -70,6 +70,7 @@ impl Program {
     /// `unbound-symbol` where a symbol has no value.
     pub fn memory_use(&self, bindings: &Bindings) -> Result<Vec<(Vec<u64>, Peak)>> {
         let lives = self.lifetimes();
+        let stages = self.stages_of_buffers();
         let steps = self.steps.len();
         let mut all = Vec::new();
         for (memory, description) in self.memories.iter() {
@@ -84,8 +85,14 @@ impl Program {
                 let Some((first, last)) = lives[id] else { continue };
                 let grid = crate::BoundGrid::new(buffer.layout.base, &buffer.layout.cuts, bindings)
                     .map_err(|s| unbound(&s))?;
-                let change =
-                    (buffer.layout.base, grid.core_end(), self.block_bytes(id, bindings)?, buffer.class);
+                let mut bytes = self.block_bytes(id, bindings)?;
+                // The items of a pipeline that are on their way at once: every stage is at work all the time.
+                let (mut first, mut last) = (first, last);
+                if let (Some((from, to)), true) = (stages[id], description.cores > 1) {
+                    bytes = self.held_bytes(id, bytes, u64::from(to - from) + 1, bindings)?;
+                    (first, last) = (StepId::new(0), StepId::new(steps - 1));
+                }
+                let change = (buffer.layout.base, grid.core_end(), bytes, buffer.class);
                 appear[first.index()].push(change);
                 go[last.index() + 1].push(change);
             }
@@ -113,6 +120,32 @@ impl Program {
             all.push((over_time, peak));
         }
         Ok(all)
+    }
+
+    /// First and last stage that touch each buffer's memory; none where no stage does.
+    pub fn stages_of_buffers(&self) -> IndexVec<BufferId, Option<(u32, u32)>> {
+        let mut stages: IndexVec<BufferId, Option<(u32, u32)>> = self.buffers.ids().map(|_| None).collect();
+        for step in self.steps.values() {
+            let Some(stage) = step.stage else { continue };
+            for buffer in step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer)) {
+                let (from, to) = stages[self.storage(buffer)].get_or_insert((stage, stage));
+                (*from, *to) = ((*from).min(stage), (*to).max(stage));
+            }
+        }
+        stages
+    }
+
+    /// Of a block's bytes: those of so many items, where its first dimension counts items; all of it for weights and
+    /// for what has no such dimension.
+    fn held_bytes(&self, id: BufferId, bytes: u64, at_once: u64, bindings: &Bindings) -> Result<u64> {
+        let buffer = &self.buffers[id];
+        let passes = matches!(buffer.class, BufferClass::Scratch | BufferClass::Accumulator);
+        let Some(first) = buffer.shape.first().filter(|_| passes && self.items > 1) else { return Ok(bytes) };
+        let extent = first.eval(bindings).map_err(|s| unbound(&s))?.unsigned_abs();
+        if !extent.is_multiple_of(self.items) || extent == 0 {
+            return Ok(bytes);
+        }
+        Ok(bytes.div_ceil(self.items).saturating_mul(at_once.min(self.items)))
     }
 
     fn classes_at(

@@ -6,6 +6,7 @@
 
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Picoseconds, Result};
+use orrery_cost::pipeline::pipeline;
 use orrery_cost::{Resource, StepCost, Target, step_cost};
 use orrery_ir::Bindings;
 use orrery_machine::Losses;
@@ -72,6 +73,7 @@ pub fn simulate(program: &Program, bindings: &Bindings, target: &Target<'_>) -> 
     let per_run = match &target.losses {
         Losses::Kernel(losses) => losses.host_seconds_per_run,
         Losses::BulkSynchronous(losses) => losses.host_seconds_per_run,
+        Losses::Wafer(losses) => losses.host_seconds_per_run,
     };
     let memory = program
         .memory_use(bindings)?
@@ -118,6 +120,8 @@ fn schedule(program: &Program, costs: &[StepCost], with_host: bool) -> IndexVec<
     let mut free: BTreeMap<Unit, Picoseconds> = BTreeMap::new();
     let mut issued = Picoseconds::ZERO;
     let mut events: IndexVec<StepId, Event> = IndexVec::new();
+    let pipeline = pipeline(program, costs);
+    let mut filled: Option<Picoseconds> = None;
     for (id, step) in program.steps.iter() {
         let mut cost = costs[id.index()].clone();
         if !with_host && step.unit == Unit::HostLink {
@@ -126,6 +130,14 @@ fn schedule(program: &Program, costs: &[StepCost], with_host: bool) -> IndexVec<
         issued += cost.issue;
         let ready = step.after.iter().map(|s| events[*s].end).max().unwrap_or(Picoseconds::ZERO);
         let ready = ready.max(free.get(&step.unit).copied().unwrap_or(Picoseconds::ZERO));
+        if let Some((from, to)) = pipeline.spans.get(&id) {
+            // Stages overlap; the pipeline as a whole starts when its first step can.
+            let begin = *filled.get_or_insert(ready);
+            let end = free.entry(step.unit).or_default();
+            *end = (*end).max(begin + *to);
+            events.push(Event { unit: step.unit, start: begin + *from, end: begin + *to, waited: Picoseconds::ZERO, cost });
+            continue;
+        }
         let start = if is_issued(step) { ready.max(issued) } else { ready };
         let end = start + cost.time;
         free.insert(step.unit, end);
@@ -145,8 +157,14 @@ fn by_resource(
 ) -> BTreeMap<Resource, Picoseconds> {
     let in_turn = matches!(target.losses, Losses::BulkSynchronous(_));
     let mut times = BTreeMap::new();
+    let costs: Vec<StepCost> = events.values().map(|event| event.cost.clone()).collect();
+    let pipeline = pipeline(program, &costs);
+    // While all stages are at work the slowest decides; the rest is filling and draining.
+    let filling = pipeline.time - pipeline.interval * program.items.max(1);
     for (id, event) in events.iter() {
-        if program.steps[id].unit == Unit::HostLink {
+        if program.steps[id].unit == Unit::HostLink
+            || program.steps[id].stage.is_some_and(|stage| pipeline.slowest != Some(stage))
+        {
             continue;
         }
         let mut count = |resource, time| *times.entry(resource).or_insert(Picoseconds::ZERO) += time;
@@ -157,6 +175,7 @@ fn by_resource(
         }
         count(Resource::Launch, event.waited);
     }
+    *times.entry(Resource::Fill).or_insert(Picoseconds::ZERO) += filling;
     times.retain(|_, time| *time > Picoseconds::ZERO);
     times
 }

@@ -5,7 +5,7 @@
 //! spread evenly and are sent round. Where the tiles cannot hold the weights, they stay in streaming memory.
 
 mod arrive;
-mod problem;
+pub(crate) mod problem;
 mod sums;
 
 use crate::groups::{Group, GroupKind, is_inline};

@@ -9,6 +9,8 @@
 //! statement  = "machine" string | "precision" string
 //!            | "symbol" name integer ".." integer
 //!            | "memory" id string "cores" integer "bytes" integer ["reserved" integer]
+//!            | "items" integer
+//!            | "region" integer "at" integer "from" integer "," integer "size" integer "," integer
 //!            | "buffer" id string ":" type class "in" id [layout] ["=" weight] ["view" "of" id]
 //!            | step
 //!            | "input" id | "output" id "as" string
@@ -23,14 +25,17 @@
 //! clause     = "grid" ["at" integer] "(" [cut {"," cut}] ")"
 //!            | "part" [attributes] ["padding" number]
 //!            | "read" id accesses
-//!            | "write" id accesses ("fill" | "in_place" | "sum" | "max" | "min")
+//!            | "write" id accesses mode
 //!            | "arithmetic" string "group" integer ["inputs" string] ("nearest" | "stochastic")
 //!            | "work" dim "," dim "," dim               MACs, simple and special vector operations
 //!            | "tile" integer "," integer "," integer   rows, columns, depth
-//!            | "approximate" | "after" id {"," id}
+//!            | "approximate" | "after" id {"," id} | "stage" integer
+//! mode       = "fill" | "in_place" | "sum" | "max" | "min" | "combined_sum" | "combined_max" | "combined_min"
 //! id         = "m" or "b" or "s" with the number: memories, buffers and steps are numbered in their order
 //! ```
 //!
+//! - A region is a rectangle of a mesh: the number of its first core, its corner (column, row) and its size (columns,
+//!   rows). `stage 2` puts a step into region 2; `items` is how many pieces of the batch flow through the stages.
 //! - A buffer without a layout is one block with everything on core 0.
 //! - An access `2` follows axis 2 of the grid one to one; `2 times 64` by 64 elements a step; `2 window (2, 3, 7)` is a
 //!   window of stride 2, with 3 in front, of 7 elements.
@@ -73,6 +78,9 @@ const MODES: &[(&str, WriteMode)] = &[
     ("sum", WriteMode::Reduce(Combine::Sum)),
     ("max", WriteMode::Reduce(Combine::Max)),
     ("min", WriteMode::Reduce(Combine::Min)),
+    ("combined_sum", WriteMode::Combined(Combine::Sum)),
+    ("combined_max", WriteMode::Combined(Combine::Max)),
+    ("combined_min", WriteMode::Combined(Combine::Min)),
 ];
 
 /// The word for a value of one of the tables above.

@@ -2,8 +2,8 @@
 
 use super::{CLASSES, KINDS, MODES, UNITS};
 use crate::{
-    Arithmetic, Buffer, BufferId, Cut, Cutting, Layout, Memory, MemoryId, Program, Read, RoundingMode, Step,
-    StepId, Tile, Write,
+    Arithmetic, Buffer, BufferId, Cut, Cutting, Layout, Memory, MemoryId, Program, Read, Region, RoundingMode,
+    Step, StepId, Tile, Write,
 };
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Result};
@@ -30,6 +30,8 @@ fn program(cursor: &mut Cursor<'_>) -> Result<Program> {
         memories: IndexVec::new(),
         buffers: IndexVec::new(),
         steps: IndexVec::new(),
+        regions: Vec::new(),
+        items: 1,
         inputs: Vec::new(),
         outputs: Vec::new(),
     };
@@ -40,12 +42,16 @@ fn program(cursor: &mut Cursor<'_>) -> Result<Program> {
     Ok(program)
 }
 
+/// What statements start with.
+const STATEMENTS: [&str; 10] =
+    ["machine", "precision", "symbol", "memory", "items", "region", "buffer", "step", "input", "output"];
+
 fn statement(cursor: &mut Cursor<'_>, program: &mut Program) -> Result<()> {
     let Token::Name(word) = *cursor.peek() else { return cursor.expected("a statement or `}`").err() };
-    if !["machine", "precision", "symbol", "memory", "buffer", "step", "input", "output"].contains(&word) {
+    if !STATEMENTS.contains(&word) {
         return cursor
             .expected("a statement or `}`")
-            .help("statements start with `machine`, `precision`, `symbol`, `memory`, `buffer`, `step`, `input` or `output`")
+            .help("statements start with `machine`, `precision`, `symbol`, `memory`, `items`, `region`, `buffer`, `step`, `input` or `output`")
             .err();
     }
     cursor.advance()?;
@@ -73,6 +79,14 @@ fn statement(cursor: &mut Cursor<'_>, program: &mut Program) -> Result<()> {
             let reserved = if cursor.take_name("reserved")? { cursor.u64("reserved bytes")? } else { 0 };
             program.memories.push(Memory { name, cores, bytes, reserved });
         }
+        "items" => program.items = cursor.u64("a number of items")?,
+        "region" => {
+            let (start, next) = (cursor.offset(), program.regions.len() as u64);
+            if cursor.u64("the number of the region")? != next {
+                return cursor.error_at(start, format!("this is region {next} in order")).err();
+            }
+            program.regions.push(region(cursor)?);
+        }
         "buffer" => {
             next_id(cursor, program.buffers.len(), "b")?;
             program.buffers.push(buffer(cursor)?);
@@ -90,6 +104,20 @@ fn statement(cursor: &mut Cursor<'_>, program: &mut Program) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn region(cursor: &mut Cursor<'_>) -> Result<Region> {
+    cursor.expect_name("at")?;
+    let base = cursor.u64("the number of the first core")?;
+    let mut pair = |word: &str, what: &str| -> Result<(u64, u64)> {
+        cursor.expect_name(word)?;
+        let first = cursor.u64(what)?;
+        cursor.expect(",")?;
+        Ok((first, cursor.u64(what)?))
+    };
+    let (x, y) = pair("from", "a place in the mesh")?;
+    let (columns, rows) = pair("size", "a number of cores")?;
+    Ok(Region { base, x, y, columns, rows })
 }
 
 /// The number of an id with that letter in front.
@@ -225,10 +253,16 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
             }
         }
     }
+    let stage = if cursor.take_name("stage")? {
+        let number = cursor.integer("the number of a region", 0, u32::MAX.into())?;
+        Some(u32::try_from(number).expect("in the range asked for"))
+    } else {
+        None
+    };
     if !cursor.at_name("graph") {
         return cursor
             .expected("the step's graph")
-            .help("the clauses of a step stand in the order grid, part, read, write, arithmetic, work, tile, approximate, after")
+            .help("the clauses of a step stand in the order grid, part, read, write, arithmetic, work, tile, approximate, after, stage")
             .err();
     }
     let body: Graph = cursor.nested(text::graph)?;
@@ -249,6 +283,7 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
         tile,
         approximate,
         after,
+        stage,
     })
 }
 

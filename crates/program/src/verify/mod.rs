@@ -13,12 +13,15 @@
 //!    two blocks, and all those cores are there; only a step marked approximate leaves open where its parts are;
 //! 7. the fullest core of each memory holds no more than it has;
 //! 8. every output was written;
-//! 9. what takes the place of a buffer in a memory starts when all steps that use that buffer have ended.
+//! 9. what takes the place of a buffer in a memory starts when all steps that use that buffer have ended;
+//! 10. the regions of stages share no place of the mesh and no core number, a staged step lies within its region, and
+//!     stages follow one another along the list.
 //!
 //! What depends on symbols holds at both ends of their ranges.
 
 mod order;
 mod shape;
+mod stages;
 
 use crate::{Program, StepId};
 use orrery_base::units::show_bytes;
@@ -32,6 +35,7 @@ use orrery_ir::Bindings;
 /// symbol has no range.
 pub fn verify(program: &Program) -> Result<()> {
     shape::check(program)?;
+    stages::check(program)?;
     order::check(program)?;
     capacity(program)
 }
