@@ -70,7 +70,7 @@ impl Resource {
             Self::HostLink => "host link",
             Self::Ingress => "weight ingress",
             Self::Ramp => "ramp",
-            Self::Mesh => "mesh reduction",
+            Self::Mesh => "mesh",
             Self::Fill => "pipeline fill",
         }
     }

@@ -43,6 +43,8 @@ pub struct Measure {
     pub part_arriving: f64,
     /// Cores among which an exchange moves data: groups of so many whose numbers follow one another.
     pub reach: f64,
+    /// Cores that an exchange takes from or brings to.
+    pub span: f64,
     /// The largest part's share of the axes.
     pub largest_share: f64,
     /// Widest type of the operands.
@@ -73,6 +75,10 @@ impl Measure {
             parts.map(|(_, c)| c.parts as f64).product()
         };
         let mut read_bytes: Vec<(BufferClass, f64)> = Vec::new();
+        let (reach, span) = match step.kind {
+            StepKind::Exchange => reach(program, step, bindings)?,
+            _ => (0.0, 0.0),
+        };
         let moves = step.body.nodes.values().next().is_some_and(|n| n.op.def().engine == Engine::Movement);
         let mut measure = Self {
             product,
@@ -90,7 +96,8 @@ impl Measure {
             block_in_bytes: 0.0,
             shared_in_bytes: 0.0,
             part_arriving: 0.0,
-            reach: if step.kind == StepKind::Exchange { reach(program, step, bindings)? } else { 0.0 },
+            reach,
+            span,
             largest_share: extents.iter().zip(&piece).map(|(all, part)| part / all.max(1.0)).product(),
             dtype: DType::Bool,
         };
@@ -143,8 +150,8 @@ fn neighbours_share(layout: &Layout) -> bool {
     layout.base.is_multiple_of(2) && cuts.any(|(i, cut)| cut.stride == 1 && even(cut) && !followed(i))
 }
 
-/// See [`Measure::reach`].
-fn reach(program: &Program, step: &Step, bindings: &Bindings) -> Result<f64> {
+/// See [`Measure::reach`] and [`Measure::span`].
+fn reach(program: &Program, step: &Step, bindings: &Bindings) -> Result<(f64, f64)> {
     let stays = step.body.nodes.values().all(|node| node.op == Op::Identity)
         && step.reads.len() == step.writes.len();
     let end = |buffer: BufferId| -> Result<u64> {
@@ -152,7 +159,10 @@ fn reach(program: &Program, step: &Step, bindings: &Bindings) -> Result<f64> {
         let grid = BoundGrid::new(layout.base, &layout.cuts, bindings).map_err(|s| unbound(&s))?;
         Ok(grid.core_end() - layout.base)
     };
-    let mut reach = 1.0_f64;
+    let (mut reach, mut span) = (1_u64, 1_u64);
+    for id in step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer)) {
+        span = span.max(end(id)?);
+    }
     for (number, write) in step.writes.iter().enumerate() {
         let from = step.reads.get(number).filter(|_| stays).map(|read| read.buffer);
         let to = &program.buffers[write.buffer];
@@ -160,16 +170,9 @@ fn reach(program: &Program, step: &Step, bindings: &Bindings) -> Result<f64> {
             Some(from) if from.home == to.home => from.layout.moved_among(&to.layout, bindings).map_err(|s| unbound(&s))?,
             _ => None,
         };
-        let all = || -> Result<u64> {
-            let mut all = end(write.buffer)?;
-            for read in &step.reads {
-                all = all.max(end(read.buffer)?);
-            }
-            Ok(all)
-        };
-        reach = reach.max(moved.map_or_else(all, Ok)? as f64);
+        reach = reach.max(moved.unwrap_or(span));
     }
-    Ok(reach)
+    Ok((reach as f64, span as f64))
 }
 
 fn widen(have: &mut DType, other: DType) {

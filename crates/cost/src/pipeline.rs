@@ -1,11 +1,12 @@
 //! What a pipeline of stages takes.
 //!
-//! Stages run at the same time, each on another item; a stage does its steps one after the other. The first item goes
-//! through all steps; after it one item comes out every interval, which the slowest stage sets.
+//! Stages run at the same time, each on another item; within a stage one item arrives while another is computed on. The
+//! first item goes through all steps; after it one item comes out every interval, which the slowest stage sets: the longer
+//! of what it exchanges and what it computes.
 
 use crate::StepCost;
 use orrery_base::Picoseconds;
-use orrery_program::{Program, StepId};
+use orrery_program::{Program, StepId, StepKind};
 use std::collections::BTreeMap;
 
 /// The time of a pipeline.
@@ -15,7 +16,7 @@ pub struct Pipeline {
     pub time: Picoseconds,
     /// From item to item.
     pub interval: Picoseconds,
-    /// Time of each stage for one item.
+    /// Time that each stage is busy with one item.
     pub stages: BTreeMap<u32, Picoseconds>,
     /// The stage that takes longest; the first of equals.
     pub slowest: Option<u32>,
@@ -28,12 +29,17 @@ pub fn pipeline(program: &Program, costs: &[StepCost]) -> Pipeline {
     let items = program.items.max(1);
     let mut found = Pipeline::default();
     let mut filled = Picoseconds::ZERO;
+    let mut busy: BTreeMap<(u32, bool), Picoseconds> = BTreeMap::new();
     for ((id, step), cost) in program.steps.iter().zip(costs) {
         let Some(stage) = step.stage else { continue };
         let one = Picoseconds(cost.time.0 / items);
         found.spans.insert(id, (filled, filled + one));
         filled += one;
-        *found.stages.entry(stage).or_default() += one;
+        *busy.entry((stage, step.kind == StepKind::Exchange)).or_default() += one;
+    }
+    for ((stage, _), time) in busy {
+        let longer = found.stages.entry(stage).or_default();
+        *longer = time.max(*longer);
     }
     for (stage, time) in &found.stages {
         if *time > found.interval {

@@ -99,44 +99,60 @@ pub fn vector_cycles(vector: f64, special: f64, dtype: DType, core: &Core<'_>) -
     ((vector / (lanes * losses.vector_fraction)).ceil() + start, special / machine.special_functions)
 }
 
-/// Cycles of an exchange: over the ramp of the busiest PE, and over the mesh.
+/// What an exchange moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Traffic {
+    /// Bytes into the PE that gets most.
+    pub inward: f64,
+    /// Bytes out of the PE that sends most.
+    pub outward: f64,
+    /// Bytes in all, copies not counted: the mesh makes them on the way.
+    pub total: f64,
+    /// All movement stays within groups of so many PEs whose numbers follow one another.
+    pub reach: f64,
+    /// PEs taken from or brought to.
+    pub span: f64,
+}
+
+/// Cycles of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ExchangeCycles {
-    /// Bytes in or out over the ramp.
+    /// Bytes in or out over the ramp of the busiest PE.
     pub ramp: f64,
     /// Bytes over the busiest link.
     pub links: f64,
-    /// Tasks, routes and the longest way.
-    pub fixed: f64,
+    /// Tasks and routes.
+    pub tasks: f64,
+    /// The longest way.
+    pub way: f64,
 }
 
 impl ExchangeCycles {
-    /// All of it.
-    pub fn total(&self) -> f64 {
-        self.ramp.max(self.links) + self.fixed
+    /// How long PEs and links are busy with it.
+    pub fn busy(&self) -> f64 {
+        self.ramp.max(self.links) + self.tasks
     }
 }
 
-/// Cycles of an exchange in which the busiest PE gets and sends so many bytes, all within groups of `reach` PEs whose
-/// numbers follow one another.
+/// Cycles of an exchange.
 ///
-/// Of what each PE of a group sends, half crosses the middle of the group, over the links that do: that bounds the rate.
-/// A router keeps as many routes apart as it has colours free; more partners take more turns.
-pub fn exchange_cycles(bytes_in: f64, bytes_out: f64, reach: f64, core: &Core<'_>) -> ExchangeCycles {
+/// Of what moves within a group, half crosses its middle, half of that in either direction, over as many links as the
+/// shorter side of the group has rows or columns. A router keeps as many routes apart as it has colours free; more
+/// partners take more turns.
+pub fn exchange_cycles(traffic: &Traffic, core: &Core<'_>) -> ExchangeCycles {
     let Core { machine, losses, .. } = *core;
     let columns = machine.grid_columns as f64;
-    let wide = reach.min(columns);
-    let high = (reach / columns).ceil().max(1.0);
-    let side = wide.max(high);
+    let wide = traffic.reach.min(columns);
+    let high = (traffic.reach / columns).ceil().max(1.0);
     let wavelets = |bytes: f64| (bytes / machine.link_bytes_per_cycle).ceil() / losses.mesh_fraction;
+    let groups = (traffic.span / traffic.reach.max(1.0)).max(1.0);
     let free = (machine.colours - machine.host_colours.min(machine.colours - 1)) as f64;
-    let turns = (reach.min(wavelets(bytes_in)) / free).ceil();
+    let turns = (traffic.reach.min(wavelets(traffic.inward)) / free).ceil();
     ExchangeCycles {
-        ramp: wavelets(bytes_in.max(bytes_out)),
-        links: wavelets(bytes_out) * side / 4.0,
-        fixed: machine.exchange_start_cycles
-            + turns * machine.task_dispatch_cycles
-            + (wide + high) * machine.hop_cycles,
+        ramp: wavelets(traffic.inward.max(traffic.outward)),
+        links: wavelets(traffic.total / groups / 4.0 / wide.min(high)),
+        tasks: machine.exchange_start_cycles + turns * machine.task_dispatch_cycles,
+        way: (wide + high) * machine.hop_cycles,
     }
 }
 
@@ -153,6 +169,8 @@ pub fn cost(
     let items = if step.stage.is_some() { program.items.max(1) } else { 1 };
     let one = of_one_item(measure, items as f64);
     let cycles = |c: f64| Picoseconds::from_cycles(c * items as f64, machine.clock_hz);
+    // Items follow each other on the way; the way itself counts once.
+    let once = |c: f64| Picoseconds::from_cycles(c, machine.clock_hz);
     let seconds = Picoseconds::from_seconds;
     let bytes = measure.total_read().max(measure.written_bytes);
     let (time, resources, idle_slots) = match step.kind {
@@ -167,15 +185,22 @@ pub fn cost(
             (time, vec![(Resource::Ingress, time)], 0.0)
         }
         StepKind::Exchange => {
-            let phase = exchange_cycles(one.block_in_bytes, one.block_out_bytes, one.reach, &core);
+            let traffic = Traffic {
+                inward: one.block_in_bytes,
+                outward: one.block_out_bytes,
+                total: one.total_read(),
+                reach: one.reach,
+                span: one.span,
+            };
+            let phase = exchange_cycles(&traffic, &core);
             let parts = vec![
-                (Resource::Launch, cycles(phase.fixed)),
+                (Resource::Launch, cycles(phase.tasks)),
                 (Resource::Ramp, cycles(phase.ramp)),
-                (Resource::Mesh, cycles(phase.links)),
+                (Resource::Mesh, cycles(phase.links) + once(phase.way)),
             ];
-            (cycles(phase.total()), parts, 0.0)
+            (cycles(phase.busy()) + once(phase.way), parts, 0.0)
         }
-        StepKind::Compute => compute(step, &one, &core, &cycles),
+        StepKind::Compute => compute(step, &one, &core, &cycles, &once),
     };
     StepCost { time, issue: Picoseconds::ZERO, bound: slowest(&resources).0, resources, idle_slots }
 }
@@ -185,6 +210,7 @@ fn compute(
     measure: &Measure,
     core: &Core<'_>,
     cycles: &impl Fn(f64) -> Picoseconds,
+    once: &impl Fn(f64) -> Picoseconds,
 ) -> (Picoseconds, Vec<(Resource, Picoseconds)>, f64) {
     let machine = core.machine;
     let pes = machine.pes as f64;
@@ -213,7 +239,7 @@ fn compute(
     let across = (machine.grid_columns + machine.grid_rows) as f64 * machine.hop_cycles;
     let chain = product.chain + if streamed { across } else { 0.0 };
     let path = product.multiply + product.add + vector + special;
-    let time = machine.task_dispatch_cycles + chain + path.max(arrive).max(local);
+    let busy = machine.task_dispatch_cycles + path.max(arrive).max(local);
     let resources = vec![
         (Resource::Launch, cycles(machine.task_dispatch_cycles)),
         (Resource::Matrix, cycles(product.multiply)),
@@ -221,9 +247,9 @@ fn compute(
         (Resource::Special, cycles(special)),
         (Resource::Local, cycles(local)),
         (Resource::Ramp, cycles(arrive)),
-        (Resource::Mesh, cycles(product.add + chain)),
+        (Resource::Mesh, cycles(product.add) + once(chain)),
     ];
-    (cycles(time), resources, idle.max(0.0))
+    (cycles(busy) + once(chain), resources, idle.max(0.0))
 }
 
 /// What one of so many equal items measures: their number goes through the products one by one, or through the rows.
@@ -251,6 +277,7 @@ fn of_one_item(measure: &Measure, items: f64) -> Measure {
     ] {
         *count /= items;
     }
+    one.read_bytes.iter_mut().for_each(|(_, bytes)| *bytes /= items);
     one
 }
 
@@ -312,11 +339,16 @@ mod tests {
     #[test]
     fn exchanges_far_away_are_bound_by_the_mesh() {
         with_core("cs2", "fp16.32", |core| {
-            let near = exchange_cycles(400.0, 400.0, 4.0, core);
+            let all = 745_500.0;
+            let traffic = Traffic { inward: 400.0, outward: 400.0, total: 400.0 * all, reach: 4.0, span: all };
+            let near = exchange_cycles(&traffic, core);
             assert_eq!((near.ramp, near.links), (100.0, 100.0));
-            let far = exchange_cycles(400.0, 400.0, 745_500.0, core);
+            let far = exchange_cycles(&Traffic { reach: all, ..traffic }, core);
             assert_eq!((far.ramp, far.links), (100.0, 100.0 * 994.0 / 4.0));
-            assert!(far.total() > 100.0 * near.total() / 2.0);
+            // Few PEs that send far do not fill the links.
+            let few = exchange_cycles(&Traffic { reach: all, total: 400.0 * 750.0, ..traffic }, core);
+            assert_eq!((few.ramp, few.links), (100.0, 25.0));
+            assert_eq!(far.way, 750.0 + 994.0);
         });
     }
 

@@ -85,13 +85,14 @@ impl Program {
                 let Some((first, last)) = lives[id] else { continue };
                 let grid = crate::BoundGrid::new(buffer.layout.base, &buffer.layout.cuts, bindings)
                     .map_err(|s| unbound(&s))?;
-                let mut bytes = self.block_bytes(id, bindings)?;
-                // The items of a pipeline that are on their way at once: every stage is at work all the time.
-                let (mut first, mut last) = (first, last);
-                if let (Some((from, to)), true) = (stages[id], description.cores > 1) {
-                    bytes = self.held_bytes(id, bytes, u64::from(to - from) + 1, bindings)?;
-                    (first, last) = (StepId::new(0), StepId::new(steps - 1));
-                }
+                let staged = stages[id].is_some() && description.cores > 1;
+                let bytes = match stages[id] {
+                    Some(stages) if staged => self.held_bytes(id, stages, bindings)?,
+                    _ => self.block_bytes(id, bindings)?,
+                };
+                // Every stage of a pipeline is at work all the time.
+                let whole = (StepId::new(0), StepId::new(steps - 1));
+                let (first, last) = if staged { whole } else { (first, last) };
                 let change = (buffer.layout.base, grid.core_end(), bytes, buffer.class);
                 appear[first.index()].push(change);
                 go[last.index() + 1].push(change);
@@ -135,17 +136,22 @@ impl Program {
         stages
     }
 
-    /// Of a block's bytes: those of so many items, where its first dimension counts items; all of it for weights and
-    /// for what has no such dimension.
-    fn held_bytes(&self, id: BufferId, bytes: u64, at_once: u64, bindings: &Bindings) -> Result<u64> {
-        let buffer = &self.buffers[id];
+    /// Bytes of a buffer on a core while a pipeline runs: of the items that are at once between its first and last stage,
+    /// where its first dimension counts items; all of it for weights and for what has no such dimension.
+    ///
+    /// # Errors
+    /// `unbound-symbol` where a symbol has no value.
+    pub fn held_bytes(&self, id: BufferId, (from, to): (u32, u32), bindings: &Bindings) -> Result<u64> {
+        let (buffer, bytes) = (&self.buffers[id], self.block_bytes(id, bindings)?);
         let passes = matches!(buffer.class, BufferClass::Scratch | BufferClass::Accumulator);
         let Some(first) = buffer.shape.first().filter(|_| passes && self.items > 1) else { return Ok(bytes) };
         let extent = first.eval(bindings).map_err(|s| unbound(&s))?.unsigned_abs();
         if !extent.is_multiple_of(self.items) || extent == 0 {
             return Ok(bytes);
         }
-        Ok(bytes.div_ceil(self.items).saturating_mul(at_once.min(self.items)))
+        // One comes in while the one before is worked on.
+        let at_once = (u64::from(to - from) + 2).min(self.items);
+        Ok(bytes.div_ceil(self.items).saturating_mul(at_once))
     }
 
     fn classes_at(

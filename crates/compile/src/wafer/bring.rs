@@ -4,6 +4,7 @@ use super::lowering::{Lowering, Way};
 use crate::lower::{fill, join, reads};
 use orrery_base::Result;
 use orrery_base::index::Id;
+use orrery_ir::op::Access;
 use orrery_ir::{Graph, ValueId};
 use orrery_program::{BufferClass, BufferId, Layout, Step, StepId, StepKind};
 
@@ -41,12 +42,25 @@ impl Lowering<'_> {
         if chain.is_empty() && there.home == self.pe && there.layout.same_place(layout) {
             return Ok(from);
         }
+        if let Some(there) = self.brought_to(value, layout) {
+            return Ok(there);
+        }
         let body = self.movement_of(value);
         let suffix = format!("@{}", self.emitter.program.buffers.len());
         let to = self.emitter.buffer(value, &suffix, BufferClass::Scratch, self.pe, layout.clone());
+        self.brought.entry(value).or_default().push(to);
         let name = self.emitter.name_of(value);
         arrivals.push(Arrival { name, from, to, body, kind: StepKind::Exchange });
         Ok(to)
+    }
+    /// The buffer into which a value has been brought in a layout before.
+    pub(super) fn brought_to(&self, value: ValueId, layout: &Layout) -> Option<BufferId> {
+        // What a window sees beyond the edge depends on the op.
+        if layout.access.iter().any(|access| matches!(access, Access::Window { .. })) {
+            return None;
+        }
+        let there = self.brought.get(&value)?.iter();
+        there.copied().find(|b| self.emitter.program.buffers[*b].layout.same_place(layout))
     }
     /// How a value comes of what it is a movement of.
     fn movement_of(&self, value: ValueId) -> Graph {

@@ -8,13 +8,13 @@ use crate::groups::{Group, is_inline};
 use crate::lower::{Body, Emitter, fill, grid, reads, reduction_body, retype_output};
 use crate::partition::Problem;
 use orrery_base::Result;
-use orrery_cost::wafer::{Core, exchange_cycles};
+use orrery_cost::wafer::{Core, Traffic, exchange_cycles};
 use orrery_ir::op::{Access, AxisKind, IterSpace};
 use orrery_ir::{Bindings, Def, Dim, NodeId, ValueId};
 use orrery_program::memory::unbound;
 use orrery_program::{
-    BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Read, Region, Step, StepId, StepKind, Write,
-    WriteMode,
+    BoundGrid, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Read, Region, Step, StepId, StepKind,
+    Write, WriteMode,
 };
 use std::collections::BTreeMap;
 
@@ -50,6 +50,8 @@ pub(super) struct Lowering<'a> {
     pub(super) items: u64,
     /// The last step of each layer so far that weights streamed in for.
     pub(super) layers: Vec<StepId>,
+    /// Where values have been brought beside where they were made.
+    pub(super) brought: BTreeMap<ValueId, Vec<BufferId>>,
     /// Problems already solved: equal layers are cut alike.
     pub(super) chosen: BTreeMap<Vec<u64>, Vec<Choice>>,
 }
@@ -339,7 +341,8 @@ impl Lowering<'_> {
     }
     /// Cycles of the exchange that a grid asks for.
     fn bringing(&self, body: &Body, frame: &Frame<'_>, cuts: &[Cut]) -> Result<f64> {
-        let (mut inside, mut outside, mut reach) = (0.0, 0.0, 0_u64);
+        let items = frame.items.map_or(1.0, |(_, items)| items as f64);
+        let mut traffic = Traffic { span: 1.0, ..Traffic::default() };
         for (number, (value, access)) in body.operands.iter().zip(&body.reads).enumerate() {
             if frame.streamed[number] || self.is_weight(*value) {
                 continue;
@@ -354,23 +357,29 @@ impl Lowering<'_> {
                 Ok(elements * dtype.bits() as f64 / 8.0)
             };
             let Some(have) = have else { continue };
-            if chain.is_empty() && have.home == self.pe && have.layout.same_place(&wanted) {
+            let near = chain.is_empty() && have.home == self.pe && have.layout.same_place(&wanted);
+            if near || self.brought_to(*value, &wanted).is_some() {
                 continue;
             }
-            inside += bytes(&wanted, &shape)?;
-            outside += bytes(&have.layout, &have.shape)?;
+            traffic.inward += bytes(&wanted, &shape)? / items;
+            traffic.outward += bytes(&have.layout, &have.shape)? / items;
+            traffic.total += bytes(&Layout::whole(have.shape.len(), 0), &have.shape)? / items;
+            for layout in [&have.layout, &wanted] {
+                let grid = BoundGrid::new(layout.base, &layout.cuts, &self.nominal).map_err(|s| unbound(&s))?;
+                traffic.span = traffic.span.max((grid.core_end() - layout.base) as f64);
+            }
             let near = if chain.is_empty() {
                 have.layout.moved_among(&wanted, &self.nominal).map_err(|s| unbound(&s))?
             } else {
                 None
             };
-            reach = reach.max(near.unwrap_or(frame.cores));
+            traffic.reach = traffic.reach.max(near.map_or(traffic.span, |near| near as f64));
         }
-        if reach == 0 {
+        if traffic.reach == 0.0 {
             return Ok(0.0);
         }
-        let items = frame.items.map_or(1.0, |(_, items)| items as f64);
-        Ok(items * exchange_cycles(inside / items, outside / items, reach as f64, &self.core).total())
+        let phase = exchange_cycles(&traffic, &self.core);
+        Ok(items * phase.busy() + phase.way)
     }
     /// Axes whose parts are neighbours, innermost first: sums that are cut, then the axis over which their results are
     /// spread.

@@ -145,6 +145,7 @@ impl Wafer<'_> {
             stage: 0,
             items,
             layers: Vec::new(),
+            brought: BTreeMap::new(),
             chosen: BTreeMap::new(),
         }
     }
@@ -190,35 +191,32 @@ impl Wafer<'_> {
     /// Every layer in a rectangle of its own. Areas follow the work first, then what the layers took in them.
     fn resident(&self) -> Result<Compiled> {
         let items = self.items();
-        let mut work = self.work()?;
+        let mut shares = self.work()?;
         let mut best: Option<(Picoseconds, Compiled)> = None;
         let mut error = None;
         for _ in 0..PLANS {
-            let plan = floor_plan(&work, self.machine.grid_columns, self.machine.grid_rows);
+            let plan = floor_plan(&shares, self.machine.grid_columns, self.machine.grid_rows);
             let Some(regions) = plan else {
                 return Diagnostic::error(
                     "does-not-fit",
-                    format!("{} layers have no room beside each other on the mesh", work.len()),
+                    format!("{} layers have no room beside each other on the mesh", shares.len()),
                 )
                 .help("stream the weights: a software stack of that kind, where the machine has one")
                 .err();
             };
             let areas: Vec<f64> = regions.iter().map(|region| region.cores() as f64).collect();
             let compiled = self.emit(self.lowering(Way::Resident, regions, items))?;
-            let costs = self.costs(&compiled.program)?;
-            let pipeline = pipeline(&compiled.program, &costs);
-            let stages = pipeline.stages.clone();
+            let pipeline = pipeline(&compiled.program, &self.costs(&compiled.program)?);
+            let times: Vec<f64> = (0..areas.len())
+                .map(|stage| pipeline.stages.get(&(stage as u32)).map_or(0.0, |time| time.seconds()))
+                .collect();
+            shares = self.shares(&areas, &times, &self.filled(&compiled.program)?);
             match verify::capacity(&compiled.program) {
                 Err(found) => error = Some(found),
                 Ok(()) if best.as_ref().is_none_or(|(time, _)| pipeline.time < *time) => {
                     best = Some((pipeline.time, compiled));
                 }
                 Ok(()) => {}
-            }
-            // What does not get faster by more cores keeps them from those that do.
-            for (stage, work) in work.iter_mut().enumerate() {
-                let took = stages.get(&(stage as u32)).map_or(0.0, |time| time.seconds());
-                *work = took * areas[stage];
             }
         }
         let Some((_, mut compiled)) = best else {
@@ -229,6 +227,44 @@ impl Wafer<'_> {
         };
         compiled.notes.push(self.interval_note(&compiled.program)?);
         Ok(compiled)
+    }
+
+    /// Areas for the next plan: in proportion to what each stage took on its area, so that what does not get faster by
+    /// more cores leaves them to those that do; but no less than what it holds needs.
+    fn shares(&self, areas: &[f64], times: &[f64], filled: &[f64]) -> Vec<f64> {
+        let total: f64 = areas.iter().sum();
+        let least: Vec<f64> = areas.iter().zip(filled).map(|(area, filled)| area * filled).collect();
+        let at = |interval: f64| -> Vec<f64> {
+            let wanted = areas.iter().zip(times).map(|(area, time)| area * time / interval);
+            wanted.zip(&least).map(|(wanted, least)| wanted.max(*least)).collect()
+        };
+        let slowest = times.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+        let (mut low, mut high) = (slowest * 1e-3, slowest * 1e3);
+        for _ in 0..60 {
+            let middle = (low * high).sqrt();
+            if at(middle).iter().sum::<f64>() > total { low = middle } else { high = middle }
+        }
+        at(high)
+    }
+
+    /// Part of the memory of a PE that each stage takes, with some room for the cutting of other areas.
+    fn filled(&self, program: &Program) -> Result<Vec<f64>> {
+        const ROOM: f64 = 1.15;
+        let nominal = self.options.nominal();
+        let capacity = self.machine.sram_bytes.saturating_sub(self.machine.pe_reserved_bytes).max(1) as f64;
+        let mut bytes = vec![0_u64; program.regions.len()];
+        let stages = program.stages_of_buffers();
+        for (id, buffer) in program.buffers.iter() {
+            let memory = &program.memories[buffer.home];
+            let region = program.regions.iter().position(|r| r.base == buffer.layout.base);
+            if let (Some(region), true, false) = (region, memory.cores > 1, memory.is_mesh()) {
+                bytes[region] += match stages[id] {
+                    Some(stages) => program.held_bytes(id, stages, &nominal)?,
+                    None => 0,
+                };
+            }
+        }
+        Ok(bytes.into_iter().map(|bytes| bytes as f64 / capacity * ROOM).collect())
     }
 
     fn interval_note(&self, program: &Program) -> Result<Diagnostic> {
