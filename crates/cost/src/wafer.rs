@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn special_functions_take_their_cycles() {
         with_core("cs2", "fp16.32", |core| {
-            assert_eq!(vector_cycles(0.0, 3.0, DType::F16, core).1, 150.0);
+            assert_eq!(vector_cycles(0.0, 3.0, DType::F16, core).1, 30.0);
             assert_eq!(vector_cycles(32.0, 0.0, DType::F16, core).0, 10.0 + 1.42);
             assert_eq!(vector_cycles(32.0, 0.0, DType::F32, core).0, 40.0 + 1.42);
         });

@@ -18,6 +18,17 @@ pub struct Choice {
     pub bytes: f64,
 }
 
+/// Where a PE has an operand from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// It is there, or is brought: an activation.
+    Activation,
+    /// It lies there: a weight.
+    Weight,
+    /// It arrives over the mesh when it is needed, and takes no memory.
+    Stream,
+}
+
 /// What a problem has to keep to.
 #[derive(Clone, Debug)]
 pub struct Frame<'a> {
@@ -27,9 +38,9 @@ pub struct Frame<'a> {
     pub cores: u64,
     /// Bytes of a PE that a step may take.
     pub budget: f64,
-    /// Of each operand: whether it streams in.
-    pub streamed: Vec<bool>,
-    /// The axis along which items of a pipeline follow one another in time, which is not cut, and how many.
+    /// Of each operand.
+    pub sources: Vec<Source>,
+    /// The axis along which items of a pipeline follow one another in time, and how many.
     pub items: Option<(usize, u64)>,
 }
 
@@ -46,10 +57,14 @@ impl Frame<'_> {
             problem.axes.iter().zip(parts).filter(|(a, _)| a.reduce).map(|(_, &p)| p as f64).product();
         let share: f64 =
             problem.axes.iter().zip(&blocks).map(|(a, &b)| b as f64 / a.extent.max(1) as f64).product();
-        let (mut held, mut arriving) = (0.0, 0.0);
-        for (operand, streamed) in problem.operands.iter().zip(&self.streamed) {
+        let (mut passing, mut lying, mut arriving) = (0.0, 0.0, 0.0);
+        for (operand, source) in problem.operands.iter().zip(&self.sources) {
             let bytes = operand.bytes(&blocks);
-            if *streamed { arriving += bytes * 8.0 / operand.bits } else { held += bytes }
+            match source {
+                Source::Activation => passing += bytes,
+                Source::Weight => lying += bytes,
+                Source::Stream => arriving += bytes * 8.0 / operand.bits,
+            }
         }
         let made: f64 = problem.results.iter().map(|o| o.bytes(&blocks)).sum();
         let mut path = 0.0;
@@ -62,7 +77,7 @@ impl Frame<'_> {
             } else {
                 product.rows = (product.rows / items).ceil();
             }
-            let streamed = self.streamed.iter().any(|s| *s);
+            let streamed = self.sources.contains(&Source::Stream);
             let cycles = product_cycles(&product, depth_parts, streamed, problem.dtype, &self.core);
             path += cycles.multiply + cycles.add + cycles.chain;
         }
@@ -76,20 +91,23 @@ impl Frame<'_> {
         let arrive = arriving / self.core.losses.mesh_fraction;
         let cycles = items * path.max(arrive);
         // A sum that was cut is left spread over the PEs that made it; of a pipeline's items two are there at once.
-        let at_once = if items > 1.0 { 2.0 / items } else { 1.0 };
-        Choice { parts: parts.to_vec(), cycles, bytes: (held + made / depth_parts) * at_once.min(1.0) }
+        let at_once = (2.0 / items).min(1.0);
+        Choice { parts: parts.to_vec(), cycles, bytes: (passing + made / depth_parts) * at_once + lying }
     }
 
     /// The best ways to cut, one for each number of parts of a sum.
     pub fn choices(&self, problem: &Problem) -> Vec<Choice> {
-        let fixed = self.items.map(|(axis, _)| axis);
         let sizes: Vec<Vec<u64>> = problem
             .axes
             .iter()
             .enumerate()
             .map(|(number, axis)| {
-                let cut = Some(number) != fixed && (!axis.reduce || problem.matrix.is_some());
-                if cut { sizes(axis.extent, self.cores) } else { vec![1] }
+                match self.items {
+                    // Every part has its share of every item.
+                    Some((in_time, items)) if in_time == number => divisors(axis.extent as u64 / items, self.cores),
+                    _ if axis.reduce && problem.matrix.is_none() => vec![1],
+                    _ => sizes(axis.extent, self.cores),
+                }
             })
             .collect();
         let sums: Vec<usize> = (0..sizes.len()).filter(|&i| problem.axes[i].reduce).collect();
@@ -150,6 +168,11 @@ fn sizes(extent: i64, cores: u64) -> Vec<u64> {
         }
     }
     all
+}
+
+/// The divisors of a number up to `most`, rising.
+fn divisors(number: u64, most: u64) -> Vec<u64> {
+    (1..=number.min(most)).filter(|d| number.is_multiple_of(*d)).collect()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Groups to steps on a mesh.
 
 use super::bring::Arrival;
-use super::cut::{Choice, Frame};
+use super::cut::{Choice, Frame, Source};
 use crate::Fidelity;
 use crate::bulk_synchronous::problem::{problem, signature};
 use crate::groups::{Group, is_inline};
@@ -46,7 +46,7 @@ pub(super) struct Lowering<'a> {
     pub(super) regions: Vec<Region>,
     /// The stage that is being emitted.
     pub(super) stage: usize,
-    /// Samples that go through the stages one by one.
+    /// Items of the batch that go through the stages one after the other.
     pub(super) items: u64,
     /// The last step of each layer so far that weights streamed in for.
     pub(super) layers: Vec<StepId>,
@@ -82,9 +82,12 @@ impl Lowering<'_> {
         let mut cuts = Vec::new();
         for (d, extent) in shape.iter().enumerate() {
             let length = u64::try_from(self.extent(extent)?).unwrap_or(0).max(1);
-            // The items of a pipeline follow one another in time.
+            // The items of a pipeline follow one another in time: every part has its share of every item.
             let in_time = d == 0 && self.is_staged() && length.is_multiple_of(self.items);
-            let parts = if in_time { 1 } else { length.div_ceil(length.div_ceil(length.min(left))) };
+            let parts = match length / self.items {
+                share if in_time => (1..=share.min(left)).rev().find(|p| share.is_multiple_of(*p)).unwrap_or(1),
+                _ => length.div_ceil(length.div_ceil(length.min(left))),
+            };
             left /= parts;
             let cutting = Cutting::Parts(parts);
             cuts.push(Cut { name: "spread".into(), extent: extent.clone(), cutting, stride: 0 });
@@ -303,12 +306,16 @@ impl Lowering<'_> {
 
     /// The grid of a group with the strides of its axes: the cheapest with what it costs to bring the operands.
     fn choose(&mut self, group: &Group, body: &Body, space: &IterSpace, problem: &Problem) -> Result<Vec<Cut>> {
-        let streamed: Vec<bool> =
-            body.operands.iter().map(|v| self.way == Way::Streamed && self.is_weight(*v)).collect();
+        let source = |value: &ValueId| match (self.is_weight(*value), self.way) {
+            (true, Way::Streamed) => Source::Stream,
+            (true, Way::Resident) => Source::Weight,
+            _ => Source::Activation,
+        };
+        let sources: Vec<Source> = body.operands.iter().map(source).collect();
         let items = if self.is_staged() { self.item_axis(problem).map(|axis| (axis, self.items)) } else { None };
-        let frame = Frame { core: self.core, cores: self.region().cores(), budget: self.budget, streamed, items };
+        let frame = Frame { core: self.core, cores: self.region().cores(), budget: self.budget, sources, items };
         let mut key = signature(problem);
-        key.extend(frame.streamed.iter().map(|s| u64::from(*s)));
+        key.extend(frame.sources.iter().map(|source| *source as u64));
         key.extend([frame.cores, items.map_or(0, |(axis, items)| items << 8 | axis as u64)]);
         let choices = self.chosen.entry(key).or_insert_with(|| frame.choices(problem)).clone();
         let mut grids: Vec<(Choice, Vec<Cut>)> = choices
@@ -344,7 +351,7 @@ impl Lowering<'_> {
         let items = frame.items.map_or(1.0, |(_, items)| items as f64);
         let mut traffic = Traffic { span: 1.0, ..Traffic::default() };
         for (number, (value, access)) in body.operands.iter().zip(&body.reads).enumerate() {
-            if frame.streamed[number] || self.is_weight(*value) {
+            if frame.sources[number] != Source::Activation {
                 continue;
             }
             let wanted = Layout { base: self.region().base, cuts: cuts.to_vec(), access: access.clone() };

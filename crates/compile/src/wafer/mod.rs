@@ -188,9 +188,37 @@ impl Wafer<'_> {
         Ok(compiled)
     }
 
-    /// Every layer in a rectangle of its own. Areas follow the work first, then what the layers took in them.
+    /// Every layer in a rectangle of its own. Samples go through one by one, or several at once where a layer has too
+    /// little work in one to keep its rectangle busy.
     fn resident(&self) -> Result<Compiled> {
-        let items = self.items();
+        let samples = self.samples();
+        let mut best: Option<(Picoseconds, Compiled)> = None;
+        let mut error = None;
+        for at_once in (0..).map(|power| 4_u64.pow(power)).take_while(|n| *n <= samples) {
+            if !samples.is_multiple_of(at_once) {
+                break;
+            }
+            match self.planned(samples / at_once) {
+                Ok((time, compiled)) if best.as_ref().is_none_or(|(least, _)| time < *least) => {
+                    best = Some((time, compiled));
+                }
+                Ok(_) => break,
+                Err(found) if best.is_none() && error.is_none() => error = Some(found),
+                Err(_) => break,
+            }
+        }
+        let Some((_, mut compiled)) = best else {
+            let error = error.unwrap_or_else(|| Box::new(Diagnostic::error("does-not-fit", "no plan fits")));
+            return Err(Box::new(error.help(
+                "all layers lie on the wafer at once in this mode; streamed weights need no memory of it",
+            )));
+        };
+        compiled.notes.push(self.interval_note(&compiled.program, samples)?);
+        Ok(compiled)
+    }
+
+    /// The best of some floor plans for so many items. Areas follow the work first, then what the layers took in them.
+    fn planned(&self, items: u64) -> Result<(Picoseconds, Compiled)> {
         let mut shares = self.work()?;
         let mut best: Option<(Picoseconds, Compiled)> = None;
         let mut error = None;
@@ -219,14 +247,11 @@ impl Wafer<'_> {
                 Ok(()) => {}
             }
         }
-        let Some((_, mut compiled)) = best else {
-            let error = error.unwrap_or_else(|| Box::new(Diagnostic::error("does-not-fit", "no plan fits")));
-            return Err(Box::new(error.help(
-                "all layers lie on the wafer at once in this mode; streamed weights need no memory of it",
-            )));
-        };
-        compiled.notes.push(self.interval_note(&compiled.program)?);
-        Ok(compiled)
+        match (best, error) {
+            (Some(best), _) => Ok(best),
+            (None, Some(error)) => Err(error),
+            (None, None) => Diagnostic::error("does-not-fit", "no plan fits").err(),
+        }
     }
 
     /// Areas for the next plan: in proportion to what each stage took on its area, so that what does not get faster by
@@ -267,14 +292,15 @@ impl Wafer<'_> {
         Ok(bytes.into_iter().map(|bytes| bytes as f64 / capacity * ROOM).collect())
     }
 
-    fn interval_note(&self, program: &Program) -> Result<Diagnostic> {
+    fn interval_note(&self, program: &Program, samples: u64) -> Result<Diagnostic> {
+        let at_once = samples / program.items.max(1);
         let pipeline = pipeline(program, &self.costs(program)?);
         let slowest = pipeline.slowest.map_or_else(String::new, |stage| {
             let region = &program.regions[stage as usize];
             let longest = program.steps.values().find(|s| s.stage == Some(stage));
             let name = longest.map_or("", |step| &step.name);
             format!(
-                "; stage {stage} on {} x {} cores sets the interval: {} a sample at `{name}`",
+                "; stage {stage} on {} x {} cores sets the interval: {} for {at_once} at once at `{name}`",
                 region.columns, region.rows, pipeline.interval
             )
         });
@@ -284,8 +310,8 @@ impl Wafer<'_> {
         ))
     }
 
-    /// Samples that flow through the pipeline one by one: the first dimension of the inputs, where all have the same.
-    fn items(&self) -> u64 {
+    /// Samples that can flow through a pipeline: the first dimension of the inputs, where all have the same.
+    fn samples(&self) -> u64 {
         let nominal = self.options.nominal();
         let mut firsts = self.graph.inputs.iter().filter_map(|value| {
             let shape = self.facts[*value].ty.as_tensor()?.shape.as_ref()?;
