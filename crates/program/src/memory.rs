@@ -74,7 +74,6 @@ impl Program {
         let steps = self.steps.len();
         let mut all = Vec::new();
         for (memory, description) in self.memories.iter() {
-            let cores = usize::try_from(description.cores).unwrap_or(1);
             // Changes in use at each step: (core range, bytes, appears or goes).
             let mut appear: Vec<Vec<(u64, u64, u64, BufferClass)>> = vec![Vec::new(); steps + 1];
             let mut go: Vec<Vec<(u64, u64, u64, BufferClass)>> = vec![Vec::new(); steps + 1];
@@ -97,24 +96,30 @@ impl Program {
                 appear[first.index()].push(change);
                 go[last.index() + 1].push(change);
             }
-            let mut used = vec![description.reserved; cores];
+            // Cores between two places where some buffer begins or ends hold the same.
+            let mut starts: Vec<u64> = appear.iter().flatten().flat_map(|&(lo, hi, ..)| [lo, hi]).collect();
+            starts.push(0);
+            starts.sort_unstable();
+            starts.dedup();
+            starts.retain(|start| *start < description.cores);
+            let mut used = vec![description.reserved; starts.len()];
             let mut over_time = Vec::with_capacity(steps);
             let mut peak = Peak { memory, bytes: 0, core: 0, step: StepId::new(0), by_class: Vec::new() };
             for step in 0..steps {
                 for &(lo, hi, bytes, _) in &go[step] {
-                    spread(&mut used, lo, hi, |b| b.saturating_sub(bytes));
+                    spread(&mut used, &starts, lo, hi, |b| b.saturating_sub(bytes));
                 }
                 for &(lo, hi, bytes, _) in &appear[step] {
-                    spread(&mut used, lo, hi, |b| b.saturating_add(bytes));
+                    spread(&mut used, &starts, lo, hi, |b| b.saturating_add(bytes));
                 }
-                let (core, bytes) = used
+                let (segment, bytes) = used
                     .iter()
                     .copied()
                     .enumerate()
                     .fold((0, 0), |best, at| if at.1 > best.1 { at } else { best });
                 over_time.push(bytes);
                 if bytes > peak.bytes {
-                    peak = Peak { bytes, core: core as u64, step: StepId::new(step), ..peak };
+                    peak = Peak { bytes, core: starts[segment], step: StepId::new(step), ..peak };
                 }
             }
             peak.by_class = self.classes_at(&peak, &appear, &go);
@@ -176,10 +181,10 @@ impl Program {
     }
 }
 
-fn spread(used: &mut [u64], lo: u64, hi: u64, change: impl Fn(u64) -> u64) {
-    let end = usize::try_from(hi).unwrap_or(usize::MAX).min(used.len());
-    let start = usize::try_from(lo).unwrap_or(usize::MAX).min(end);
-    for bytes in &mut used[start..end] {
+/// Changes the bytes of the cores `lo` to `hi`, which both are among `starts` or past the last core.
+fn spread(used: &mut [u64], starts: &[u64], lo: u64, hi: u64, change: impl Fn(u64) -> u64) {
+    let at = |core: u64| starts.partition_point(|start| *start < core);
+    for bytes in &mut used[at(lo)..at(hi).max(at(lo))] {
         *bytes = change(*bytes);
     }
 }

@@ -45,7 +45,10 @@ impl Lowering<'_> {
         if let Some(there) = self.brought_to(value, layout) {
             return Ok(there);
         }
-        let body = self.movement_of(value);
+        let (from, body) = match self.passed_on(value) {
+            Some(nearer) => (nearer, self.emitter.identity(value)),
+            None => (from, self.movement_of(value)),
+        };
         let suffix = format!("@{}", self.emitter.program.buffers.len());
         let to = self.emitter.buffer(value, &suffix, BufferClass::Scratch, self.pe, layout.clone());
         self.brought.entry(value).or_default().push(to);
@@ -61,6 +64,16 @@ impl Lowering<'_> {
         }
         let there = self.brought.get(&value)?.iter();
         there.copied().find(|b| self.emitter.program.buffers[*b].layout.same_place(layout))
+    }
+    /// In a pipeline, the copy of a value that the last stage before this one got: it is passed on from there, so that no
+    /// stage has to keep it for all items between itself and a stage far away.
+    fn passed_on(&self, value: ValueId) -> Option<BufferId> {
+        let copies = self.brought.get(&value).filter(|_| self.way == Way::Resident)?;
+        let windowed = |b: &&BufferId| {
+            let access = &self.emitter.program.buffers[**b].layout.access;
+            access.iter().any(|access| matches!(access, Access::Window { .. }))
+        };
+        copies.iter().rev().find(|b| !windowed(b)).copied()
     }
     /// How a value comes of what it is a movement of.
     fn movement_of(&self, value: ValueId) -> Graph {

@@ -27,6 +27,23 @@ pub(super) enum Way {
     Resident,
 }
 
+/// What is known of a problem: the best ways to cut it for each number of parts of its sum, and what was taken for operands
+/// in certain places.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    choices: Vec<Choice>,
+    grids: Vec<(Vec<Option<Place>>, Vec<Cut>)>,
+}
+
+/// Where an operand lies: its layout and those of its copies in the same rectangle, as if it began at core 0.
+#[derive(Clone, Debug, PartialEq)]
+struct Place {
+    moved: bool,
+    inside: bool,
+    layout: Layout,
+    copies: Vec<Layout>,
+}
+
 /// A program being emitted for a wafer.
 pub(super) struct Lowering<'a> {
     pub(super) emitter: Emitter<'a>,
@@ -53,7 +70,7 @@ pub(super) struct Lowering<'a> {
     /// Where values have been brought beside where they were made.
     pub(super) brought: BTreeMap<ValueId, Vec<BufferId>>,
     /// Problems already solved: equal layers are cut alike.
-    pub(super) chosen: BTreeMap<Vec<u64>, Vec<Choice>>,
+    pub(super) chosen: BTreeMap<Vec<u64>, Known>,
 }
 
 impl Lowering<'_> {
@@ -317,27 +334,55 @@ impl Lowering<'_> {
         let mut key = signature(problem);
         key.extend(frame.sources.iter().map(|source| *source as u64));
         key.extend([frame.cores, items.map_or(0, |(axis, items)| items << 8 | axis as u64)]);
-        let choices = self.chosen.entry(key).or_insert_with(|| frame.choices(problem)).clone();
-        let mut grids: Vec<(Choice, Vec<Cut>)> = choices
-            .into_iter()
-            .map(|choice| {
-                let mut cuts = grid(space, |i| Cutting::Parts(choice.parts[i]));
-                set_strides(&mut cuts, &self.inner_axes(space, group));
-                (choice, cuts)
-            })
-            .collect();
+        let places: Vec<Option<Place>> = body.operands.iter().map(|value| self.place_of(*value)).collect();
+        let base = self.region().base;
+        let known = self.chosen.entry(key.clone()).or_insert_with(|| Known {
+            choices: frame.choices(problem),
+            grids: Vec::new(),
+        });
+        // Where operands lie relative to the rectangle decides, not where the rectangle is.
+        if let Some((_, cuts)) = known.grids.iter().find(|(of, _)| *of == places) {
+            return Ok(cuts.clone());
+        }
+        let mut grids: Vec<(Choice, Vec<Cut>)> = Vec::new();
+        let choices = known.choices.clone();
+        for choice in choices {
+            let mut cuts = grid(space, |i| Cutting::Parts(choice.parts[i]));
+            set_strides(&mut cuts, &self.inner_axes(space, group));
+            grids.push((choice, cuts));
+        }
         if let Some(kept) = self.kept_grid(body, space, problem) {
             let parts: Vec<u64> = kept.iter().map(parts_of).collect();
             grids.push((frame.price(problem, &parts), kept));
         }
         let mut best: Option<(Choice, Vec<Cut>)> = None;
         for (mut choice, cuts) in grids {
-            choice.cycles += self.bringing(body, &frame, &cuts)?;
+            choice.cycles += self.bringing(body, &frame, &cuts, base)?;
             if best.as_ref().is_none_or(|(best, _)| frame.is_better(&choice, best)) {
                 best = Some((choice, cuts));
             }
         }
-        Ok(best.map_or_else(|| grid(space, |_| Cutting::Parts(1)), |(_, cuts)| cuts))
+        let cuts = best.map_or_else(|| grid(space, |_| Cutting::Parts(1)), |(_, cuts)| cuts);
+        if let Some(known) = self.chosen.get_mut(&key) {
+            known.grids.push((places, cuts.clone()));
+        }
+        Ok(cuts)
+    }
+    /// Where a value lies, as far as cutting depends on it.
+    fn place_of(&self, value: ValueId) -> Option<Place> {
+        let (source, chain) = self.origin(value);
+        let buffer = &self.emitter.program.buffers[*self.emitter.buffer_of.get(&source)?];
+        let inside = buffer.layout.base == self.region().base;
+        let copies = self.brought.get(&value).into_iter().flatten();
+        let layouts = copies.map(|b| self.emitter.program.buffers[*b].layout.clone());
+        let here = |layout: &Layout| layout.base == self.region().base;
+        let moved_here = |layout: Layout| Layout { base: 0, ..layout };
+        Some(Place {
+            moved: !chain.is_empty(),
+            inside,
+            layout: moved_here(buffer.layout.clone()),
+            copies: layouts.filter(here).map(moved_here).collect(),
+        })
     }
     /// The axis along which the items of the batch lie, where the first dimension of the result follows one that counts
     /// them.
@@ -347,14 +392,14 @@ impl Lowering<'_> {
         extent.is_multiple_of(self.items).then_some(axis)
     }
     /// Cycles of the exchange that a grid asks for.
-    fn bringing(&self, body: &Body, frame: &Frame<'_>, cuts: &[Cut]) -> Result<f64> {
+    fn bringing(&self, body: &Body, frame: &Frame<'_>, cuts: &[Cut], base: u64) -> Result<f64> {
         let items = frame.items.map_or(1.0, |(_, items)| items as f64);
         let mut traffic = Traffic { span: 1.0, ..Traffic::default() };
         for (number, (value, access)) in body.operands.iter().zip(&body.reads).enumerate() {
             if frame.sources[number] != Source::Activation {
                 continue;
             }
-            let wanted = Layout { base: self.region().base, cuts: cuts.to_vec(), access: access.clone() };
+            let wanted = Layout { base, cuts: cuts.to_vec(), access: access.clone() };
             let (source, chain) = self.origin(*value);
             let have = self.emitter.buffer_of.get(&source).map(|b| &self.emitter.program.buffers[*b]);
             let (dtype, shape) = self.emitter.type_of(*value);
