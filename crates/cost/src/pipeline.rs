@@ -1,12 +1,12 @@
 //! What a pipeline of stages takes.
 //!
-//! Stages run at the same time, each on another item; within a stage one item arrives while another is computed on. The
-//! first item goes through all steps; after it one item comes out every interval, which the slowest stage sets: the longer
-//! of what it exchanges and what it computes.
+//! Stages run at the same time, each on another item; within a stage an item arrives and is computed on before the next
+//! one arrives. The first item goes through all steps; after it one item comes out every interval, which the slowest stage
+//! sets.
 
 use crate::StepCost;
 use orrery_base::Picoseconds;
-use orrery_program::{Program, StepId, StepKind};
+use orrery_program::{Program, StepId};
 use std::collections::BTreeMap;
 
 /// The time of a pipeline.
@@ -29,17 +29,12 @@ pub fn pipeline(program: &Program, costs: &[StepCost]) -> Pipeline {
     let items = program.items.max(1);
     let mut found = Pipeline::default();
     let mut filled = Picoseconds::ZERO;
-    let mut busy: BTreeMap<(u32, bool), Picoseconds> = BTreeMap::new();
     for ((id, step), cost) in program.steps.iter().zip(costs) {
         let Some(stage) = step.stage else { continue };
         let one = Picoseconds(cost.time.0 / items);
         found.spans.insert(id, (filled, filled + one));
         filled += one;
-        *busy.entry((stage, step.kind == StepKind::Exchange)).or_default() += one;
-    }
-    for ((stage, _), time) in busy {
-        let longer = found.stages.entry(stage).or_default();
-        *longer = time.max(*longer);
+        *found.stages.entry(stage).or_default() += one;
     }
     for (stage, time) in &found.stages {
         if *time > found.interval {

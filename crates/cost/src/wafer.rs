@@ -3,7 +3,7 @@
 //! A PE has one data path: multiply-adds, element-wise operations and the addition of partial sums that pass by follow one
 //! another on it. Weights that stream in arrive over the ramp meanwhile, one wavelet each, and each sets off one vector
 //! operation over the rows that the PE holds; the slower of arrival and arithmetic decides. Sums that are cut over PEs
-//! run along a chain of neighbours. A staged step is done item by item: it costs so many times what one item costs.
+//! run along a chain of neighbours. What is done item by item costs so many times what one item costs.
 
 use crate::{Measure, Product, Resource, StepCost, slowest};
 use orrery_base::Picoseconds;
@@ -166,7 +166,7 @@ pub fn cost(
     precision: &Precision,
 ) -> StepCost {
     let core = Core::new(machine, losses, precision);
-    let items = if step.stage.is_some() { program.items.max(1) } else { 1 };
+    let items = program.items.max(1);
     let one = of_one_item(measure, items as f64);
     let cycles = |c: f64| Picoseconds::from_cycles(c * items as f64, machine.clock_hz);
     // Items follow each other on the way; the way itself counts once.
@@ -181,7 +181,8 @@ pub fn cost(
         }
         StepKind::Stream => {
             let rate = machine.ingress_bandwidth * losses.ingress_fraction;
-            let time = seconds(losses.layer_seconds + measure.total_read() / rate);
+            // Weights stream in again for every item.
+            let time = seconds(losses.layer_seconds + measure.total_read() / rate) * items;
             (time, vec![(Resource::Ingress, time)], 0.0)
         }
         StepKind::Exchange => {

@@ -243,7 +243,9 @@ pub struct Program {
     pub steps: IndexVec<StepId, Step>,
     /// The rectangles of the mesh that the stages of a pipeline lie in, in the order of the stages.
     pub regions: Vec<Region>,
-    /// Equal items of the batch that flow through the stages one after the other; 1 where there are no stages.
+    /// Equal items of the batch that follow one another: through the stages, each of which takes the next item while the
+    /// others are at work on earlier ones; without stages, through the whole program. Steps and buffers are described for
+    /// all items together.
     pub items: u64,
     /// The buffers of the model's inputs, in order.
     pub inputs: Vec<BufferId>,

@@ -85,9 +85,10 @@ impl Program {
                 let grid = crate::BoundGrid::new(buffer.layout.base, &buffer.layout.cuts, bindings)
                     .map_err(|s| unbound(&s))?;
                 let staged = stages[id].is_some() && description.cores > 1;
-                let bytes = match stages[id] {
-                    Some(stages) if staged => self.held_bytes(id, stages, bindings)?,
-                    _ => self.block_bytes(id, bindings)?,
+                let bytes = if description.cores > 1 {
+                    self.held_bytes(id, stages[id], bindings)?
+                } else {
+                    self.block_bytes(id, bindings)?
                 };
                 // Every stage of a pipeline is at work all the time.
                 let whole = (StepId::new(0), StepId::new(steps - 1));
@@ -141,12 +142,13 @@ impl Program {
         stages
     }
 
-    /// Bytes of a buffer on a core while a pipeline runs: of the items that are at once between its first and last stage,
-    /// where its first dimension counts items; all of it for weights and for what has no such dimension.
+    /// Bytes of a buffer on a core that takes the items of a batch one after the other: those of the items that are at
+    /// once between the first and the last stage that touch it, where its first dimension counts items; all of it for
+    /// weights and for what has no such dimension.
     ///
     /// # Errors
     /// `unbound-symbol` where a symbol has no value.
-    pub fn held_bytes(&self, id: BufferId, (from, to): (u32, u32), bindings: &Bindings) -> Result<u64> {
+    pub fn held_bytes(&self, id: BufferId, stages: Option<(u32, u32)>, bindings: &Bindings) -> Result<u64> {
         let (buffer, bytes) = (&self.buffers[id], self.block_bytes(id, bindings)?);
         let passes = matches!(buffer.class, BufferClass::Scratch | BufferClass::Accumulator);
         let Some(first) = buffer.shape.first().filter(|_| passes && self.items > 1) else { return Ok(bytes) };
@@ -154,8 +156,7 @@ impl Program {
         if !extent.is_multiple_of(self.items) || extent == 0 {
             return Ok(bytes);
         }
-        // One comes in while the one before is worked on.
-        let at_once = (u64::from(to - from) + 2).min(self.items);
+        let at_once = stages.map_or(1, |(from, to)| u64::from(to - from) + 1).min(self.items);
         Ok(bytes.div_ceil(self.items).saturating_mul(at_once))
     }
 

@@ -40,7 +40,7 @@ pub struct Frame<'a> {
     pub budget: f64,
     /// Of each operand.
     pub sources: Vec<Source>,
-    /// The axis along which items of a pipeline follow one another in time, and how many.
+    /// The axis along which items of the batch follow one another in time, and how many.
     pub items: Option<(usize, u64)>,
 }
 
@@ -90,9 +90,8 @@ impl Frame<'_> {
         path += vector + special;
         let arrive = arriving / self.core.losses.mesh_fraction;
         let cycles = items * path.max(arrive);
-        // A sum that was cut is left spread over the PEs that made it; of a pipeline's items two are there at once.
-        let at_once = (2.0 / items).min(1.0);
-        Choice { parts: parts.to_vec(), cycles, bytes: (passing + made / depth_parts) * at_once + lying }
+        // A sum that was cut is left spread over the PEs that made it; of several items one is there at a time.
+        Choice { parts: parts.to_vec(), cycles, bytes: (passing + made / depth_parts) / items + lying }
     }
 
     /// The best ways to cut, one for each number of parts of a sum.

@@ -63,7 +63,7 @@ pub(super) struct Lowering<'a> {
     pub(super) regions: Vec<Region>,
     /// The stage that is being emitted.
     pub(super) stage: usize,
-    /// Items of the batch that go through the stages one after the other.
+    /// Items of the batch that go through the stages, or through the whole program, one after the other.
     pub(super) items: u64,
     /// The last step of each layer so far that weights streamed in for.
     pub(super) layers: Vec<StepId>,
@@ -99,8 +99,8 @@ impl Lowering<'_> {
         let mut cuts = Vec::new();
         for (d, extent) in shape.iter().enumerate() {
             let length = u64::try_from(self.extent(extent)?).unwrap_or(0).max(1);
-            // The items of a pipeline follow one another in time: every part has its share of every item.
-            let in_time = d == 0 && self.is_staged() && length.is_multiple_of(self.items);
+            // Items follow one another in time: every part has its share of every item.
+            let in_time = d == 0 && self.items > 1 && length.is_multiple_of(self.items);
             let parts = match length / self.items {
                 share if in_time => (1..=share.min(left)).rev().find(|p| share.is_multiple_of(*p)).unwrap_or(1),
                 _ => length.div_ceil(length.div_ceil(length.min(left))),
@@ -111,9 +111,6 @@ impl Lowering<'_> {
         }
         set_strides(&mut cuts, &[]);
         Ok(Layout { base: region.base, cuts, access: (0..shape.len()).map(Access::along).collect() })
-    }
-    fn is_staged(&self) -> bool {
-        self.way == Way::Resident && self.items > 1
     }
     /// What a value is a movement of, and the nodes in between.
     pub(super) fn origin(&self, value: ValueId) -> (ValueId, Vec<NodeId>) {
@@ -329,7 +326,7 @@ impl Lowering<'_> {
             _ => Source::Activation,
         };
         let sources: Vec<Source> = body.operands.iter().map(source).collect();
-        let items = if self.is_staged() { self.item_axis(problem).map(|axis| (axis, self.items)) } else { None };
+        let items = self.item_axis(problem).map(|axis| (axis, self.items));
         let frame = Frame { core: self.core, cores: self.region().cores(), budget: self.budget, sources, items };
         let mut key = signature(problem);
         key.extend(frame.sources.iter().map(|source| *source as u64));
@@ -389,7 +386,7 @@ impl Lowering<'_> {
     fn item_axis(&self, problem: &Problem) -> Option<usize> {
         let axis = problem.results.first()?.dims.first()?.0.axis()?;
         let extent = u64::try_from(problem.axes[axis].extent).ok()?;
-        extent.is_multiple_of(self.items).then_some(axis)
+        (self.items > 1 && extent.is_multiple_of(self.items)).then_some(axis)
     }
     /// Cycles of the exchange that a grid asks for.
     fn bringing(&self, body: &Body, frame: &Frame<'_>, cuts: &[Cut], base: u64) -> Result<f64> {

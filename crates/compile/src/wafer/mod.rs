@@ -125,9 +125,9 @@ impl Wafer<'_> {
         // What is on its way takes no memory of a PE.
         let mesh = emitter.memory("mesh", pes, u64::MAX, 0);
         let memoryx = emitter.memory("memoryx", 1, self.machine.memoryx_bytes, 0);
+        emitter.program.items = items;
         if way == Way::Resident {
             emitter.program.regions = regions.clone();
-            emitter.program.items = items;
         }
         let budget = self.machine.sram_bytes.saturating_sub(self.machine.pe_reserved_bytes) as f64;
         Lowering {
@@ -181,11 +181,32 @@ impl Wafer<'_> {
             columns: self.machine.grid_columns,
             rows: self.machine.grid_rows,
         };
-        let compiled = self.emit(self.lowering(Way::Streamed, vec![whole], 1))?;
-        verify::capacity(&compiled.program).map_err(|error| {
-            Box::new(error.help("weights are in MemoryX already; activations of all samples lie on the wafer"))
-        })?;
-        Ok(compiled)
+        let samples = self.samples();
+        let mut error = None;
+        // The largest micro-batch whose activations fit.
+        for passes in (0..).map(|power| 2_u64.pow(power)).take_while(|n| *n <= samples) {
+            if !samples.is_multiple_of(passes) {
+                break;
+            }
+            let mut compiled = self.emit(self.lowering(Way::Streamed, vec![whole], passes))?;
+            match verify::capacity(&compiled.program) {
+                Err(found) => error = Some(found),
+                Ok(()) => {
+                    if passes > 1 {
+                        compiled.notes.push(Diagnostic::note(
+                            "wafer-micro-batch",
+                            format!(
+                                "activations of {} samples fit on the wafer at a time: {passes} micro-batches, for each of which all weights stream in",
+                                samples / passes
+                            ),
+                        ));
+                    }
+                    return Ok(compiled);
+                }
+            }
+        }
+        let error = error.unwrap_or_else(|| Box::new(Diagnostic::error("does-not-fit", "no batch fits")));
+        Err(Box::new(error.help("weights are in MemoryX already; the activations of one sample lie on the wafer")))
     }
 
     /// Every layer in a rectangle of its own. Samples go through one by one, or several at once where a layer has too
@@ -283,10 +304,7 @@ impl Wafer<'_> {
             let memory = &program.memories[buffer.home];
             let region = program.regions.iter().position(|r| r.base == buffer.layout.base);
             if let (Some(region), true, false) = (region, memory.cores > 1, memory.is_mesh()) {
-                bytes[region] += match stages[id] {
-                    Some(stages) => program.held_bytes(id, stages, &nominal)?,
-                    None => 0,
-                };
+                bytes[region] += program.held_bytes(id, stages[id], &nominal)?;
             }
         }
         Ok(bytes.into_iter().map(|bytes| bytes as f64 / capacity * ROOM).collect())
