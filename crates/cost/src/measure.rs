@@ -6,7 +6,9 @@ use orrery_ir::op::Engine;
 use orrery_ir::{Bindings, Dim, Op};
 use orrery_numerics::DType;
 use orrery_program::memory::unbound;
-use orrery_program::{BoundGrid, BufferClass, BufferId, Cut, Cutting, Layout, Program, Step, StepKind, access_range};
+use orrery_program::{
+    BoundGrid, BufferClass, BufferId, Cut, Cutting, Layout, Program, Step, StepKind, access_range,
+};
 
 /// A step in numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -152,8 +154,8 @@ fn neighbours_share(layout: &Layout) -> bool {
 
 /// See [`Measure::reach`] and [`Measure::span`].
 fn reach(program: &Program, step: &Step, bindings: &Bindings) -> Result<(f64, f64)> {
-    let stays = step.body.nodes.values().all(|node| node.op == Op::Identity)
-        && step.reads.len() == step.writes.len();
+    let stays =
+        step.body.nodes.values().all(|node| node.op == Op::Identity) && step.reads.len() == step.writes.len();
     let end = |buffer: BufferId| -> Result<u64> {
         let layout = &program.buffers[buffer].layout;
         let grid = BoundGrid::new(layout.base, &layout.cuts, bindings).map_err(|s| unbound(&s))?;
@@ -167,7 +169,9 @@ fn reach(program: &Program, step: &Step, bindings: &Bindings) -> Result<(f64, f6
         let from = step.reads.get(number).filter(|_| stays).map(|read| read.buffer);
         let to = &program.buffers[write.buffer];
         let moved = match from.map(|from| &program.buffers[from]) {
-            Some(from) if from.home == to.home => from.layout.moved_among(&to.layout, bindings).map_err(|s| unbound(&s))?,
+            Some(from) if from.home == to.home => {
+                from.layout.moved_among(&to.layout, bindings).map_err(|s| unbound(&s))?
+            }
             _ => None,
         };
         reach = reach.max(moved.unwrap_or(span));

@@ -9,7 +9,7 @@ use crate::{Measure, Product, Resource, StepCost, slowest};
 use orrery_base::Picoseconds;
 use orrery_machine::{Precision, WaferLosses, WaferMachine};
 use orrery_numerics::DType;
-use orrery_program::{Program, Step, StepKind};
+use orrery_program::{Program, Region, Step, StepKind};
 
 /// What arithmetic on a PE depends on.
 #[derive(Clone, Copy, Debug)]
@@ -173,6 +173,8 @@ pub fn cost(
     let once = |c: f64| Picoseconds::from_cycles(c, machine.clock_hz);
     let seconds = Picoseconds::from_seconds;
     let bytes = measure.total_read().max(measure.written_bytes);
+    let region = step.stage.and_then(|stage| program.regions.get(stage as usize));
+    let pes = region.map_or(machine.grid_columns * machine.grid_rows, Region::cores) as f64;
     let (time, resources, idle_slots) = match step.kind {
         StepKind::View => (Picoseconds::ZERO, Vec::new(), 0.0),
         StepKind::Host => {
@@ -201,7 +203,7 @@ pub fn cost(
             ];
             (cycles(phase.busy()) + once(phase.way), parts, 0.0)
         }
-        StepKind::Compute => compute(step, &one, &core, &cycles, &once),
+        StepKind::Compute => compute(step, &one, &core, pes, &cycles, &once),
     };
     StepCost { time, issue: Picoseconds::ZERO, bound: slowest(&resources).0, resources, idle_slots }
 }
@@ -210,11 +212,11 @@ fn compute(
     step: &Step,
     measure: &Measure,
     core: &Core<'_>,
+    pes: f64,
     cycles: &impl Fn(f64) -> Picoseconds,
     once: &impl Fn(f64) -> Picoseconds,
 ) -> (Picoseconds, Vec<(Resource, Picoseconds)>, f64) {
     let machine = core.machine;
-    let pes = machine.pes as f64;
     let streamed = measure.part_arriving > 0.0;
     let mut product = ProductCycles::default();
     let mut idle = 0.0;
@@ -228,7 +230,8 @@ fn compute(
         product.multiply = measure.macs / (core.macs * core.losses.matrix_fraction * pes);
     }
     let share = if step.approximate { 1.0 / pes } else { measure.largest_share };
-    let (vector, special) = vector_cycles(measure.vector * share, measure.special * share, measure.dtype, core);
+    let (vector, special) =
+        vector_cycles(measure.vector * share, measure.special * share, measure.dtype, core);
     let local = if step.approximate || measure.part.is_some() {
         0.0
     } else {
@@ -321,7 +324,9 @@ mod tests {
     fn sums_beyond_the_cache_are_bound_by_memory() {
         with_core("cs3", "fp16.32", |core| {
             let cycles = |rows: f64| {
-                product_cycles(&product(rows, 1.0, 1000.0), 1.0, true, DType::F16, core).multiply / rows / 1000.0
+                product_cycles(&product(rows, 1.0, 1000.0), 1.0, true, DType::F16, core).multiply
+                    / rows
+                    / 1000.0
             };
             // 512 bytes hold 128 sums in fp32.
             assert!(cycles(256.0) > 1.5 * cycles(128.0), "{} {}", cycles(256.0), cycles(128.0));
@@ -341,7 +346,8 @@ mod tests {
     fn exchanges_far_away_are_bound_by_the_mesh() {
         with_core("cs2", "fp16.32", |core| {
             let all = 745_500.0;
-            let traffic = Traffic { inward: 400.0, outward: 400.0, total: 400.0 * all, reach: 4.0, span: all };
+            let traffic =
+                Traffic { inward: 400.0, outward: 400.0, total: 400.0 * all, reach: 4.0, span: all };
             let near = exchange_cycles(&traffic, core);
             assert_eq!((near.ramp, near.links), (100.0, 100.0));
             let far = exchange_cycles(&Traffic { reach: all, ..traffic }, core);

@@ -238,7 +238,8 @@ impl Layout {
         if self.base != other.base || self.access.len() != other.access.len() {
             return Ok(None);
         }
-        let bind = |layout: &Self| layout.cuts.iter().map(|c| c.bind(bindings)).collect::<Result<Vec<_>, _>>();
+        let bind =
+            |layout: &Self| layout.cuts.iter().map(|c| c.bind(bindings)).collect::<Result<Vec<_>, _>>();
         let (one, another) = (bind(self)?, bind(other)?);
         let ends = one.iter().chain(&another).map(|c| c.span().saturating_add(c.stride.max(1)));
         let mut groups: Vec<u64> = std::iter::once(1).chain(ends).collect();

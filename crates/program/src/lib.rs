@@ -10,7 +10,7 @@ pub mod text;
 pub mod verify;
 
 pub use layout::{BoundCut, BoundGrid, Cut, Cutting, Layout, Range, access_range};
-pub use memory::{Lifetimes, Peak};
+pub use memory::{Lifetimes, Passing, Peak};
 pub use region::Region;
 
 use orrery_base::{IndexVec, define_id};

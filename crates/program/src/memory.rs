@@ -1,6 +1,6 @@
 //! Lifetimes and the memory a program takes, worst core first.
 
-use crate::{BufferClass, BufferId, MemoryId, Program, StepId};
+use crate::{Buffer, BufferClass, BufferId, MemoryId, Program, StepId, StepKind};
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, IndexVec, Result};
 use orrery_ir::Bindings;
@@ -21,6 +21,15 @@ pub struct Peak {
     pub step: StepId,
     /// Of those bytes: for each class of buffer.
     pub by_class: Vec<(BufferClass, u64)>,
+}
+
+/// How items of the batch pass through a buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passing {
+    /// First and last stage of a pipeline that touch its memory; none where no stage does.
+    pub stages: Option<(u32, u32)>,
+    /// Whether it is made anew for each item: not where it is a weight or comes of one.
+    pub item_by_item: bool,
 }
 
 impl Program {
@@ -70,7 +79,7 @@ impl Program {
     /// `unbound-symbol` where a symbol has no value.
     pub fn memory_use(&self, bindings: &Bindings) -> Result<Vec<(Vec<u64>, Peak)>> {
         let lives = self.lifetimes();
-        let stages = self.stages_of_buffers();
+        let passing = self.passing();
         let steps = self.steps.len();
         let mut all = Vec::new();
         for (memory, description) in self.memories.iter() {
@@ -84,9 +93,9 @@ impl Program {
                 let Some((first, last)) = lives[id] else { continue };
                 let grid = crate::BoundGrid::new(buffer.layout.base, &buffer.layout.cuts, bindings)
                     .map_err(|s| unbound(&s))?;
-                let staged = stages[id].is_some() && description.cores > 1;
+                let staged = passing[id].stages.is_some() && description.cores > 1;
                 let bytes = if description.cores > 1 {
-                    self.held_bytes(id, stages[id], bindings)?
+                    self.held_bytes(id, &passing[id], bindings)?
                 } else {
                     self.block_bytes(id, bindings)?
                 };
@@ -129,17 +138,24 @@ impl Program {
         Ok(all)
     }
 
-    /// First and last stage that touch each buffer's memory; none where no stage does.
-    pub fn stages_of_buffers(&self) -> IndexVec<BufferId, Option<(u32, u32)>> {
-        let mut stages: IndexVec<BufferId, Option<(u32, u32)>> = self.buffers.ids().map(|_| None).collect();
+    /// How items of the batch pass through each buffer.
+    pub fn passing(&self) -> IndexVec<BufferId, Passing> {
+        let item_by_item = |buffer: &Buffer| {
+            matches!(buffer.class, BufferClass::Scratch | BufferClass::Accumulator) && self.items > 1
+        };
+        let mut passing: IndexVec<BufferId, Passing> =
+            self.buffers.values().map(|b| Passing { stages: None, item_by_item: item_by_item(b) }).collect();
         for step in self.steps.values() {
+            for write in step.writes.iter().filter(|_| step.kind == StepKind::Stream) {
+                passing[self.storage(write.buffer)].item_by_item = false;
+            }
             let Some(stage) = step.stage else { continue };
             for buffer in step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer)) {
-                let (from, to) = stages[self.storage(buffer)].get_or_insert((stage, stage));
+                let (from, to) = passing[self.storage(buffer)].stages.get_or_insert((stage, stage));
                 (*from, *to) = ((*from).min(stage), (*to).max(stage));
             }
         }
-        stages
+        passing
     }
 
     /// Bytes of a buffer on a core that takes the items of a batch one after the other: those of the items that are at
@@ -148,15 +164,14 @@ impl Program {
     ///
     /// # Errors
     /// `unbound-symbol` where a symbol has no value.
-    pub fn held_bytes(&self, id: BufferId, stages: Option<(u32, u32)>, bindings: &Bindings) -> Result<u64> {
+    pub fn held_bytes(&self, id: BufferId, passing: &Passing, bindings: &Bindings) -> Result<u64> {
         let (buffer, bytes) = (&self.buffers[id], self.block_bytes(id, bindings)?);
-        let passes = matches!(buffer.class, BufferClass::Scratch | BufferClass::Accumulator);
-        let Some(first) = buffer.shape.first().filter(|_| passes && self.items > 1) else { return Ok(bytes) };
+        let Some(first) = buffer.shape.first().filter(|_| passing.item_by_item) else { return Ok(bytes) };
         let extent = first.eval(bindings).map_err(|s| unbound(&s))?.unsigned_abs();
         if !extent.is_multiple_of(self.items) || extent == 0 {
             return Ok(bytes);
         }
-        let at_once = stages.map_or(1, |(from, to)| u64::from(to - from) + 1).min(self.items);
+        let at_once = passing.stages.map_or(1, |(from, to)| u64::from(to - from) + 1).min(self.items);
         Ok(bytes.div_ceil(self.items).saturating_mul(at_once))
     }
 

@@ -135,7 +135,13 @@ fn schedule(program: &Program, costs: &[StepCost], with_host: bool) -> IndexVec<
             let begin = *filled.get_or_insert(ready);
             let end = free.entry(step.unit).or_default();
             *end = (*end).max(begin + *to);
-            events.push(Event { unit: step.unit, start: begin + *from, end: begin + *to, waited: Picoseconds::ZERO, cost });
+            events.push(Event {
+                unit: step.unit,
+                start: begin + *from,
+                end: begin + *to,
+                waited: Picoseconds::ZERO,
+                cost,
+            });
             continue;
         }
         let start = if is_issued(step) { ready.max(issued) } else { ready };

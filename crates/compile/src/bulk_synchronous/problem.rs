@@ -59,56 +59,45 @@ pub(crate) fn problem(
     group: &Group,
     body: &Body,
 ) -> Result<Problem> {
-        let value_of = |dim: &Dim| dim.eval(nominal).map_err(|s| Box::new(unbound(&s)));
-        let space =
-            group.space.as_ref().ok_or_else(|| Diagnostic::error("partition", "a group without axes"))?;
-        let mut axes = Vec::new();
-        for axis in &space.axes {
-            let extent = value_of(&axis.extent)?.max(1);
-            axes.push(Axis { extent, reduce: axis.kind != AxisKind::Parallel });
-        }
-        let operand = |value: &ValueId, access: &Vec<Access>| -> Result<Operand> {
-            let (dtype, shape) = emitter.type_of(*value);
-            let mut dims = Vec::new();
-            for (dim, access) in shape.iter().zip(access) {
-                let access = match access {
-                    Access::Along { axis, scale } => {
-                        Access::Along { axis: *axis, scale: Dim::Known(value_of(scale)?) }
-                    }
-                    other => other.clone(),
-                };
-                dims.push((access, value_of(dim)?));
-            }
-            Ok(Operand { dims, bits: dtype.bits() as f64 })
-        };
-        let work = emitter.work(&group.nodes);
-        let number = |dim: &Dim| value_of(dim).map(|n| n as f64);
-        let dtypes = body.operands.iter().map(|v| emitter.type_of(*v).0);
-        let dtype = dtypes.max_by_key(|dtype| (dtype.is_float(), dtype.bits())).unwrap_or(DType::F32);
-        let macs = number(&work.macs)?;
-        let matrix = if macs > 0.0 { emitter.contraction(group, nominal)? } else { None };
-        Ok(Problem {
-            axes,
-            operands: body
-                .operands
-                .iter()
-                .zip(&body.reads)
-                .map(|(v, a)| operand(v, a))
-                .collect::<Result<_>>()?,
-            results: body
-                .results
-                .iter()
-                .zip(&body.writes)
-                .map(|(v, a)| operand(v, a))
-                .collect::<Result<_>>()?,
-            turned: if matrix.is_some() { turned(space) } else { None },
-            matrix,
-            macs,
-            vector: number(&work.vector)?,
-            special: number(&work.special)?,
-            dtype,
-        })
+    let value_of = |dim: &Dim| dim.eval(nominal).map_err(|s| Box::new(unbound(&s)));
+    let space = group.space.as_ref().ok_or_else(|| Diagnostic::error("partition", "a group without axes"))?;
+    let mut axes = Vec::new();
+    for axis in &space.axes {
+        let extent = value_of(&axis.extent)?.max(1);
+        axes.push(Axis { extent, reduce: axis.kind != AxisKind::Parallel });
     }
+    let operand = |value: &ValueId, access: &Vec<Access>| -> Result<Operand> {
+        let (dtype, shape) = emitter.type_of(*value);
+        let mut dims = Vec::new();
+        for (dim, access) in shape.iter().zip(access) {
+            let access = match access {
+                Access::Along { axis, scale } => {
+                    Access::Along { axis: *axis, scale: Dim::Known(value_of(scale)?) }
+                }
+                other => other.clone(),
+            };
+            dims.push((access, value_of(dim)?));
+        }
+        Ok(Operand { dims, bits: dtype.bits() as f64 })
+    };
+    let work = emitter.work(&group.nodes);
+    let number = |dim: &Dim| value_of(dim).map(|n| n as f64);
+    let dtypes = body.operands.iter().map(|v| emitter.type_of(*v).0);
+    let dtype = dtypes.max_by_key(|dtype| (dtype.is_float(), dtype.bits())).unwrap_or(DType::F32);
+    let macs = number(&work.macs)?;
+    let matrix = if macs > 0.0 { emitter.contraction(group, nominal)? } else { None };
+    Ok(Problem {
+        axes,
+        operands: body.operands.iter().zip(&body.reads).map(|(v, a)| operand(v, a)).collect::<Result<_>>()?,
+        results: body.results.iter().zip(&body.writes).map(|(v, a)| operand(v, a)).collect::<Result<_>>()?,
+        turned: if matrix.is_some() { turned(space) } else { None },
+        matrix,
+        macs,
+        vector: number(&work.vector)?,
+        special: number(&work.special)?,
+        dtype,
+    })
+}
 
 /// The axis along which a sum can be taken in turns: the first one, where its length is known.
 fn turned(space: &IterSpace) -> Option<usize> {

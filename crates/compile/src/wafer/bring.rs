@@ -6,7 +6,7 @@ use orrery_base::Result;
 use orrery_base::index::Id;
 use orrery_ir::op::Access;
 use orrery_ir::{Graph, ValueId};
-use orrery_program::{BufferClass, BufferId, Layout, Step, StepId, StepKind};
+use orrery_program::{BufferClass, BufferId, Layout, Step, StepId, StepKind, Unit};
 
 /// A value on its way.
 pub(super) struct Arrival {
@@ -36,6 +36,10 @@ impl Lowering<'_> {
         if weight && chain.is_empty() {
             // Every layer has its own copy on its own rectangle.
             return Ok(self.emitter.buffer(value, "", BufferClass::Parameter, self.pe, layout.clone()));
+        }
+        if weight {
+            // It is loaded in the order in which it is wanted, before the first item.
+            return Ok(self.stream(value, self.pe, layout.clone(), arrivals));
         }
         let from = self.held(source)?;
         let there = &self.emitter.program.buffers[from];
@@ -73,7 +77,8 @@ impl Lowering<'_> {
             let access = &self.emitter.program.buffers[**b].layout.access;
             access.iter().any(|access| matches!(access, Access::Window { .. }))
         };
-        copies.iter().rev().find(|b| !windowed(b)).copied()
+        let there = |b: &&BufferId| self.emitter.writer.contains_key(*b) && !windowed(b);
+        copies.iter().rev().find(there).copied()
     }
     /// How a value comes of what it is a movement of.
     fn movement_of(&self, value: ValueId) -> Graph {
@@ -141,13 +146,7 @@ impl Lowering<'_> {
             self.push(step);
         }
     }
-    fn arriving(
-        &self,
-        arrivals: Vec<Arrival>,
-        kind: StepKind,
-        padding: f64,
-        for_step: &str,
-    ) -> Option<Step> {
+    fn arriving(&self, arrivals: Vec<Arrival>, kind: StepKind, padding: f64, for_step: &str) -> Option<Step> {
         if arrivals.is_empty() {
             return None;
         }
@@ -164,8 +163,12 @@ impl Lowering<'_> {
     /// A stream begins once the layer before the last has ended: then there is room for the weights of one more. What
     /// comes onto the PEs takes its turn with their steps.
     fn push_stream(&mut self, mut step: Step) {
-        let on_pes = step.writes.iter().any(|w| self.emitter.program.buffers[w.buffer].home == self.pe);
+        let outputs =
+            self.emitter.program.steps.iter().rfind(|(_, s)| s.unit == Unit::HostLink).map(|(id, _)| id);
+        let on_pes = step.writes.iter().any(|w| self.emitter.program.buffers[w.buffer].home == self.pe)
+            && self.way == Way::Streamed;
         if on_pes {
+            step.after.extend(outputs);
             self.push(step);
             return;
         }

@@ -103,7 +103,9 @@ impl Frame<'_> {
             .map(|(number, axis)| {
                 match self.items {
                     // Every part has its share of every item.
-                    Some((in_time, items)) if in_time == number => divisors(axis.extent as u64 / items, self.cores),
+                    Some((in_time, items)) if in_time == number => {
+                        divisors(axis.extent as u64 / items, self.cores)
+                    }
                     _ if axis.reduce && problem.matrix.is_none() => vec![1],
                     _ => sizes(axis.extent, self.cores),
                 }
@@ -183,9 +185,11 @@ mod tests {
         for extent in [1_i64, 2, 7, 128, 1000, 1_000_000] {
             let sizes = sizes(extent, 745_500);
             assert_eq!(sizes[0], 1);
-            assert_eq!(sizes.last().copied(), Some((extent as u64).min(745_500)).map(|most| {
-                (extent as u64).div_ceil((extent as u64).div_ceil(most))
-            }));
+            assert_eq!(
+                sizes.last().copied(),
+                Some((extent as u64).min(745_500))
+                    .map(|most| { (extent as u64).div_ceil((extent as u64).div_ceil(most)) })
+            );
             assert!(sizes.windows(2).all(|pair| pair[0] < pair[1]), "{sizes:?}");
         }
     }

@@ -18,9 +18,9 @@ pub fn floor_plan(work: &[f64], columns: u64, rows: u64) -> Option<Vec<Region>> 
     // Rectangles come out about square.
     let wanted = (work.len() as f64 * columns as f64 / rows as f64).sqrt().round() as u64;
     let first = wanted.clamp(1, most);
-    let strips = (first..=most).map(|count| deal(&work, total, count as usize)).find(|strips| {
-        strips.iter().all(|strip| strip.len() as u64 <= rows)
-    })?;
+    let strips = (first..=most)
+        .map(|count| deal(&work, total, count as usize))
+        .find(|strips| strips.iter().all(|strip| strip.len() as u64 <= rows))?;
     let shares: Vec<f64> = strips.iter().map(|strip| strip.iter().map(|&i| work[i]).sum()).collect();
     let widths = whole_shares(&shares, columns);
     let mut regions = vec![Region { base: 0, x: 0, y: 0, columns: 0, rows: 0 }; work.len()];
@@ -114,10 +114,14 @@ mod tests {
 
     #[test]
     fn rectangles_fill_the_mesh_without_overlap() {
-        for (count, columns, rows) in [(1, 5, 7), (2, 4, 4), (7, 10, 8), (23, 16, 12), (40, 8, 8), (64, 8, 8)] {
+        for (count, columns, rows) in [(1, 5, 7), (2, 4, 4), (7, 10, 8), (23, 16, 12), (40, 8, 8), (64, 8, 8)]
+        {
             let work: Vec<f64> = (0..count).map(|i| 1.0 + (i * i % 7) as f64).collect();
             let regions = floor_plan(&work, columns, rows).expect("there is room");
-            assert!(coverage(&regions, columns, rows).iter().all(|&n| n == 1), "{count} on {columns} x {rows}");
+            assert!(
+                coverage(&regions, columns, rows).iter().all(|&n| n == 1),
+                "{count} on {columns} x {rows}"
+            );
             let bases: Vec<u64> = regions.iter().map(|r| r.base).collect();
             let ends = regions.iter().map(Region::end);
             assert!(bases[1..].iter().copied().eq(ends.take(bases.len() - 1)), "{bases:?}");

@@ -28,11 +28,11 @@ pub(super) enum Way {
 }
 
 /// What is known of a problem: the best ways to cut it for each number of parts of its sum, and what was taken for operands
-/// in certain places.
+/// in certain places, none where nothing fits.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
     choices: Vec<Choice>,
-    grids: Vec<(Vec<Option<Place>>, Vec<Cut>)>,
+    grids: Vec<(Vec<Option<Place>>, Option<Vec<Cut>>)>,
 }
 
 /// Where an operand lies: its layout and those of its copies in the same rectangle, as if it began at core 0.
@@ -54,8 +54,10 @@ pub(super) struct Lowering<'a> {
     pub(super) memoryx: MemoryId,
     pub(super) way: Way,
     pub(super) core: Core<'a>,
-    /// Bytes of a PE that one step may take.
+    /// Bytes of a PE that one step should take.
     pub(super) budget: f64,
+    /// Bytes of a PE that there are for data.
+    pub(super) capacity: f64,
     pub(super) nominal: Bindings,
     /// Values that are another value moved: the source, and the nodes that move it.
     pub(super) moved: BTreeMap<ValueId, (ValueId, Vec<NodeId>)>,
@@ -102,7 +104,9 @@ impl Lowering<'_> {
             // Items follow one another in time: every part has its share of every item.
             let in_time = d == 0 && self.items > 1 && length.is_multiple_of(self.items);
             let parts = match length / self.items {
-                share if in_time => (1..=share.min(left)).rev().find(|p| share.is_multiple_of(*p)).unwrap_or(1),
+                share if in_time => {
+                    (1..=share.min(left)).rev().find(|p| share.is_multiple_of(*p)).unwrap_or(1)
+                }
                 _ => length.div_ceil(length.div_ceil(length.min(left))),
             };
             left /= parts;
@@ -120,7 +124,6 @@ impl Lowering<'_> {
     pub(super) fn is_weight(&self, value: ValueId) -> bool {
         let (source, _) = self.origin(value);
         matches!(self.emitter.graph.values[source].def, Def::Constant(_))
-            && !self.emitter.buffer_of.contains_key(&source)
     }
 
     pub(super) fn host_input(&mut self, value: ValueId) -> Result<()> {
@@ -183,7 +186,8 @@ impl Lowering<'_> {
         let step = self.gathered(group, StepKind::Exchange, name)?;
         self.finish(group, step, Fidelity::Exact)
     }
-    /// A group that cannot be cut by rule: counted as if its work were spread over all PEs.
+    /// A group that cannot be cut by rule, or not as fine as the memory of a PE asks for: counted as if its work were spread
+    /// over all PEs.
     fn whole_group(&mut self, group: &Group) -> Result<()> {
         let name = group.name(self.emitter.graph);
         let mut step = self.gathered(group, StepKind::Compute, &name)?;
@@ -226,14 +230,15 @@ impl Lowering<'_> {
         let body = self.emitter.body(&group.nodes, group.space.as_ref());
         let Some(space) = &group.space else { return self.whole_group(group) };
         let problem = problem(&self.emitter, &self.nominal, group, &body)?;
-        let cuts = self.choose(group, &body, space, &problem)?;
-        let mut step = self.emitter.step(group.name(self.emitter.graph), StepKind::Compute, body.graph.clone());
+        let Some(cuts) = self.choose(group, &body, space, &problem)? else { return self.whole_group(group) };
+        let mut step =
+            self.emitter.step(group.name(self.emitter.graph), StepKind::Compute, body.graph.clone());
         step.work = self.emitter.work(&group.nodes);
         step.part_attrs = space.part_attrs.clone();
         step.padding = space.padding;
         (step.base, step.grid) = (self.region().base, cuts);
-        let cut_sum = (0..space.axes.len())
-            .any(|i| space.axes[i].kind != AxisKind::Parallel && step.grid[i].is_cut());
+        let cut_sum =
+            (0..space.axes.len()).any(|i| space.axes[i].kind != AxisKind::Parallel && step.grid[i].is_cut());
         if cut_sum {
             return self.cut_sum(group, space, step);
         }
@@ -305,10 +310,14 @@ impl Lowering<'_> {
         }
         let (dtype, shape) = self.emitter.type_of(output);
         let over_output = IterSpace::over_output(&shape);
-        let Some(body) = reduction_body(&self.emitter, group, &over_output, None, dtype) else { return Ok(()) };
+        let Some(body) = reduction_body(&self.emitter, group, &over_output, None, dtype) else {
+            return Ok(());
+        };
         let mut step = self.emitter.step(format!("{name} (after the sum)"), StepKind::Compute, body.graph);
         step.base = base;
-        step.grid = grid(&over_output, |d| layout.access[d].axis().map_or(Cutting::Parts(1), |a| layout.cuts[a].cutting));
+        step.grid = grid(&over_output, |d| {
+            layout.access[d].axis().map_or(Cutting::Parts(1), |a| layout.cuts[a].cutting)
+        });
         for (cut, access) in step.grid.iter_mut().zip(&layout.access) {
             cut.stride = access.axis().map_or(0, |a| layout.cuts[a].stride);
         }
@@ -318,8 +327,15 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The grid of a group with the strides of its axes: the cheapest with what it costs to bring the operands.
-    fn choose(&mut self, group: &Group, body: &Body, space: &IterSpace, problem: &Problem) -> Result<Vec<Cut>> {
+    /// The grid of a group with the strides of its axes: the cheapest with what it costs to bring the operands. None where
+    /// no part would fit the memory of a PE.
+    fn choose(
+        &mut self,
+        group: &Group,
+        body: &Body,
+        space: &IterSpace,
+        problem: &Problem,
+    ) -> Result<Option<Vec<Cut>>> {
         let source = |value: &ValueId| match (self.is_weight(*value), self.way) {
             (true, Way::Streamed) => Source::Stream,
             (true, Way::Resident) => Source::Weight,
@@ -327,16 +343,17 @@ impl Lowering<'_> {
         };
         let sources: Vec<Source> = body.operands.iter().map(source).collect();
         let items = self.item_axis(problem).map(|axis| (axis, self.items));
-        let frame = Frame { core: self.core, cores: self.region().cores(), budget: self.budget, sources, items };
+        let frame =
+            Frame { core: self.core, cores: self.region().cores(), budget: self.budget, sources, items };
         let mut key = signature(problem);
         key.extend(frame.sources.iter().map(|source| *source as u64));
         key.extend([frame.cores, items.map_or(0, |(axis, items)| items << 8 | axis as u64)]);
         let places: Vec<Option<Place>> = body.operands.iter().map(|value| self.place_of(*value)).collect();
         let base = self.region().base;
-        let known = self.chosen.entry(key.clone()).or_insert_with(|| Known {
-            choices: frame.choices(problem),
-            grids: Vec::new(),
-        });
+        let known = self
+            .chosen
+            .entry(key.clone())
+            .or_insert_with(|| Known { choices: frame.choices(problem), grids: Vec::new() });
         // Where operands lie relative to the rectangle decides, not where the rectangle is.
         if let Some((_, cuts)) = known.grids.iter().find(|(of, _)| *of == places) {
             return Ok(cuts.clone());
@@ -359,7 +376,7 @@ impl Lowering<'_> {
                 best = Some((choice, cuts));
             }
         }
-        let cuts = best.map_or_else(|| grid(space, |_| Cutting::Parts(1)), |(_, cuts)| cuts);
+        let cuts = best.filter(|(choice, _)| choice.bytes <= self.capacity).map(|(_, cuts)| cuts);
         if let Some(known) = self.chosen.get_mut(&key) {
             known.grids.push((places, cuts.clone()));
         }
@@ -414,7 +431,8 @@ impl Lowering<'_> {
             traffic.outward += bytes(&have.layout, &have.shape)? / items;
             traffic.total += bytes(&Layout::whole(have.shape.len(), 0), &have.shape)? / items;
             for layout in [&have.layout, &wanted] {
-                let grid = BoundGrid::new(layout.base, &layout.cuts, &self.nominal).map_err(|s| unbound(&s))?;
+                let grid =
+                    BoundGrid::new(layout.base, &layout.cuts, &self.nominal).map_err(|s| unbound(&s))?;
                 traffic.span = traffic.span.max((grid.core_end() - layout.base) as f64);
             }
             let near = if chain.is_empty() {
@@ -494,7 +512,8 @@ fn spread_along_sum(step: &Step, space: &IterSpace, access: &[Access]) -> Layout
         .product();
     let mut layout = Layout { base: step.base, cuts: step.grid.clone(), access: access.to_vec() };
     let innermost = |i: usize| space.axes[i].kind != AxisKind::Parallel && step.grid[i].is_cut();
-    let stride = (0..space.axes.len()).filter(|&i| innermost(i)).map(|i| step.grid[i].stride).min().unwrap_or(1);
+    let stride =
+        (0..space.axes.len()).filter(|&i| innermost(i)).map(|i| step.grid[i].stride).min().unwrap_or(1);
     for (i, cut) in layout.cuts.iter_mut().enumerate() {
         if space.axes[i].kind != AxisKind::Parallel {
             // The sum itself makes no copies of its result.

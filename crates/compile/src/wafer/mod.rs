@@ -28,6 +28,8 @@ use std::collections::BTreeMap;
 
 /// How often areas are dealt anew by what the layers took in them.
 const PLANS: usize = 3;
+/// Parts of a PE's memory that one step is given, tried in turn: what other steps keep there is known only at the end.
+const BUDGETS: [f64; 3] = [1.0, 0.5, 0.25];
 
 struct Wafer<'a> {
     graph: &'a Graph,
@@ -95,8 +97,7 @@ impl Wafer<'_> {
         streamed.notes.push(Diagnostic::note(
             "wafer-mode",
             format!(
-                "weights stream in layer by layer, as that is faster here: {} instead of {} with all layers on the wafer at once",
-                layers, whole
+                "weights stream in layer by layer, as that is faster here: {layers} instead of {whole} with all layers on the wafer at once"
             ),
         ));
         Ok(streamed)
@@ -106,7 +107,8 @@ impl Wafer<'_> {
     fn time(&self, program: &Program) -> Result<Picoseconds> {
         let costs = self.costs(program)?;
         let sum = |unit: Unit| {
-            let of_unit = program.steps.values().zip(&costs).filter(|(s, _)| s.unit == unit && s.stage.is_none());
+            let of_unit =
+                program.steps.values().zip(&costs).filter(|(s, _)| s.unit == unit && s.stage.is_none());
             of_unit.map(|(_, cost)| cost.time).sum::<Picoseconds>()
         };
         Ok(sum(Unit::Device).max(sum(Unit::Streaming)) + pipeline(program, &costs).time)
@@ -117,7 +119,7 @@ impl Wafer<'_> {
         program.steps.values().map(|step| step_cost(program, step, &nominal, self.target)).collect()
     }
 
-    fn lowering(&self, way: Way, regions: Vec<Region>, items: u64) -> Lowering<'_> {
+    fn lowering(&self, way: Way, regions: Vec<Region>, items: u64, share: f64) -> Lowering<'_> {
         let mut emitter = Emitter::new(self.graph, self.facts, self.target, self.options);
         let pes = self.machine.grid_columns * self.machine.grid_rows;
         let host = emitter.memory("host", 1, u64::MAX, 0);
@@ -129,7 +131,7 @@ impl Wafer<'_> {
         if way == Way::Resident {
             emitter.program.regions = regions.clone();
         }
-        let budget = self.machine.sram_bytes.saturating_sub(self.machine.pe_reserved_bytes) as f64;
+        let capacity = self.machine.sram_bytes.saturating_sub(self.machine.pe_reserved_bytes) as f64;
         Lowering {
             emitter,
             host,
@@ -138,7 +140,8 @@ impl Wafer<'_> {
             memoryx,
             way,
             core: Core::new(self.machine, self.losses, self.target.precision),
-            budget,
+            budget: capacity * share,
+            capacity,
             nominal: self.options.nominal(),
             moved: BTreeMap::new(),
             regions,
@@ -174,13 +177,8 @@ impl Wafer<'_> {
 
     /// Activations on the wafer, weights from MemoryX.
     fn streamed(&self) -> Result<Compiled> {
-        let whole = Region {
-            base: 0,
-            x: 0,
-            y: 0,
-            columns: self.machine.grid_columns,
-            rows: self.machine.grid_rows,
-        };
+        let whole =
+            Region { base: 0, x: 0, y: 0, columns: self.machine.grid_columns, rows: self.machine.grid_rows };
         let samples = self.samples();
         let mut error = None;
         // The largest micro-batch whose activations fit.
@@ -188,25 +186,29 @@ impl Wafer<'_> {
             if !samples.is_multiple_of(passes) {
                 break;
             }
-            let mut compiled = self.emit(self.lowering(Way::Streamed, vec![whole], passes))?;
-            match verify::capacity(&compiled.program) {
-                Err(found) => error = Some(found),
-                Ok(()) => {
-                    if passes > 1 {
-                        compiled.notes.push(Diagnostic::note(
+            for share in BUDGETS {
+                let mut compiled = self.emit(self.lowering(Way::Streamed, vec![whole], passes, share))?;
+                match verify::capacity(&compiled.program) {
+                    Err(found) => error = Some(found),
+                    Ok(()) => {
+                        if passes > 1 {
+                            compiled.notes.push(Diagnostic::note(
                             "wafer-micro-batch",
                             format!(
                                 "activations of {} samples fit on the wafer at a time: {passes} micro-batches, for each of which all weights stream in",
                                 samples / passes
                             ),
                         ));
+                        }
+                        return Ok(compiled);
                     }
-                    return Ok(compiled);
                 }
             }
         }
         let error = error.unwrap_or_else(|| Box::new(Diagnostic::error("does-not-fit", "no batch fits")));
-        Err(Box::new(error.help("weights are in MemoryX already; the activations of one sample lie on the wafer")))
+        Err(Box::new(
+            error.help("weights are in MemoryX already; the activations of one sample lie on the wafer"),
+        ))
     }
 
     /// Every layer in a rectangle of its own. Samples go through one by one, or several at once where a layer has too
@@ -243,7 +245,9 @@ impl Wafer<'_> {
         let mut shares = self.work()?;
         let mut best: Option<(Picoseconds, Compiled)> = None;
         let mut error = None;
-        for _ in 0..PLANS {
+        let mut budgets = BUDGETS.into_iter();
+        let mut budget = budgets.next().unwrap_or(1.0);
+        for _ in 0..PLANS + BUDGETS.len() - 1 {
             let plan = floor_plan(&shares, self.machine.grid_columns, self.machine.grid_rows);
             let Some(regions) = plan else {
                 return Diagnostic::error(
@@ -254,14 +258,17 @@ impl Wafer<'_> {
                 .err();
             };
             let areas: Vec<f64> = regions.iter().map(|region| region.cores() as f64).collect();
-            let compiled = self.emit(self.lowering(Way::Resident, regions, items))?;
+            let compiled = self.emit(self.lowering(Way::Resident, regions, items, budget))?;
             let pipeline = pipeline(&compiled.program, &self.costs(&compiled.program)?);
             let times: Vec<f64> = (0..areas.len())
                 .map(|stage| pipeline.stages.get(&(stage as u32)).map_or(0.0, |time| time.seconds()))
                 .collect();
             shares = self.shares(&areas, &times, &self.filled(&compiled.program)?);
             match verify::capacity(&compiled.program) {
-                Err(found) => error = Some(found),
+                Err(found) => {
+                    error = Some(found);
+                    budget = budgets.next().unwrap_or(budget);
+                }
                 Ok(()) if best.as_ref().is_none_or(|(time, _)| pipeline.time < *time) => {
                     best = Some((pipeline.time, compiled));
                 }
@@ -299,12 +306,12 @@ impl Wafer<'_> {
         let nominal = self.options.nominal();
         let capacity = self.machine.sram_bytes.saturating_sub(self.machine.pe_reserved_bytes).max(1) as f64;
         let mut bytes = vec![0_u64; program.regions.len()];
-        let stages = program.stages_of_buffers();
+        let passing = program.passing();
         for (id, buffer) in program.buffers.iter() {
             let memory = &program.memories[buffer.home];
             let region = program.regions.iter().position(|r| r.base == buffer.layout.base);
             if let (Some(region), true, false) = (region, memory.cores > 1, memory.is_mesh()) {
-                bytes[region] += program.held_bytes(id, stages[id], &nominal)?;
+                bytes[region] += program.held_bytes(id, &passing[id], &nominal)?;
             }
         }
         Ok(bytes.into_iter().map(|bytes| bytes as f64 / capacity * ROOM).collect())

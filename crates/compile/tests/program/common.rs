@@ -23,7 +23,12 @@ pub(crate) fn shrunk(name: &str, changes: &[(&str, u64)]) -> System {
         lines[at + 1] = format!("value = {value}");
     }
     // A small machine has another peak than the data sheet says, which is checked on reading.
-    let factor = changes.iter().find(|(key, _)| *key == "tiles").map(|(_, tiles)| *tiles as f64 / 1472.0);
+    let whole = |key: &str| match key {
+        "tiles" => Some(1472.0),
+        "pes" => Some(850_000.0),
+        _ => None,
+    };
+    let factor = changes.iter().find_map(|(key, cores)| Some(*cores as f64 / whole(key)?));
     if let Some(factor) = factor {
         for at in 0..lines.len() {
             if lines[at] == "[precision.peak]" {

@@ -6,4 +6,5 @@ mod common;
 mod graphs;
 mod oracle;
 mod random;
+mod wafer;
 mod zoo;

@@ -94,8 +94,13 @@ fn combined_parts(step: &Step) -> u64 {
     if !matches!(write.mode, WriteMode::Combined(_)) {
         return 1;
     }
-    let summed = step.grid.iter().enumerate().filter(|(axis, _)| !write.access.iter().any(|a| a.axis() == Some(*axis)));
-    let parts = summed.map(|(_, cut)| if let orrery_program::Cutting::Parts(parts) = cut.cutting { parts } else { 1 });
+    let summed = step
+        .grid
+        .iter()
+        .enumerate()
+        .filter(|(axis, _)| !write.access.iter().any(|a| a.axis() == Some(*axis)));
+    let parts = summed
+        .map(|(_, cut)| if let orrery_program::Cutting::Parts(parts) = cut.cutting { parts } else { 1 });
     parts.product()
 }
 

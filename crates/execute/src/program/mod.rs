@@ -316,9 +316,8 @@ impl Machine<'_> {
     /// On a mesh of more cores than are listed, pieces that make different elements are computed as one: each element
     /// comes out of the same operations all the same. Pieces of a sum stay apart.
     fn merge_equal_pieces(&self, step: &Step, grid: &mut BoundGrid) {
-        let listed = |buffer: BufferId| {
-            self.program.memories[self.program.buffers[buffer].home].cores <= MOST_LISTED
-        };
+        let listed =
+            |buffer: BufferId| self.program.memories[self.program.buffers[buffer].home].cores <= MOST_LISTED;
         if step.writes.iter().any(|write| listed(write.buffer)) {
             return;
         }
@@ -434,9 +433,7 @@ impl Machine<'_> {
                 WriteMode::Combined(_) => result,
                 _ => result.stored_as(self.program.buffers[write.buffer].dtype),
             };
-            let result = result
-                .reshaped(shape.clone())
-                .ok_or_else(|| {
+            let result = result.reshaped(shape.clone()).ok_or_else(|| {
                 let name = &self.program.buffers[write.buffer].name;
                 Diagnostic::error("mapping", format!("a part makes {got:?} where `{name}` takes {shape:?}"))
             })?;

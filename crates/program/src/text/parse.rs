@@ -2,8 +2,8 @@
 
 use super::{CLASSES, KINDS, MODES, UNITS};
 use crate::{
-    Arithmetic, Buffer, BufferId, Cut, Cutting, Layout, Memory, MemoryId, Program, Read, Region, RoundingMode,
-    Step, StepId, Tile, Write,
+    Arithmetic, Buffer, BufferId, Cut, Cutting, Layout, Memory, MemoryId, Program, Read, Region,
+    RoundingMode, Step, StepId, Tile, Write,
 };
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Result};

@@ -1,7 +1,9 @@
 //! The printer of programs.
 
 use super::{CLASSES, KINDS, MODES, UNITS, word};
-use crate::{Arithmetic, Buffer, BufferId, Cut, Cutting, Layout, Program, Region, RoundingMode, Step, StepId};
+use crate::{
+    Arithmetic, Buffer, BufferId, Cut, Cutting, Layout, Program, Region, RoundingMode, Step, StepId,
+};
 use orrery_ir::op::Access;
 use orrery_ir::text::lex::name_text;
 use orrery_ir::text::parts::attribute_text;

@@ -141,7 +141,13 @@ fn step(program: &Program, id: StepId, step: &Step, ends: &[Bindings]) -> Result
         for (number, &(operand, access)) in operands.iter().enumerate() {
             if combined(number) {
                 // The mesh delivers it wherever its layout says; only the parts must be on cores that are there.
-                cores(step.base, &step.grid, program.memories[program.buffers[operand].home].cores, ends, &place)?;
+                cores(
+                    step.base,
+                    &step.grid,
+                    program.memories[program.buffers[operand].home].cores,
+                    ends,
+                    &place,
+                )?;
             } else {
                 local(program, step, operand, access, ends, &place)?;
             }
@@ -163,7 +169,8 @@ fn parts(program: &Program, step: &Step, ends: &[Bindings], place: &str) -> Resu
             let cause = format!("parts along `{axis}` write the same elements of `{}`", buffer.name);
             return broken(4, place, &cause);
         }
-        for bindings in ends.iter().filter(|_| matches!(write.mode, WriteMode::Fill | WriteMode::Combined(_))) {
+        for bindings in ends.iter().filter(|_| matches!(write.mode, WriteMode::Fill | WriteMode::Combined(_)))
+        {
             let all = step.grid.iter().map(|cut| {
                 let extent = cut.extent.eval(bindings).map_err(|s| Box::new(unbound(&s)))?;
                 Ok(Range { lo: 0, hi: extent.max(0) })

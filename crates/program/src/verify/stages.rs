@@ -27,10 +27,18 @@ pub(super) fn check(program: &Program) -> Result<()> {
     for (id, step) in program.steps.iter() {
         let Some(stage) = step.stage else { continue };
         let Some(region) = program.regions.get(stage as usize) else {
-            return broken(10, &step_place(program, id), &format!("is in region {stage}, which does not exist"));
+            return broken(
+                10,
+                &step_place(program, id),
+                &format!("is in region {stage}, which does not exist"),
+            );
         };
         if stage < before {
-            return broken(10, &step_place(program, id), "belongs to an earlier stage than the step before it");
+            return broken(
+                10,
+                &step_place(program, id),
+                "belongs to an earlier stage than the step before it",
+            );
         }
         before = stage;
         within(program, id, step, region)?;
