@@ -371,11 +371,11 @@ mod tests {
         assert!(first.same_place(&turned));
         assert!(!first.same_place(&layout(1, &first.cuts, &first.access)));
         assert!(!first.same_place(&layout(0, &first.cuts, &[along(0), Access::Whole])));
-        assert!(!first.same_place(&layout(0, &[rows.clone()], &[along(0), Access::Whole])));
+        assert!(!first.same_place(&layout(0, std::slice::from_ref(&rows), &[along(0), Access::Whole])));
         let other_stride = Cut { stride: 2, ..rows.clone() };
         assert!(!first.same_place(&layout(0, &[other_stride, columns], &first.access)));
         // Square blocks and a diagonal have the same cuts along each dimension.
-        let diagonal = layout(0, &[rows.clone()], &[along(0), along(0)]);
+        let diagonal = layout(0, std::slice::from_ref(&rows), &[along(0), along(0)]);
         assert!(!diagonal.same_place(&layout(0, &[rows.clone(), rows], &[along(0), along(1)])));
     }
 
