@@ -6,7 +6,7 @@ use orrery_ir::op::{Access, Combine, Work};
 use orrery_ir::{Attrs, Dim, Graph, Op, Type, Weight};
 use orrery_numerics::{DType, Tensor};
 use orrery_program::{
-    Arithmetic, Buffer, BufferClass, BufferId, Cut, Cutting, Layout, Memory, MemoryId, Program, Read,
+    Arithmetic, Buffer, BufferClass, BufferId, Cut, Cutting, Layout, Memory, MemoryId, Program, Read, Region,
     RoundingMode, Step, StepId, StepKind, Tile, Unit, Write, WriteMode, text, verify,
 };
 use proptest::prelude::*;
@@ -125,7 +125,12 @@ fn body(reads: usize, writes: usize) -> Graph {
 
 fn step() -> impl Strategy<Value = Step> {
     use StepKind::{Compute, Exchange, Host, Stream, View};
-    let modes = [WriteMode::Fill, WriteMode::Fill, WriteMode::InPlace, WriteMode::Reduce(Combine::Sum)];
+    let modes = [
+        WriteMode::Fill,
+        WriteMode::Combined(Combine::Sum),
+        WriteMode::InPlace,
+        WriteMode::Reduce(Combine::Sum),
+    ];
     let accesses = || collection::vec(access(), 0..3);
     let arithmetic =
         (select(&["fp32", "fp16"][..]), 0_u32..20, option::of(select(&["tf32", "bf16"][..])), any::<bool>())
@@ -147,6 +152,7 @@ fn step() -> impl Strategy<Value = Step> {
             any::<bool>(),
             collection::vec(0_usize..4, 0..3),
             select(&[Unit::Device, Unit::Streaming, Unit::HostLink][..]),
+            option::of(0_u32..3),
         ),
     )
         .prop_map(
@@ -175,6 +181,7 @@ fn step() -> impl Strategy<Value = Step> {
                     tile: tile.map(|(m, n, k)| Tile { m, n, k }),
                     approximate: rest.0,
                     after: rest.1.into_iter().map(StepId::new).collect(),
+                    stage: rest.3,
                 }
             },
         )
@@ -191,8 +198,9 @@ fn program() -> impl Strategy<Value = Program> {
         collection::vec(step(), 0..4),
         collection::vec(0_usize..5, 0..3),
         collection::vec((any::<String>(), 0_usize..5), 0..3),
+        (count(), collection::vec((count(), count(), count(), count(), count()), 0..3)),
     )
-        .prop_map(|((name, machine, precision), symbols, memories, buffers, steps, inputs, outputs)| {
+        .prop_map(|((name, machine, precision), symbols, memories, buffers, steps, inputs, outputs, pipeline)| {
             Program {
                 name,
                 machine,
@@ -201,6 +209,12 @@ fn program() -> impl Strategy<Value = Program> {
                 memories: memories.into_iter().collect(),
                 buffers: buffers.into_iter().collect(),
                 steps: steps.into_iter().collect(),
+                regions: pipeline
+                    .1
+                    .into_iter()
+                    .map(|(base, x, y, columns, rows)| Region { base, x, y, columns, rows })
+                    .collect(),
+                items: pipeline.0,
                 inputs: inputs.into_iter().map(BufferId::new).collect(),
                 outputs: outputs.into_iter().map(|(name, b)| (name, BufferId::new(b))).collect(),
             }

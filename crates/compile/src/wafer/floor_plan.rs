@@ -19,7 +19,7 @@ pub fn floor_plan(work: &[f64], columns: u64, rows: u64) -> Option<Vec<Region>> 
     let wanted = (work.len() as f64 * columns as f64 / rows as f64).sqrt().round() as u64;
     let first = wanted.clamp(1, most);
     let strips = (first..=most)
-        .map(|count| deal(&work, total, count as usize))
+        .map(|count| deal(&work, total, count as usize, rows as usize))
         .find(|strips| strips.iter().all(|strip| strip.len() as u64 <= rows))?;
     let shares: Vec<f64> = strips.iter().map(|strip| strip.iter().map(|&i| work[i]).sum()).collect();
     let widths = whole_shares(&shares, columns);
@@ -43,15 +43,18 @@ pub fn floor_plan(work: &[f64], columns: u64, rows: u64) -> Option<Vec<Region>> 
     Some(regions)
 }
 
-/// Stages in their order dealt to strips of about equal work, at least one to each.
-fn deal(work: &[f64], total: f64, count: usize) -> Vec<Vec<usize>> {
+/// Stages in their order dealt to strips of about equal work, at least one to each and no more than `rows` where that can be.
+fn deal(work: &[f64], total: f64, count: usize, rows: usize) -> Vec<Vec<usize>> {
     let mut strips: Vec<Vec<usize>> = vec![Vec::new()];
     let mut done = 0.0;
     for (stage, share) in work.iter().enumerate() {
         let (open, left) = (count - strips.len(), work.len() - stage);
         let full = done + share / 2.0 >= total * strips.len() as f64 / count as f64;
         let last = strips.len() - 1;
-        if open > 0 && !strips[last].is_empty() && (full || left == open) {
+        let begun = strips[last].len();
+        // The rest must find room in the strips that are left.
+        let next = full && left <= open * rows || left == open || begun >= rows;
+        if open > 0 && begun > 0 && next {
             strips.push(Vec::new());
         }
         let last = strips.len() - 1;
