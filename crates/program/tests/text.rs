@@ -200,25 +200,27 @@ fn program() -> impl Strategy<Value = Program> {
         collection::vec((any::<String>(), 0_usize..5), 0..3),
         (count(), collection::vec((count(), count(), count(), count(), count()), 0..3)),
     )
-        .prop_map(|((name, machine, precision), symbols, memories, buffers, steps, inputs, outputs, pipeline)| {
-            Program {
-                name,
-                machine,
-                precision,
-                symbols,
-                memories: memories.into_iter().collect(),
-                buffers: buffers.into_iter().collect(),
-                steps: steps.into_iter().collect(),
-                regions: pipeline
-                    .1
-                    .into_iter()
-                    .map(|(base, x, y, columns, rows)| Region { base, x, y, columns, rows })
-                    .collect(),
-                items: pipeline.0,
-                inputs: inputs.into_iter().map(BufferId::new).collect(),
-                outputs: outputs.into_iter().map(|(name, b)| (name, BufferId::new(b))).collect(),
-            }
-        })
+        .prop_map(
+            |((name, machine, precision), symbols, memories, buffers, steps, inputs, outputs, pipeline)| {
+                Program {
+                    name,
+                    machine,
+                    precision,
+                    symbols,
+                    memories: memories.into_iter().collect(),
+                    buffers: buffers.into_iter().collect(),
+                    steps: steps.into_iter().collect(),
+                    regions: pipeline
+                        .1
+                        .into_iter()
+                        .map(|(base, x, y, columns, rows)| Region { base, x, y, columns, rows })
+                        .collect(),
+                    items: pipeline.0,
+                    inputs: inputs.into_iter().map(BufferId::new).collect(),
+                    outputs: outputs.into_iter().map(|(name, b)| (name, BufferId::new(b))).collect(),
+                }
+            },
+        )
 }
 
 proptest! {
