@@ -307,7 +307,7 @@ impl<'a> Emitter<'a> {
             tile: None,
             approximate: false,
             after: Vec::new(),
-            stage: None,
+            region: None,
         }
     }
     /// Appends a step; it waits for the writers of what it reads on other units. A step of the streaming memory takes its

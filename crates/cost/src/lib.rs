@@ -7,7 +7,7 @@ pub mod bulk_synchronous;
 pub mod contraction;
 pub mod kernel;
 pub mod measure;
-pub mod pipeline;
+pub mod rectangles;
 pub mod wafer;
 
 pub use contraction::{Contraction, Product, Role};

@@ -173,7 +173,7 @@ pub fn cost(
     let once = |c: f64| Picoseconds::from_cycles(c, machine.clock_hz);
     let seconds = Picoseconds::from_seconds;
     let bytes = measure.total_read().max(measure.written_bytes);
-    let region = step.stage.and_then(|stage| program.regions.get(stage as usize));
+    let region = step.region.and_then(|stage| program.regions.get(stage as usize));
     let pes = region.map_or(machine.grid_columns * machine.grid_rows, Region::cores) as f64;
     let (time, resources, idle_slots) = match step.kind {
         StepKind::View => (Picoseconds::ZERO, Vec::new(), 0.0),

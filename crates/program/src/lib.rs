@@ -221,7 +221,7 @@ pub struct Step {
     pub after: Vec<StepId>,
     /// The stage of a pipeline that it belongs to, by the number of its region: steps of several stages run at the same
     /// time, each on another item of the batch.
-    pub stage: Option<u32>,
+    pub region: Option<u32>,
 }
 
 /// What one rank does.

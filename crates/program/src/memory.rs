@@ -149,7 +149,7 @@ impl Program {
             for write in step.writes.iter().filter(|_| step.kind == StepKind::Stream) {
                 passing[self.storage(write.buffer)].item_by_item = false;
             }
-            let Some(stage) = step.stage else { continue };
+            let Some(stage) = step.region else { continue };
             for buffer in step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer)) {
                 let (from, to) = passing[self.storage(buffer)].stages.get_or_insert((stage, stage));
                 (*from, *to) = ((*from).min(stage), (*to).max(stage));

@@ -181,7 +181,7 @@ fn step() -> impl Strategy<Value = Step> {
                     tile: tile.map(|(m, n, k)| Tile { m, n, k }),
                     approximate: rest.0,
                     after: rest.1.into_iter().map(StepId::new).collect(),
-                    stage: rest.3,
+                    region: rest.3,
                 }
             },
         )

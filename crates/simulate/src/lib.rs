@@ -6,7 +6,7 @@
 
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Picoseconds, Result};
-use orrery_cost::pipeline::pipeline;
+use orrery_cost::rectangles::pipeline;
 use orrery_cost::{Resource, StepCost, Target, step_cost};
 use orrery_ir::Bindings;
 use orrery_machine::Losses;
@@ -169,7 +169,7 @@ fn by_resource(
     let filling = pipeline.time - pipeline.interval * program.items.max(1);
     for (id, event) in events.iter() {
         if program.steps[id].unit == Unit::HostLink
-            || program.steps[id].stage.is_some_and(|stage| pipeline.slowest != Some(stage))
+            || program.steps[id].region.is_some_and(|stage| pipeline.slowest != Some(stage))
         {
             continue;
         }

@@ -89,7 +89,7 @@ impl Lowering<'_> {
     pub(super) fn push(&mut self, mut step: Step) -> StepId {
         step.arithmetic.group = 1;
         if self.way == Way::Resident && matches!(step.kind, StepKind::Compute | StepKind::Exchange) {
-            step.stage = u32::try_from(self.stage).ok();
+            step.region = u32::try_from(self.stage).ok();
         }
         self.emitter.push(step)
     }

@@ -17,7 +17,7 @@ use crate::{Compiled, Options};
 use floor_plan::floor_plan;
 use lowering::{Lowering, Way};
 use orrery_base::{Diagnostic, Picoseconds, Result};
-use orrery_cost::pipeline::pipeline;
+use orrery_cost::rectangles::pipeline;
 use orrery_cost::wafer::Core;
 use orrery_cost::{StepCost, Target, step_cost};
 use orrery_ir::Graph;
@@ -108,7 +108,7 @@ impl Wafer<'_> {
         let costs = self.costs(program)?;
         let sum = |unit: Unit| {
             let of_unit =
-                program.steps.values().zip(&costs).filter(|(s, _)| s.unit == unit && s.stage.is_none());
+                program.steps.values().zip(&costs).filter(|(s, _)| s.unit == unit && s.region.is_none());
             of_unit.map(|(_, cost)| cost.time).sum::<Picoseconds>()
         };
         Ok(sum(Unit::Device).max(sum(Unit::Streaming)) + pipeline(program, &costs).time)
@@ -322,7 +322,7 @@ impl Wafer<'_> {
         let pipeline = pipeline(program, &self.costs(program)?);
         let slowest = pipeline.slowest.map_or_else(String::new, |stage| {
             let region = &program.regions[stage as usize];
-            let longest = program.steps.values().find(|s| s.stage == Some(stage));
+            let longest = program.steps.values().find(|s| s.region == Some(stage));
             let name = longest.map_or("", |step| &step.name);
             format!(
                 "; stage {stage} on {} x {} cores sets the interval: {} for {at_once} at once at `{name}`",

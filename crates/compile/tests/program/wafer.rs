@@ -66,7 +66,7 @@ fn layouts_hold_every_element_where_they_say() {
                     steps += 1;
                     combined +=
                         usize::from(step.writes.iter().any(|w| matches!(w.mode, WriteMode::Combined(_))));
-                    staged += usize::from(step.stage.is_some());
+                    staged += usize::from(step.region.is_some());
                 }
                 for (id, buffer) in program.buffers.iter() {
                     let extents = extents(&program, id);
@@ -137,11 +137,11 @@ fn stages_must_lie_in_their_rectangles() {
     };
     let overlap = broken(&|p| (p.regions[1].x, p.regions[1].y) = (p.regions[0].x, p.regions[0].y));
     assert!(overlap.contains("overlaps region 0 (invariant 10)"), "{overlap}");
-    let staged: Vec<_> = program.steps.iter().filter(|(_, s)| s.stage.is_some()).map(|(id, _)| id).collect();
+    let staged: Vec<_> = program.steps.iter().filter(|(_, s)| s.region.is_some()).map(|(id, _)| id).collect();
     let (first, last) = (staged[0], staged[staged.len() - 1]);
-    let swapped = broken(&|p| p.steps[last].stage = Some(0));
+    let swapped = broken(&|p| p.steps[last].region = Some(0));
     assert!(swapped.contains("invariant 10"), "{swapped}");
-    let missing = broken(&|p| p.steps[first].stage = Some(99));
+    let missing = broken(&|p| p.steps[first].region = Some(99));
     assert!(missing.contains("region 99, which does not exist"), "{missing}");
     assert!(broken(&|p| p.items = 0).contains("has no items"));
 }
@@ -154,7 +154,7 @@ fn the_slowest_stage_sets_the_interval() {
     let time = |program: &Program| {
         let cost = |s| orrery_cost::step_cost(program, s, &Bindings::new(), &target).unwrap();
         let costs: Vec<_> = program.steps.values().map(cost).collect();
-        orrery_cost::pipeline::pipeline(program, &costs)
+        orrery_cost::rectangles::pipeline(program, &costs)
     };
     let found = time(&program);
     assert_eq!(program.items, 4, "one sample at a time");

@@ -29,13 +29,13 @@
 //!            | "arithmetic" string "group" integer ["inputs" string] ("nearest" | "stochastic")
 //!            | "work" dim "," dim "," dim               MACs, simple and special vector operations
 //!            | "tile" integer "," integer "," integer   rows, columns, depth
-//!            | "approximate" | "after" id {"," id} | "stage" integer
+//!            | "approximate" | "after" id {"," id} | "region" integer
 //! mode       = "fill" | "in_place" | "sum" | "max" | "min" | "combined_sum" | "combined_max" | "combined_min"
 //! id         = "m" or "b" or "s" with the number: memories, buffers and steps are numbered in their order
 //! ```
 //!
 //! - A region is a rectangle of a mesh: the number of its first core, its corner (column, row) and its size (columns,
-//!   rows). `stage 2` puts a step into region 2; `items` is how many pieces of the batch flow through the stages.
+//!   rows). `region 2` puts a step into region 2; `items` is how many pieces of the batch flow through the stages.
 //! - A buffer without a layout is one block with everything on core 0.
 //! - An access `2` follows axis 2 of the grid one to one; `2 times 64` by 64 elements a step; `2 window (2, 3, 7)` is a
 //!   window of stride 2, with 3 in front, of 7 elements.

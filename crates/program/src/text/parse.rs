@@ -253,7 +253,7 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
             }
         }
     }
-    let stage = if cursor.take_name("stage")? {
+    let region = if cursor.take_name("region")? {
         let number = cursor.integer("the number of a region", 0, u32::MAX.into())?;
         Some(u32::try_from(number).expect("in the range asked for"))
     } else {
@@ -262,7 +262,7 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
     if !cursor.at_name("graph") {
         return cursor
             .expected("the step's graph")
-            .help("the clauses of a step stand in the order grid, part, read, write, arithmetic, work, tile, approximate, after, stage")
+            .help("the clauses of a step stand in the order grid, part, read, write, arithmetic, work, tile, approximate, after, region")
             .err();
     }
     let body: Graph = cursor.nested(text::graph)?;
@@ -283,7 +283,7 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
         tile,
         approximate,
         after,
-        stage,
+        region,
     })
 }
 

@@ -119,8 +119,8 @@ fn step(f: &mut fmt::Formatter<'_>, id: StepId, step: &Step, before: Option<&Ari
         let all: Vec<String> = step.after.iter().map(ToString::to_string).collect();
         writeln!(f, "    after {}", all.join(", "))?;
     }
-    if let Some(stage) = step.stage {
-        writeln!(f, "    stage {stage}")?;
+    if let Some(stage) = step.region {
+        writeln!(f, "    region {stage}")?;
     }
     // Strings have no line ends of their own, so that every line can be moved in.
     for line in step.body.to_string().lines() {

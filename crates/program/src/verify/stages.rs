@@ -25,7 +25,7 @@ pub(super) fn check(program: &Program) -> Result<()> {
     }
     let mut before = 0;
     for (id, step) in program.steps.iter() {
-        let Some(stage) = step.stage else { continue };
+        let Some(stage) = step.region else { continue };
         let Some(region) = program.regions.get(stage as usize) else {
             return broken(
                 10,

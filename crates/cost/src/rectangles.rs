@@ -30,7 +30,7 @@ pub fn pipeline(program: &Program, costs: &[StepCost]) -> Pipeline {
     let mut found = Pipeline::default();
     let mut filled = Picoseconds::ZERO;
     for ((id, step), cost) in program.steps.iter().zip(costs) {
-        let Some(stage) = step.stage else { continue };
+        let Some(stage) = step.region else { continue };
         let one = Picoseconds(cost.time.0 / items);
         found.spans.insert(id, (filled, filled + one));
         filled += one;
