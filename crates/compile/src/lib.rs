@@ -15,6 +15,7 @@ mod sequence;
 pub mod spatial;
 mod states;
 pub mod stream;
+pub mod wafer;
 
 use orrery_base::{Diagnostic, Result};
 use orrery_cost::Target;
@@ -90,6 +91,7 @@ pub fn compile(graph: &Graph, target: &Target<'_>, options: &Options) -> Result<
         ExecutionModel::Engines(machine) => {
             engines::compile(graph, &facts, &groups, target, machine, options)?
         }
+        ExecutionModel::Wafer(machine) => wafer::compile(graph, &facts, &groups, target, machine, options)?,
     };
     verify::verify(&compiled.program)?;
     Ok(compiled)

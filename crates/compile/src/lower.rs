@@ -70,6 +70,8 @@ impl<'a> Emitter<'a> {
                 pipelines: IndexVec::new(),
                 buffers: IndexVec::new(),
                 steps: IndexVec::new(),
+                regions: Vec::new(),
+                items: 1,
                 inputs: Vec::new(),
                 outputs: Vec::new(),
                 grows: Vec::new(),
@@ -318,6 +320,7 @@ impl<'a> Emitter<'a> {
             approximate: false,
             stage: None,
             after: Vec::new(),
+            region: None,
         }
     }
     /// Appends a step; it waits for the writers of what it reads on other units. A step of the streaming memory takes its

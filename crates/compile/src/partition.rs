@@ -30,7 +30,7 @@ pub struct Operand {
 
 impl Operand {
     /// Bytes that a part needs when the parts of the axes have these lengths.
-    fn bytes(&self, part: &[i64]) -> f64 {
+    pub(crate) fn bytes(&self, part: &[i64]) -> f64 {
         let extent = |(access, extent): &(Access, i64)| match access {
             Access::Whole => *extent as f64,
             Access::Along { axis, scale } => part[*axis] as f64 * scale.known().unwrap_or(1) as f64,

@@ -224,6 +224,9 @@ mod tests {
             block_in_bytes: 0.0,
             shared_in_bytes: 0.0,
             largest_share: 1.0,
+            part_arriving: 0.0,
+            reach: 0.0,
+            span: 0.0,
             dtype: orrery_numerics::DType::BF16,
         };
         assert_eq!(device_bytes(&measure(1e6), &machine), 1e3);

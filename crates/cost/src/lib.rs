@@ -10,8 +10,10 @@ pub mod kernel;
 pub mod kernel_engines;
 pub mod measure;
 pub mod pipeline;
+pub mod rectangles;
 pub mod spatial;
 pub mod stream;
+pub mod wafer;
 
 pub use contraction::{Contraction, Product, Role};
 pub use measure::Measure;
@@ -48,7 +50,7 @@ pub enum Resource {
     HostLink,
     /// The slowest stage of a section.
     Interval,
-    /// Filling and draining the stages of a section.
+    /// Filling and draining the stages.
     Fill,
     /// Loading the program of a section.
     ProgramLoad,
@@ -68,6 +70,12 @@ pub enum Resource {
     Transit,
     /// Links between chips.
     ChipLink,
+    /// Way of weights into a wafer.
+    Ingress,
+    /// Between a router of a mesh and its core.
+    Ramp,
+    /// Links of a mesh, and sums that run along it.
+    Mesh,
 }
 
 impl Resource {
@@ -96,6 +104,9 @@ impl Resource {
             Self::Stream => "streams",
             Self::Transit => "stream transit",
             Self::ChipLink => "chip links",
+            Self::Ingress => "weight ingress",
+            Self::Ramp => "ramp",
+            Self::Mesh => "mesh",
         }
     }
     /// True where stages that run at the same time share it.
@@ -169,6 +180,9 @@ pub fn step_cost(
         }
         (ExecutionModel::Engines(machine), Losses::Engines(losses)) => {
             Ok(kernel_engines::cost(program, step, &measure, bindings, machine, losses, target))
+        }
+        (ExecutionModel::Wafer(machine), Losses::Wafer(losses)) => {
+            Ok(wafer::cost(program, step, &measure, machine, losses, target.precision))
         }
         _ => Diagnostic::error("cost-model", "the machine's losses are of another execution model").err(),
     }

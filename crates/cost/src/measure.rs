@@ -7,7 +7,9 @@ use orrery_ir::op::Engine;
 use orrery_ir::{Bindings, Dim, Op};
 use orrery_numerics::DType;
 use orrery_program::memory::unbound;
-use orrery_program::{BoundGrid, BufferClass, Cut, Cutting, Layout, Program, Step, access_range};
+use orrery_program::{
+    BoundGrid, BufferClass, BufferId, Cut, Cutting, Layout, Program, Step, StepKind, access_range,
+};
 
 /// A step in numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +46,12 @@ pub struct Measure {
     pub block_in_bytes: f64,
     /// Of the bytes that come in: those that come to pairs of neighbouring cores alike.
     pub shared_in_bytes: f64,
+    /// Elements that the largest part reads from the mesh as they arrive.
+    pub part_arriving: f64,
+    /// Cores among which an exchange moves data: groups of so many whose numbers follow one another.
+    pub reach: f64,
+    /// Cores that an exchange takes from or brings to.
+    pub span: f64,
     /// The largest part's share of the axes.
     pub largest_share: f64,
     /// Widest type of the operands.
@@ -74,6 +82,10 @@ impl Measure {
             parts.map(|(_, c)| c.parts as f64).product()
         };
         let mut read_bytes: Vec<(BufferClass, f64)> = Vec::new();
+        let (reach, span) = match step.kind {
+            StepKind::Exchange => reach(program, step, bindings)?,
+            _ => (0.0, 0.0),
+        };
         let moves = step.body.nodes.values().next().is_some_and(|n| n.op.def().engine == Engine::Movement);
         let (attention, recurrence) = shapes(program, step, bindings)?;
         let mut measure = Self {
@@ -93,6 +105,9 @@ impl Measure {
             block_out_bytes: 0.0,
             block_in_bytes: 0.0,
             shared_in_bytes: 0.0,
+            part_arriving: 0.0,
+            reach,
+            span,
             largest_share: extents.iter().zip(&piece).map(|(all, part)| part / all.max(1.0)).product(),
             dtype: DType::Bool,
         };
@@ -101,7 +116,11 @@ impl Measure {
             let bytes = number(&buffer.elements())? * buffer.dtype.bits() as f64 / 8.0;
             let class = program.buffers[program.storage(read.buffer)].class;
             read_bytes.push((class, bytes));
-            measure.part_read_bytes += part_bytes(buffer, &read.access, &largest, bindings)?;
+            let part = part_bytes(buffer, &read.access, &largest, bindings)?;
+            measure.part_read_bytes += part;
+            if program.memories[buffer.home].is_mesh() {
+                measure.part_arriving += part * 8.0 / buffer.dtype.bits() as f64;
+            }
             measure.block_out_bytes += program.block_bytes(read.buffer, bindings)? as f64;
             widen(&mut measure.dtype, buffer.dtype);
         }
@@ -182,6 +201,33 @@ fn neighbours_share(layout: &Layout) -> bool {
     let followed = |axis: usize| layout.access.iter().any(|a| a.axis() == Some(axis));
     let mut cuts = layout.cuts.iter().enumerate();
     layout.base.is_multiple_of(2) && cuts.any(|(i, cut)| cut.stride == 1 && even(cut) && !followed(i))
+}
+
+/// See [`Measure::reach`] and [`Measure::span`].
+fn reach(program: &Program, step: &Step, bindings: &Bindings) -> Result<(f64, f64)> {
+    let stays =
+        step.body.nodes.values().all(|node| node.op == Op::Identity) && step.reads.len() == step.writes.len();
+    let end = |buffer: BufferId| -> Result<u64> {
+        let layout = &program.buffers[buffer].layout;
+        let grid = BoundGrid::new(layout.base, &layout.cuts, bindings).map_err(|s| unbound(&s))?;
+        Ok(grid.core_end() - layout.base)
+    };
+    let (mut reach, mut span) = (1_u64, 1_u64);
+    for id in step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer)) {
+        span = span.max(end(id)?);
+    }
+    for (number, write) in step.writes.iter().enumerate() {
+        let from = step.reads.get(number).filter(|_| stays).map(|read| read.buffer);
+        let to = &program.buffers[write.buffer];
+        let moved = match from.map(|from| &program.buffers[from]) {
+            Some(from) if from.home == to.home => {
+                from.layout.moved_among(&to.layout, bindings).map_err(|s| unbound(&s))?
+            }
+            _ => None,
+        };
+        reach = reach.max(moved.unwrap_or(span));
+    }
+    Ok((reach as f64, span as f64))
 }
 
 fn widen(have: &mut DType, other: DType) {

@@ -547,6 +547,9 @@ mod tests {
             block_in_bytes: 0.0,
             shared_in_bytes: 0.0,
             largest_share: 1.0,
+            part_arriving: 0.0,
+            reach: 0.0,
+            span: 0.0,
             dtype: orrery_numerics::DType::F16,
         };
         assert_eq!(side_by_side(one.clone(), 1.0, &measure, &machine, links), one);

@@ -6,6 +6,7 @@ use crate::kernel::{KernelLosses, KernelMachine};
 use crate::spatial::{SpatialLosses, SpatialMachine};
 use crate::stream::{StreamLosses, StreamMachine};
 use crate::system::{Links, Power};
+use crate::wafer::{WaferLosses, WaferMachine};
 
 /// Every unit a parameter may have. Base SI units without prefixes; a MAC counts as one, an addition or a
 /// multiplication as one FLOP.
@@ -63,12 +64,14 @@ pub enum ModelKind {
     Stream,
     /// A graph of kernels on two engines side by side.
     Engines,
+    /// Weights stream over a mesh of small cores on one wafer, or all layers lie on it.
+    Wafer,
 }
 
 impl ModelKind {
     /// Every execution model.
-    pub const ALL: [Self; 5] =
-        [Self::Kernel, Self::BulkSynchronous, Self::Spatial, Self::Stream, Self::Engines];
+    pub const ALL: [Self; 6] =
+        [Self::Kernel, Self::BulkSynchronous, Self::Spatial, Self::Stream, Self::Engines, Self::Wafer];
     /// The word in system files.
     pub const fn name(self) -> &'static str {
         match self {
@@ -77,6 +80,7 @@ impl ModelKind {
             Self::Spatial => "spatial-dataflow",
             Self::Stream => "deterministic-stream",
             Self::Engines => "kernel-engines",
+            Self::Wafer => "wafer",
         }
     }
     /// The model of that word.
@@ -91,6 +95,7 @@ impl ModelKind {
             Self::Spatial => SpatialMachine::KEYS,
             Self::Stream => StreamMachine::KEYS,
             Self::Engines => EnginesMachine::KEYS,
+            Self::Wafer => WaferMachine::KEYS,
         }
     }
     /// Keys of `[parameter.*]`: the model's own, then links and power, which every machine has.
@@ -105,6 +110,7 @@ impl ModelKind {
             Self::Spatial => SpatialLosses::KEYS,
             Self::Stream => StreamLosses::KEYS,
             Self::Engines => EnginesLosses::KEYS,
+            Self::Wafer => WaferLosses::KEYS,
         }
     }
 }

@@ -27,6 +27,7 @@ mod spatial;
 mod stream;
 mod system;
 mod view;
+mod wafer;
 
 pub use band::Band;
 pub use bulk_synchronous::{BspLosses, BspMachine};
@@ -43,3 +44,4 @@ pub use system::{
     Configuration, Engine, ExecutionModel, Fact, KnownError, Links, Losses, Power, Precision,
     PublishedColumn, Software, System,
 };
+pub use wafer::{WaferLosses, WaferMachine};

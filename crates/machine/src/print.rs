@@ -64,6 +64,9 @@ impl Display for System {
             writeln!(f, "title = {}", text(&stack.title))?;
             writeln!(f, "fuses = {}", stack.fuses)?;
             writeln!(f, "graph_launch = {}", stack.graph_launch)?;
+            if let Some(resident) = stack.resident {
+                writeln!(f, "resident = {resident}")?;
+            }
             optional(f, "note", stack.note.as_deref())?;
             for (key, parameter) in &stack.losses {
                 section(f, &format!("software.loss.{key}"), parameter)?;

@@ -458,12 +458,13 @@ fn read_software(
 ) -> Result<Vec<Software>> {
     let mut stacks: Vec<Software> = Vec::new();
     for section in root.tables("software")? {
-        section.only(&["name", "title", "fuses", "graph_launch", "note", "loss"])?;
+        section.only(&["name", "title", "fuses", "graph_launch", "resident", "note", "loss"])?;
         let stack = Software {
             name: read_name(&section)?,
             title: section.string("title")?,
             fuses: section.required("fuses")?.boolean()?,
             graph_launch: section.required("graph_launch")?.boolean()?,
+            resident: section.optional("resident").map(|entry| entry.boolean()).transpose()?,
             note: section.optional_string("note")?,
             losses: read_parameters(&section, "loss", keys, false, sources)?,
         };

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 /// File name and text of every built-in machine, in the order they are listed to users.
-pub const BUILT_IN: [(&str, &str); 11] = [
+pub const BUILT_IN: [(&str, &str); 13] = [
     ("systems/a100-40gb.toml", include_str!("../../../systems/a100-40gb.toml")),
     ("systems/a100-80gb.toml", include_str!("../../../systems/a100-80gb.toml")),
     ("systems/h100.toml", include_str!("../../../systems/h100.toml")),
@@ -19,6 +19,8 @@ pub const BUILT_IN: [(&str, &str); 11] = [
     ("systems/groqchip.toml", include_str!("../../../systems/groqchip.toml")),
     ("systems/gaudi.toml", include_str!("../../../systems/gaudi.toml")),
     ("systems/gaudi2.toml", include_str!("../../../systems/gaudi2.toml")),
+    ("systems/cs2.toml", include_str!("../../../systems/cs2.toml")),
+    ("systems/cs3.toml", include_str!("../../../systems/cs3.toml")),
 ];
 
 static REGISTRY: LazyLock<Vec<System>> = LazyLock::new(|| {

@@ -124,6 +124,17 @@ impl System {
                 ),
                 format!("{} in {} slices, no other memory", show_bytes(m.sram_bytes as f64), m.memory_slices),
             ),
+            ExecutionModel::Wafer(m) => (
+                format!("{} cores", grouped(m.pes)),
+                format!(
+                    "{} in {} cores of {}; {} MemoryX at {}",
+                    show_bytes((m.pes * m.sram_bytes) as f64),
+                    grouped(m.pes),
+                    show_bytes(m.sram_bytes as f64),
+                    show_si(m.memoryx_bytes as f64, "B"),
+                    show_si(m.ingress_bandwidth, "B/s"),
+                ),
+            ),
         };
         let peak = |p: &Precision| format!("{} ({})", show_si(p.peak_flops(), operations(p)), p.name);
         SummaryRow {

@@ -11,6 +11,7 @@ use crate::read::not_found;
 use crate::spatial::{SpatialLosses, SpatialMachine};
 use crate::stream::{StreamLosses, StreamMachine};
 use crate::view::view;
+use crate::wafer::{WaferLosses, WaferMachine};
 use orrery_base::{Diagnostic, Result};
 use orrery_numerics::DType;
 use std::collections::BTreeMap;
@@ -58,6 +59,8 @@ pub enum ExecutionModel {
     Stream(StreamMachine),
     /// A graph of kernels on two engines.
     Engines(EnginesMachine),
+    /// Weights that stream over a mesh of cores, or layers that all lie on it.
+    Wafer(WaferMachine),
 }
 
 impl ExecutionModel {
@@ -66,6 +69,7 @@ impl ExecutionModel {
         match kind {
             ModelKind::Kernel => Self::Kernel(KernelMachine::read(parameters)),
             ModelKind::BulkSynchronous => Self::BulkSynchronous(BspMachine::read(parameters)),
+            ModelKind::Wafer => Self::Wafer(WaferMachine::read(parameters)),
             ModelKind::Spatial => Self::Spatial(SpatialMachine::read(parameters)),
             ModelKind::Stream => Self::Stream(StreamMachine::read(parameters)),
             ModelKind::Engines => Self::Engines(EnginesMachine::read(parameters)),
@@ -79,10 +83,11 @@ impl ExecutionModel {
             Self::Spatial(_) => ModelKind::Spatial,
             Self::Stream(_) => ModelKind::Stream,
             Self::Engines(_) => ModelKind::Engines,
+            Self::Wafer(_) => ModelKind::Wafer,
         }
     }
-    /// Processors that a precision's MACs per cycle are counted for: SMs, tiles, PCUs, matrix planes or
-    /// engines.
+    /// Processors that a precision's MACs per cycle are counted for: SMs, tiles, PCUs, matrix planes,
+    /// engines or the cores of a wafer.
     pub const fn cores(&self) -> u64 {
         match self {
             Self::Kernel(machine) => machine.sms,
@@ -90,6 +95,7 @@ impl ExecutionModel {
             Self::Spatial(machine) => machine.pcus,
             Self::Stream(machine) => machine.matrix_planes,
             Self::Engines(machine) => machine.matrix_engines,
+            Self::Wafer(machine) => machine.pes,
         }
     }
     /// Clock of those processors.
@@ -100,6 +106,7 @@ impl ExecutionModel {
             Self::Spatial(machine) => machine.clock_hz,
             Self::Stream(machine) => machine.clock_hz,
             Self::Engines(machine) => machine.matrix_clock_hz,
+            Self::Wafer(machine) => machine.clock_hz,
         }
     }
 }
@@ -117,6 +124,8 @@ pub enum Losses {
     Stream(StreamLosses),
     /// On a machine of two engines.
     Engines(EnginesLosses),
+    /// On a wafer.
+    Wafer(WaferLosses),
 }
 
 /// The unit that does a precision's multiplications.
@@ -193,6 +202,9 @@ pub struct Software {
     pub fuses: bool,
     /// Whether it launches the whole model as one captured graph, or compiles it into one program.
     pub graph_launch: bool,
+    /// Where it keeps weights, on machines that can stream them in or hold all layers at once: true for all layers on
+    /// the machine, false for streaming, none where it does both or there is no choice.
+    pub resident: Option<bool>,
     /// What it does, and what that rests on.
     pub note: Option<String>,
     /// Deviations from [`System::losses`] by key.
@@ -365,6 +377,7 @@ impl System {
             ExecutionModel::Spatial(_) => Losses::Spatial(SpatialLosses::read(&losses)),
             ExecutionModel::Stream(_) => Losses::Stream(StreamLosses::read(&losses)),
             ExecutionModel::Engines(_) => Losses::Engines(EnginesLosses::read(&losses)),
+            ExecutionModel::Wafer(_) => Losses::Wafer(WaferLosses::read(&losses)),
         }
     }
     /// The texts behind source keys, joined by `; `.

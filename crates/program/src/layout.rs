@@ -229,6 +229,58 @@ impl Layout {
         copies.sort_by_key(|c| (c.0, c.1));
         copies
     }
+    /// Cores among which elements move when a buffer goes from this layout to another: all movement stays within groups
+    /// of so many cores whose numbers follow one another. None where the layouts start on different cores.
+    ///
+    /// # Errors
+    /// The name of a symbol without a binding.
+    pub fn moved_among(&self, other: &Self, bindings: &Bindings) -> Result<Option<u64>, String> {
+        if self.base != other.base || self.access.len() != other.access.len() {
+            return Ok(None);
+        }
+        let bind =
+            |layout: &Self| layout.cuts.iter().map(|c| c.bind(bindings)).collect::<Result<Vec<_>, _>>();
+        let (one, another) = (bind(self)?, bind(other)?);
+        let ends = one.iter().chain(&another).map(|c| c.span().saturating_add(c.stride.max(1)));
+        let mut groups: Vec<u64> = std::iter::once(1).chain(ends).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        let last = groups.last().copied().unwrap_or(1);
+        let found = groups.into_iter().find(|&group| {
+            let dims = 0..self.access.len();
+            dims.clone().all(|d| self.group_of(&one, d, group) == other.group_of(&another, d, group))
+                && self.copied_over(&one, group) == other.copied_over(&another, group)
+        });
+        Ok(Some(found.unwrap_or(last)))
+    }
+    /// Which group of cores an index of a dimension falls into: so many indices to a group, groups so far apart, along
+    /// the axis as the access follows it. None where all fall into one.
+    fn group_of(&self, cuts: &[BoundCut], dim: usize, group: u64) -> Option<(i64, u64, Access)> {
+        let (_, _, _, access) = self.along(dim)?;
+        let cut = self.access[dim].axis().map(|axis| cuts[axis])?;
+        if cut.parts <= 1 || cut.span().saturating_add(cut.stride.max(1)) <= group {
+            return None;
+        }
+        if group.is_multiple_of(cut.stride.max(1)) {
+            let blocks = i64::try_from(group / cut.stride.max(1)).unwrap_or(i64::MAX);
+            return Some((cut.block.saturating_mul(blocks), 1, access));
+        }
+        // A stride that groups do not divide keeps its own measure.
+        let apart = if cut.stride.is_multiple_of(group) { cut.stride / group } else { u64::MAX - cut.stride };
+        Some((cut.block, apart, access))
+    }
+    /// Cuts that make copies in several groups.
+    fn copied_over(&self, cuts: &[BoundCut], group: u64) -> Vec<(i64, u64)> {
+        let followed = |i: usize| self.access.iter().any(|a| a.axis() == Some(i));
+        let mut copies: Vec<(i64, u64)> = cuts
+            .iter()
+            .enumerate()
+            .filter(|(i, c)| c.parts > 1 && !followed(*i) && c.span().saturating_add(c.stride.max(1)) > group)
+            .map(|(_, c)| (c.parts, c.stride))
+            .collect();
+        copies.sort_unstable();
+        copies
+    }
     /// Extents of the largest block of a buffer of shape `shape`.
     ///
     /// # Errors
@@ -325,6 +377,26 @@ mod tests {
         // Square blocks and a diagonal have the same cuts along each dimension.
         let diagonal = layout(0, std::slice::from_ref(&rows), &[along(0), along(0)]);
         assert!(!diagonal.same_place(&layout(0, &[rows.clone(), rows], &[along(0), along(1)])));
+    }
+
+    #[test]
+    fn movement_stays_within_groups() {
+        let layout = |rows: u64, columns: u64| Layout {
+            base: 0,
+            cuts: vec![cut(64, Cutting::Parts(rows), columns), cut(64, Cutting::Parts(columns), 1)],
+            access: vec![Access::along(0), Access::along(1)],
+        };
+        let among = |a: &Layout, b: &Layout| a.moved_among(b, &Bindings::new()).unwrap();
+        assert_eq!(among(&layout(16, 4), &layout(16, 4)), Some(1));
+        // Four rows of four cores become one row of sixteen: nothing leaves its group of sixteen.
+        assert_eq!(among(&layout(16, 4), &layout(4, 16)), Some(16));
+        assert_eq!(among(&layout(16, 4), &layout(64, 1)), Some(4));
+        assert_eq!(among(&layout(16, 4), &layout(1, 64)), Some(64));
+        let elsewhere = Layout { base: 64, ..layout(16, 4) };
+        assert_eq!(among(&layout(16, 4), &elsewhere), None);
+        // Copies of rows on all columns.
+        let copied = Layout { access: vec![Access::along(0), Access::Whole], ..layout(16, 4) };
+        assert_eq!(among(&layout(16, 4), &copied), Some(4));
     }
 
     #[test]

@@ -5,11 +5,13 @@
 
 pub mod layout;
 pub mod memory;
+pub mod region;
 pub mod text;
 pub mod verify;
 
 pub use layout::{BoundCut, BoundGrid, Cut, Cutting, Layout, Range, access_range};
-pub use memory::{Lifetimes, Peak};
+pub use memory::{Lifetimes, Passing, Peak};
+pub use region::Region;
 
 use orrery_base::{IndexVec, define_id};
 use orrery_ir::op::{Access, Combine, Work};
@@ -68,6 +70,13 @@ pub struct Pieces {
     pub kept: u64,
     /// Equal pieces in which the buffer comes and goes.
     pub of: u64,
+}
+
+impl Memory {
+    /// True for a mesh between cores: it has no bound, since what is in it is on its way.
+    pub const fn is_mesh(&self) -> bool {
+        self.cores > 1 && self.bytes == u64::MAX
+    }
 }
 
 /// What a buffer is for, which decides who may write it.
@@ -152,6 +161,9 @@ pub enum WriteMode {
     InPlace,
     /// Combined with what was there.
     Reduce(Combine),
+    /// All elements anew: what parts along axes that the access does not follow make of the same elements is combined
+    /// on its way, and arrives where the layout says.
+    Combined(Combine),
 }
 
 /// A buffer that a step reads.
@@ -243,6 +255,9 @@ pub struct Step {
     pub stage: Option<Stage>,
     /// Steps that must have ended, besides those before it on its unit.
     pub after: Vec<StepId>,
+    /// The stage of a pipeline that it belongs to, by the number of its region: steps of several stages run at the same
+    /// time, each on another item of the batch.
+    pub region: Option<u32>,
 }
 
 /// A state that a run lengthens where it lies, as a KV cache is: the elements of `from` are those of `to` that come first
@@ -274,6 +289,12 @@ pub struct Program {
     pub buffers: IndexVec<BufferId, Buffer>,
     /// Steps.
     pub steps: IndexVec<StepId, Step>,
+    /// The rectangles of the mesh that the stages of a pipeline lie in, in the order of the stages.
+    pub regions: Vec<Region>,
+    /// Equal items of the batch that follow one another: through the stages, each of which takes the next item while the
+    /// others are at work on earlier ones; without stages, through the whole program. Steps and buffers are described for
+    /// all items together.
+    pub items: u64,
     /// The buffers of the model's inputs, in order.
     pub inputs: Vec<BufferId>,
     /// The buffers of the model's outputs, in order, under the user's names.

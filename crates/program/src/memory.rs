@@ -1,6 +1,6 @@
 //! Lifetimes and the memory a program takes, worst core first.
 
-use crate::{BufferClass, BufferId, MemoryId, Pieces, PipelineId, Program, StepId};
+use crate::{Buffer, BufferClass, BufferId, MemoryId, Pieces, PipelineId, Program, StepId, StepKind};
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, IndexVec, Result};
 use orrery_ir::Bindings;
@@ -28,6 +28,15 @@ impl Pieces {
     pub fn kept_of(self, bytes: u64) -> u64 {
         bytes.div_ceil(self.of.max(1)).saturating_mul(self.kept).min(bytes)
     }
+}
+
+/// How items of the batch pass through a buffer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passing {
+    /// First and last stage of a pipeline that touch its memory; none where no stage does.
+    pub stages: Option<(u32, u32)>,
+    /// Whether it is made anew for each item: not where it is a weight or comes of one.
+    pub item_by_item: bool,
 }
 
 impl Program {
@@ -95,10 +104,10 @@ impl Program {
     /// `unbound-symbol` where a symbol has no value.
     pub fn memory_use(&self, bindings: &Bindings) -> Result<Vec<(Vec<u64>, Peak)>> {
         let lives = self.lifetimes();
+        let passing = self.passing();
         let steps = self.steps.len();
         let mut all = Vec::new();
         for (memory, description) in self.memories.iter() {
-            let cores = usize::try_from(description.cores).unwrap_or(1);
             // Changes in use at each step: (core range, bytes, appears or goes).
             let mut appear: Vec<Vec<(u64, u64, u64, BufferClass)>> = vec![Vec::new(); steps + 1];
             let mut go: Vec<Vec<(u64, u64, u64, BufferClass)>> = vec![Vec::new(); steps + 1];
@@ -109,35 +118,86 @@ impl Program {
                 let Some((first, last)) = lives[id] else { continue };
                 let grid = crate::BoundGrid::new(buffer.layout.base, &buffer.layout.cuts, bindings)
                     .map_err(|s| unbound(&s))?;
-                let change =
-                    (buffer.layout.base, grid.core_end(), self.block_bytes(id, bindings)?, buffer.class);
+                let staged = passing[id].stages.is_some() && description.cores > 1;
+                let bytes = if description.cores > 1 {
+                    self.held_bytes(id, &passing[id], bindings)?
+                } else {
+                    self.block_bytes(id, bindings)?
+                };
+                // Every stage of a pipeline is at work all the time.
+                let whole = (StepId::new(0), StepId::new(steps - 1));
+                let (first, last) = if staged { whole } else { (first, last) };
+                let change = (buffer.layout.base, grid.core_end(), bytes, buffer.class);
                 appear[first.index()].push(change);
                 go[last.index() + 1].push(change);
             }
-            let mut used = vec![description.reserved; cores];
+            // Cores between two places where some buffer begins or ends hold the same.
+            let mut starts: Vec<u64> = appear.iter().flatten().flat_map(|&(lo, hi, ..)| [lo, hi]).collect();
+            starts.push(0);
+            starts.sort_unstable();
+            starts.dedup();
+            starts.retain(|start| *start < description.cores);
+            let mut used = vec![description.reserved; starts.len()];
             let mut over_time = Vec::with_capacity(steps);
             let mut peak = Peak { memory, bytes: 0, core: 0, step: StepId::new(0), by_class: Vec::new() };
             for step in 0..steps {
                 for &(lo, hi, bytes, _) in &go[step] {
-                    spread(&mut used, lo, hi, |b| b.saturating_sub(bytes));
+                    spread(&mut used, &starts, lo, hi, |b| b.saturating_sub(bytes));
                 }
                 for &(lo, hi, bytes, _) in &appear[step] {
-                    spread(&mut used, lo, hi, |b| b.saturating_add(bytes));
+                    spread(&mut used, &starts, lo, hi, |b| b.saturating_add(bytes));
                 }
-                let (core, bytes) = used
+                let (segment, bytes) = used
                     .iter()
                     .copied()
                     .enumerate()
                     .fold((0, 0), |best, at| if at.1 > best.1 { at } else { best });
                 over_time.push(bytes);
                 if bytes > peak.bytes {
-                    peak = Peak { bytes, core: core as u64, step: StepId::new(step), ..peak };
+                    peak = Peak { bytes, core: starts[segment], step: StepId::new(step), ..peak };
                 }
             }
             peak.by_class = self.classes_at(&peak, &appear, &go);
             all.push((over_time, peak));
         }
         Ok(all)
+    }
+
+    /// How items of the batch pass through each buffer.
+    pub fn passing(&self) -> IndexVec<BufferId, Passing> {
+        let item_by_item = |buffer: &Buffer| {
+            matches!(buffer.class, BufferClass::Scratch | BufferClass::Accumulator) && self.items > 1
+        };
+        let mut passing: IndexVec<BufferId, Passing> =
+            self.buffers.values().map(|b| Passing { stages: None, item_by_item: item_by_item(b) }).collect();
+        for step in self.steps.values() {
+            for write in step.writes.iter().filter(|_| step.kind == StepKind::Stream) {
+                passing[self.storage(write.buffer)].item_by_item = false;
+            }
+            let Some(stage) = step.region else { continue };
+            for buffer in step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer)) {
+                let (from, to) = passing[self.storage(buffer)].stages.get_or_insert((stage, stage));
+                (*from, *to) = ((*from).min(stage), (*to).max(stage));
+            }
+        }
+        passing
+    }
+
+    /// Bytes of a buffer on a core that takes the items of a batch one after the other: those of the items that are at
+    /// once between the first and the last stage that touch it, where its first dimension counts items; all of it for
+    /// weights and for what has no such dimension.
+    ///
+    /// # Errors
+    /// `unbound-symbol` where a symbol has no value.
+    pub fn held_bytes(&self, id: BufferId, passing: &Passing, bindings: &Bindings) -> Result<u64> {
+        let (buffer, bytes) = (&self.buffers[id], self.block_bytes(id, bindings)?);
+        let Some(first) = buffer.shape.first().filter(|_| passing.item_by_item) else { return Ok(bytes) };
+        let extent = first.eval(bindings).map_err(|s| unbound(&s))?.unsigned_abs();
+        if !extent.is_multiple_of(self.items) || extent == 0 {
+            return Ok(bytes);
+        }
+        let at_once = passing.stages.map_or(1, |(from, to)| u64::from(to - from) + 1).min(self.items);
+        Ok(bytes.div_ceil(self.items).saturating_mul(at_once))
     }
 
     fn classes_at(
@@ -162,10 +222,10 @@ impl Program {
     }
 }
 
-fn spread(used: &mut [u64], lo: u64, hi: u64, change: impl Fn(u64) -> u64) {
-    let end = usize::try_from(hi).unwrap_or(usize::MAX).min(used.len());
-    let start = usize::try_from(lo).unwrap_or(usize::MAX).min(end);
-    for bytes in &mut used[start..end] {
+/// Changes the bytes of the cores `lo` to `hi`, which both are among `starts` or past the last core.
+fn spread(used: &mut [u64], starts: &[u64], lo: u64, hi: u64, change: impl Fn(u64) -> u64) {
+    let at = |core: u64| starts.partition_point(|start| *start < core);
+    for bytes in &mut used[at(lo)..at(hi).max(at(lo))] {
         *bytes = change(*bytes);
     }
 }

@@ -7,8 +7,8 @@ use orrery_ir::{Attrs, Dim, Graph, Op, Type, Weight};
 use orrery_numerics::{DType, Tensor};
 use orrery_program::{
     Arithmetic, Buffer, BufferClass, BufferId, Cut, Cutting, Growth, Layout, Memory, MemoryId, Pieces,
-    Pipeline, PipelineId, Program, Read, RoundingMode, Stage, Step, StepId, StepKind, Tile, Unit, Write,
-    WriteMode, text, verify,
+    Pipeline, PipelineId, Program, Read, Region, RoundingMode, Stage, Step, StepId, StepKind, Tile, Unit,
+    Write, WriteMode, text, verify,
 };
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -128,7 +128,12 @@ fn body(reads: usize, writes: usize) -> Graph {
 
 fn step() -> impl Strategy<Value = Step> {
     use StepKind::{Compute, Exchange, Host, Load, Stream, View};
-    let modes = [WriteMode::Fill, WriteMode::Fill, WriteMode::InPlace, WriteMode::Reduce(Combine::Sum)];
+    let modes = [
+        WriteMode::Fill,
+        WriteMode::Combined(Combine::Sum),
+        WriteMode::InPlace,
+        WriteMode::Reduce(Combine::Sum),
+    ];
     let accesses = || collection::vec(access(), 0..3);
     let arithmetic =
         (select(&["fp32", "fp16"][..]), 0_u32..20, option::of(select(&["tf32", "bf16"][..])), any::<bool>())
@@ -150,7 +155,7 @@ fn step() -> impl Strategy<Value = Step> {
             any::<bool>(),
             collection::vec(0_usize..4, 0..3),
             select(&[Unit::Device, Unit::Streaming, Unit::HostLink][..]),
-            option::weighted(0.4, (0_usize..3, count())),
+            (option::weighted(0.4, (0_usize..3, count())), option::of(0_u32..3)),
         ),
     )
         .prop_map(
@@ -178,8 +183,9 @@ fn step() -> impl Strategy<Value = Step> {
                     work: Work { macs, vector, special },
                     tile: tile.map(|(m, n, k)| Tile { m, n, k }),
                     approximate: rest.0,
-                    stage: rest.3.map(|(p, cores)| Stage { pipeline: PipelineId::new(p), cores }),
+                    stage: rest.3.0.map(|(p, cores)| Stage { pipeline: PipelineId::new(p), cores }),
                     after: rest.1.into_iter().map(StepId::new).collect(),
+                    region: rest.3.1,
                 }
             },
         )
@@ -203,6 +209,7 @@ fn program() -> impl Strategy<Value = Program> {
         collection::vec(0_usize..5, 0..3),
         collection::vec((any::<String>(), 0_usize..5), 0..3),
         collection::vec((0_usize..5, 0_usize..5), 0..2),
+        (count(), collection::vec((count(), count(), count(), count(), count()), 0..3)),
     )
         .prop_map(
             |(
@@ -214,6 +221,7 @@ fn program() -> impl Strategy<Value = Program> {
                 inputs,
                 outputs,
                 grows,
+                (items, regions),
             )| {
                 Program {
                     name,
@@ -224,6 +232,11 @@ fn program() -> impl Strategy<Value = Program> {
                     pipelines: pipelines.into_iter().collect(),
                     buffers: buffers.into_iter().collect(),
                     steps: steps.into_iter().collect(),
+                    regions: regions
+                        .into_iter()
+                        .map(|(base, x, y, columns, rows)| Region { base, x, y, columns, rows })
+                        .collect(),
+                    items,
                     inputs: inputs.into_iter().map(BufferId::new).collect(),
                     outputs: outputs.into_iter().map(|(name, b)| (name, BufferId::new(b))).collect(),
                     grows: grows

@@ -7,6 +7,7 @@
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Picoseconds, Result};
 use orrery_cost::pipeline::{self, Run};
+use orrery_cost::rectangles;
 use orrery_cost::{Resource, StepCost, Target, step_cost};
 use orrery_ir::Bindings;
 use orrery_machine::Losses;
@@ -76,6 +77,7 @@ pub fn simulate(program: &Program, bindings: &Bindings, target: &Target<'_>) -> 
         Losses::Spatial(losses) => losses.host_seconds_per_run,
         Losses::Stream(losses) => losses.host_seconds_per_run,
         Losses::Engines(losses) => losses.host_seconds_per_run,
+        Losses::Wafer(losses) => losses.host_seconds_per_run,
     };
     let memory = program
         .memory_use(bindings)?
@@ -153,6 +155,8 @@ fn schedule(
     let mut issued = Picoseconds::ZERO;
     let mut events: IndexVec<StepId, Event> = IndexVec::new();
     let mut started: BTreeMap<PipelineId, Picoseconds> = BTreeMap::new();
+    let mesh = rectangles::pipeline(program, costs);
+    let mut filled: Option<Picoseconds> = None;
     for (id, step) in program.steps.iter() {
         if let Some((pipeline, run)) = step.stage.and_then(|s| Some((s.pipeline, runs.get(&s.pipeline)?))) {
             let base = *started.entry(pipeline).or_insert_with(|| {
@@ -176,6 +180,20 @@ fn schedule(
         issued += cost.issue;
         let ready = step.after.iter().map(|s| events[*s].end).max().unwrap_or(Picoseconds::ZERO);
         let ready = ready.max(free.get(&step.unit).copied().unwrap_or(Picoseconds::ZERO));
+        if let Some((from, to)) = mesh.spans.get(&id) {
+            // Stages overlap; the pipeline as a whole starts when its first step can.
+            let begin = *filled.get_or_insert(ready);
+            let end = free.entry(step.unit).or_default();
+            *end = (*end).max(begin + *to);
+            events.push(Event {
+                unit: step.unit,
+                start: begin + *from,
+                end: begin + *to,
+                waited: Picoseconds::ZERO,
+                cost,
+            });
+            continue;
+        }
         let start = if is_issued(step) { ready.max(issued) } else { ready };
         let end = start + cost.time;
         free.insert(step.unit, end);
@@ -199,8 +217,14 @@ fn by_resource(
     for (resource, time) in runs.values().flat_map(|run| &run.parts) {
         *times.entry(*resource).or_insert(Picoseconds::ZERO) += *time;
     }
+    let costs: Vec<StepCost> = events.values().map(|event| event.cost.clone()).collect();
+    let mesh = rectangles::pipeline(program, &costs);
+    // While all regions are at work the slowest decides; the rest is filling and draining.
+    let filling = mesh.time - mesh.interval * program.items.max(1);
     for (id, event) in events.iter() {
-        if program.steps[id].unit == Unit::HostLink || program.steps[id].stage.is_some() {
+        let step = &program.steps[id];
+        let hidden = step.region.is_some_and(|region| mesh.slowest != Some(region));
+        if step.unit == Unit::HostLink || step.stage.is_some() || hidden {
             continue;
         }
         let mut count = |resource, time| *times.entry(resource).or_insert(Picoseconds::ZERO) += time;
@@ -211,6 +235,7 @@ fn by_resource(
         }
         count(Resource::Launch, event.waited);
     }
+    *times.entry(Resource::Fill).or_insert(Picoseconds::ZERO) += filling;
     times.retain(|_, time| *time > Picoseconds::ZERO);
     times
 }

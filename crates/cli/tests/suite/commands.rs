@@ -145,7 +145,7 @@ fn figures_are_validated() {
         "id,system,devices,workload,mode,precision,batch_size,scope,spec,metric,value,unit,scored,source";
     let rows = [
         r#"one,NVIDIA A100-40GB,1,gemm,primitive,fp16,1,device,"{""batch"": 1, ""m"": 4096, ""k"": 4096, ""n"": 4096}",tflops,213,TFLOPS,yes,a paper"#,
-        r#"two,Cerebras CS-2,1,braggnn,train,fp16,512,device,{},samples_per_s,1000,samples/s,yes,a talk"#,
+        r#"two,Tenstorrent n300,1,braggnn,train,fp16,512,device,{},samples_per_s,1000,samples/s,yes,a talk"#,
     ];
     std::fs::write(folder.join("rows.csv"), format!("{header}\n{}\n", rows.join("\n"))).unwrap();
     let ran = orrery_in(&folder, &["validate", "rows.csv", "--json"]);

@@ -5,7 +5,7 @@
 //! spread evenly and are sent round. What the tiles cannot hold of them stays in streaming memory, the largest first.
 
 mod arrive;
-mod problem;
+pub(crate) mod problem;
 mod sums;
 mod weights;
 

@@ -2,65 +2,19 @@
 
 use super::Lowering;
 use crate::groups::Group;
-use crate::lower::{Body, grid};
+use crate::lower::{Body, Emitter, grid};
 use crate::partition::{Axis, Choice, Operand, Problem};
 use orrery_base::{Diagnostic, Result};
 use orrery_cost::Contraction;
 use orrery_ir::op::{Access, AxisKind, Combine, IterSpace};
-use orrery_ir::{Dim, ValueId};
+use orrery_ir::{Bindings, Dim, ValueId};
 use orrery_numerics::DType;
+use orrery_program::memory::unbound;
 use orrery_program::{Cut, Cutting};
 
 impl Lowering<'_> {
     pub(super) fn problem(&self, group: &Group, body: &Body) -> Result<Problem> {
-        let space =
-            group.space.as_ref().ok_or_else(|| Diagnostic::error("partition", "a group without axes"))?;
-        let mut axes = Vec::new();
-        for axis in &space.axes {
-            let extent = self.extent(&axis.extent)?.max(1);
-            axes.push(Axis { extent, reduce: axis.kind != AxisKind::Parallel });
-        }
-        let operand = |value: &ValueId, access: &Vec<Access>| -> Result<Operand> {
-            let (dtype, shape) = self.emitter.type_of(*value);
-            let mut dims = Vec::new();
-            for (dim, access) in shape.iter().zip(access) {
-                let access = match access {
-                    Access::Along { axis, scale } => {
-                        Access::Along { axis: *axis, scale: Dim::Known(self.extent(scale)?) }
-                    }
-                    other => other.clone(),
-                };
-                dims.push((access, self.extent(dim)?));
-            }
-            Ok(Operand { dims, bits: dtype.bits() as f64 })
-        };
-        let work = self.emitter.work(&group.nodes);
-        let number = |dim: &Dim| self.extent(dim).map(|n| n as f64);
-        let dtypes = body.operands.iter().map(|v| self.emitter.type_of(*v).0);
-        let dtype = dtypes.max_by_key(|dtype| (dtype.is_float(), dtype.bits())).unwrap_or(DType::F32);
-        let macs = number(&work.macs)?;
-        let matrix = if macs > 0.0 { self.emitter.contraction(group, &self.nominal)? } else { None };
-        Ok(Problem {
-            axes,
-            operands: body
-                .operands
-                .iter()
-                .zip(&body.reads)
-                .map(|(v, a)| operand(v, a))
-                .collect::<Result<_>>()?,
-            results: body
-                .results
-                .iter()
-                .zip(&body.writes)
-                .map(|(v, a)| operand(v, a))
-                .collect::<Result<_>>()?,
-            turned: if matrix.is_some() { turned(space) } else { None },
-            matrix,
-            macs,
-            vector: number(&work.vector)?,
-            special: number(&work.special)?,
-            dtype,
-        })
+        problem(&self.emitter, &self.nominal, group, body)
     }
     pub(super) fn choose(&mut self, problem: &Problem) -> Choice {
         let key = signature(problem);
@@ -98,6 +52,53 @@ impl Lowering<'_> {
     }
 }
 
+/// The problem of a group with symbols at these values.
+pub(crate) fn problem(
+    emitter: &Emitter<'_>,
+    nominal: &Bindings,
+    group: &Group,
+    body: &Body,
+) -> Result<Problem> {
+    let value_of = |dim: &Dim| dim.eval(nominal).map_err(|s| Box::new(unbound(&s)));
+    let space = group.space.as_ref().ok_or_else(|| Diagnostic::error("partition", "a group without axes"))?;
+    let mut axes = Vec::new();
+    for axis in &space.axes {
+        let extent = value_of(&axis.extent)?.max(1);
+        axes.push(Axis { extent, reduce: axis.kind != AxisKind::Parallel });
+    }
+    let operand = |value: &ValueId, access: &Vec<Access>| -> Result<Operand> {
+        let (dtype, shape) = emitter.type_of(*value);
+        let mut dims = Vec::new();
+        for (dim, access) in shape.iter().zip(access) {
+            let access = match access {
+                Access::Along { axis, scale } => {
+                    Access::Along { axis: *axis, scale: Dim::Known(value_of(scale)?) }
+                }
+                other => other.clone(),
+            };
+            dims.push((access, value_of(dim)?));
+        }
+        Ok(Operand { dims, bits: dtype.bits() as f64 })
+    };
+    let work = emitter.work(&group.nodes);
+    let number = |dim: &Dim| value_of(dim).map(|n| n as f64);
+    let dtypes = body.operands.iter().map(|v| emitter.type_of(*v).0);
+    let dtype = dtypes.max_by_key(|dtype| (dtype.is_float(), dtype.bits())).unwrap_or(DType::F32);
+    let macs = number(&work.macs)?;
+    let matrix = if macs > 0.0 { emitter.contraction(group, nominal)? } else { None };
+    Ok(Problem {
+        axes,
+        operands: body.operands.iter().zip(&body.reads).map(|(v, a)| operand(v, a)).collect::<Result<_>>()?,
+        results: body.results.iter().zip(&body.writes).map(|(v, a)| operand(v, a)).collect::<Result<_>>()?,
+        turned: if matrix.is_some() { turned(space) } else { None },
+        matrix,
+        macs,
+        vector: number(&work.vector)?,
+        special: number(&work.special)?,
+        dtype,
+    })
+}
+
 /// The axis along which a sum can be taken in turns: the first one, where its length is known.
 fn turned(space: &IterSpace) -> Option<usize> {
     let sum = space.axes.iter().position(|a| a.kind == AxisKind::Reduce(Combine::Sum))?;
@@ -105,7 +106,7 @@ fn turned(space: &IterSpace) -> Option<usize> {
 }
 
 /// Equal for problems that are cut alike.
-fn signature(problem: &Problem) -> Vec<u64> {
+pub(crate) fn signature(problem: &Problem) -> Vec<u64> {
     let mut key = vec![
         problem.macs.to_bits(),
         problem.vector.to_bits(),

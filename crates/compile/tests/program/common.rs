@@ -24,8 +24,8 @@ pub(crate) fn shrunk(name: &str, changes: &[(&str, u64)]) -> System {
     }
     // A small machine has another peak than the data sheet says, which is checked on reading.
     let cores = orrery_machine::find(name).expect("a built-in machine").model.cores() as f64;
-    let factor =
-        changes.iter().find(|(key, _)| ["tiles", "pcus"].contains(key)).map(|(_, n)| *n as f64 / cores);
+    let counts = ["tiles", "pcus", "pes"];
+    let factor = changes.iter().find(|(key, _)| counts.contains(key)).map(|(_, n)| *n as f64 / cores);
     if let Some(factor) = factor {
         for at in 0..lines.len() {
             if lines[at] == "[precision.peak]" {

@@ -8,4 +8,5 @@ mod oracle;
 mod random;
 mod spatial;
 mod stream;
+mod wafer;
 mod zoo;

@@ -4,11 +4,13 @@ use crate::common::{compile_for, shrunk};
 use crate::graphs::examples;
 use orrery_ir::Bindings;
 use orrery_numerics::DType;
-use orrery_program::{BoundGrid, BufferId, Cut, Layout, Program, Range, Step, StepKind, access_range};
+use orrery_program::{
+    BoundGrid, BufferId, Cut, Layout, Program, Range, Step, StepKind, WriteMode, access_range,
+};
 use std::collections::BTreeMap;
 
 /// For each core the boxes of a buffer of these extents that it holds; padding left out.
-fn held(layout: &Layout, extents: &[i64]) -> BTreeMap<u64, Vec<Vec<Range>>> {
+pub(crate) fn held(layout: &Layout, extents: &[i64]) -> BTreeMap<u64, Vec<Vec<Range>>> {
     listed(layout.base, &layout.cuts, &layout.access, extents)
 }
 
@@ -39,12 +41,12 @@ fn listed(
     }
 }
 
-fn extents(program: &Program, id: BufferId) -> Vec<i64> {
+pub(crate) fn extents(program: &Program, id: BufferId) -> Vec<i64> {
     program.buffers[id].shape.iter().map(|d| d.known().unwrap()).collect()
 }
 
 /// How many cores hold each element.
-fn holders<'a>(blocks: impl Iterator<Item = &'a Vec<Range>>, extents: &[i64]) -> Vec<u32> {
+pub(crate) fn holders<'a>(blocks: impl Iterator<Item = &'a Vec<Range>>, extents: &[i64]) -> Vec<u32> {
     let mut count = vec![0; extents.iter().product::<i64>() as usize];
     for block in blocks {
         let mut at: Vec<i64> = block.iter().map(|r| r.lo).collect();
@@ -64,16 +66,19 @@ fn holders<'a>(blocks: impl Iterator<Item = &'a Vec<Range>>, extents: &[i64]) ->
     count
 }
 
-fn check_step(program: &Program, step: &Step, tiles: u64, place: &str) {
+pub(crate) fn check_step(program: &Program, step: &Step, tiles: u64, place: &str) {
     if step.approximate {
         return;
     }
     for write in &step.writes {
         let extents = extents(program, write.buffer);
         let made = listed(step.base, &step.grid, &write.access, &extents);
+        let combined = matches!(write.mode, WriteMode::Combined(_));
         if step.kind == StepKind::Compute {
             let count = holders(made.values().flatten(), &extents);
-            assert!(count.iter().all(|&n| n == 1), "{place}: elements are made {count:?} times");
+            // Partial results of a sum that is combined on its way: the same number of each.
+            let times = if combined { summed_parts(step, &write.access) } else { 1 };
+            assert!(count.iter().all(|&n| n == times), "{place}: elements are made {count:?} times");
         }
         if step.kind != StepKind::View {
             let held = held(&program.buffers[write.buffer].layout, &extents);
@@ -82,7 +87,8 @@ fn check_step(program: &Program, step: &Step, tiles: u64, place: &str) {
         }
     }
     let reads = step.reads.iter().map(|r| (r.buffer, &r.access));
-    for (id, access) in reads.chain(step.writes.iter().map(|w| (w.buffer, &w.access))) {
+    let laid = step.writes.iter().filter(|w| !matches!(w.mode, WriteMode::Combined(_)));
+    for (id, access) in reads.chain(laid.map(|w| (w.buffer, &w.access))) {
         let buffer = &program.buffers[id];
         if step.kind != StepKind::Compute || program.memories[buffer.home].cores == 1 {
             continue;
@@ -98,8 +104,16 @@ fn check_step(program: &Program, step: &Step, tiles: u64, place: &str) {
     }
 }
 
+/// Parts along axes that a write does not follow, none of them empty.
+fn summed_parts(step: &Step, access: &[orrery_ir::op::Access]) -> u32 {
+    let grid = BoundGrid::new(step.base, &step.grid, &Bindings::new()).unwrap();
+    let cuts =
+        grid.cuts.iter().enumerate().filter(|(axis, _)| !access.iter().any(|a| a.axis() == Some(*axis)));
+    cuts.map(|(_, cut)| (0..cut.parts).filter(|&i| !cut.range(i).is_empty()).count() as u32).product()
+}
+
 /// Bytes on each core of the tile memory at each step, by listing what each core holds.
-fn bytes_by_list(program: &Program) -> Vec<Vec<u64>> {
+pub(crate) fn bytes_by_list(program: &Program) -> Vec<Vec<u64>> {
     let (tile, memory) = program.memories.iter().find(|(_, m)| m.cores > 1).unwrap();
     let lives = program.lifetimes();
     let mut bytes = vec![vec![memory.reserved; memory.cores as usize]; program.steps.len()];

@@ -12,7 +12,7 @@ use orrery_ir::op::{Class, Engine};
 use orrery_ir::{Graph, Node, Op, ValueId};
 use orrery_numerics::accumulate::{Accumulation, rounded_bound};
 use orrery_numerics::{DType, Format, Rounding, Tensor};
-use orrery_program::{Step, StepId};
+use orrery_program::{Step, StepId, WriteMode};
 use std::collections::BTreeMap;
 
 /// A step whose result is not what its body means.
@@ -53,7 +53,7 @@ impl Machine<'_> {
         for read in &step.reads {
             operands.push(self.whole(read.buffer)?);
         }
-        let expected = expect(&step.body, &operands, evaluator, split_parts(step))?;
+        let expected = expect(&step.body, &operands, evaluator, split_parts(step).max(combined_parts(step)))?;
         self.checked += 1;
         for ((write, mut expected), before) in step.writes.iter().zip(expected).zip(before) {
             let got = self.whole(write.buffer)?;
@@ -86,6 +86,22 @@ fn split_parts(step: &Step) -> u64 {
         .iter()
         .find(|c| c.name == "split")
         .map_or(1, |c| if let orrery_program::Cutting::Parts(parts) = c.cutting { parts } else { 1 })
+}
+
+/// Parts of a sum that are combined on their way.
+fn combined_parts(step: &Step) -> u64 {
+    let [write] = &step.writes[..] else { return 1 };
+    if !matches!(write.mode, WriteMode::Combined(_)) {
+        return 1;
+    }
+    let summed = step
+        .grid
+        .iter()
+        .enumerate()
+        .filter(|(axis, _)| !write.access.iter().any(|a| a.axis() == Some(*axis)));
+    let parts = summed
+        .map(|(_, cut)| if let orrery_program::Cutting::Parts(parts) = cut.cutting { parts } else { 1 });
+    parts.product()
 }
 
 /// The sum over the first dimension, in f64 and then f32: only for comparing.

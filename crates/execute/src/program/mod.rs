@@ -18,11 +18,17 @@ use orrery_ir::{Bindings, Weight};
 use orrery_numerics::Tensor;
 use orrery_program::memory::unbound;
 use orrery_program::{
-    BoundGrid, BufferClass, BufferId, Program, RoundingMode, Step, StepId, StepKind, WriteMode, access_range,
+    BoundGrid, BufferClass, BufferId, Program, RoundingMode, Step, StepId, StepKind, Write, WriteMode,
+    access_range,
 };
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use store::Stored;
+
+/// Most cores whose blocks are held one by one; above, a layout says where elements are, and they are held as one array.
+const MOST_LISTED: u64 = 16_384;
+/// The name of the axis into which a cut sum is dealt.
+const SPLIT: &str = "split";
 
 /// How to run.
 #[derive(Default)]
@@ -145,9 +151,10 @@ impl Machine<'_> {
             })
             .collect()
     }
+    /// True for a buffer that is held as one array: in a shared memory, or over more cores than are listed.
     fn is_shared(&self, buffer: BufferId) -> bool {
-        let buffer = &self.program.buffers[buffer];
-        self.program.memories[buffer.home].cores == 1
+        let cores = self.program.memories[self.program.buffers[buffer].home].cores;
+        cores == 1 || cores > MOST_LISTED
     }
     /// Puts a whole array into a buffer, in its layout.
     fn put(&mut self, buffer: BufferId, array: Array) -> Result<()> {
@@ -253,12 +260,18 @@ impl Machine<'_> {
         for read in &step.reads {
             self.ensure(read.buffer)?;
         }
-        let grid = BoundGrid::new(step.base, &step.grid, &self.bindings).map_err(|s| unbound(&s))?;
+        let mut grid = BoundGrid::new(step.base, &step.grid, &self.bindings).map_err(|s| unbound(&s))?;
+        self.merge_equal_pieces(step, &mut grid);
         // Views and split sums of a shared memory are read through their own shape.
         let mut sources = Vec::new();
         for read in &step.reads {
             let local = !self.is_shared(read.buffer);
             sources.push(if local { None } else { Some(self.whole(read.buffer)?) });
+        }
+        if let [write] = &step.writes[..]
+            && matches!(write.mode, WriteMode::Combined(_))
+        {
+            return self.combined(step, write, evaluator, &grid, &sources);
         }
         let this = &*self;
         let made: Vec<Vec<(u64, Vec<orrery_program::Range>, Array)>> = (0..grid.parts())
@@ -299,6 +312,61 @@ impl Machine<'_> {
             self.stored.insert(self.program.storage(write.buffer), stored);
         }
         Ok(())
+    }
+    /// On a mesh of more cores than are listed, pieces that make different elements are computed as one: each element
+    /// comes out of the same operations all the same. Pieces of a sum stay apart.
+    fn merge_equal_pieces(&self, step: &Step, grid: &mut BoundGrid) {
+        let listed =
+            |buffer: BufferId| self.program.memories[self.program.buffers[buffer].home].cores <= MOST_LISTED;
+        if step.writes.iter().any(|write| listed(write.buffer)) {
+            return;
+        }
+        for (axis, cut) in grid.cuts.iter_mut().enumerate() {
+            let follows = |write: &Write| write.access.iter().any(|a| a.axis() == Some(axis));
+            if step.writes.iter().all(follows) && step.grid[axis].name != SPLIT {
+                (cut.parts, cut.block) = (1, cut.extent.max(1));
+            }
+        }
+    }
+    /// Runs a step whose parts are combined on their way: each part's result is added to those before it, in the order of
+    /// the parts and in the format of sums, and the whole is rounded once.
+    fn combined(
+        &mut self,
+        step: &Step,
+        write: &Write,
+        evaluator: &Evaluator<'_>,
+        grid: &BoundGrid,
+        sources: &[Option<Array>],
+    ) -> Result<()> {
+        let WriteMode::Combined(how) = write.mode else { return Ok(()) };
+        let sums = orrery_numerics::Format::parse(&step.arithmetic.accumulate)
+            .and_then(orrery_numerics::Format::dtype)
+            .unwrap_or(orrery_numerics::DType::F32);
+        let extents = self.extents(write.buffer)?;
+        let mut whole = Array::zeros(sums, extents);
+        let mut begun: BTreeSet<Vec<orrery_program::Range>> = BTreeSet::new();
+        let parts = grid.parts();
+        let at_once = rayon::current_num_threads() as i64 * 2;
+        for first in (0..parts).step_by(usize::try_from(at_once).unwrap_or(1)) {
+            let this = &*self;
+            let made: Vec<_> = (first..parts.min(first + at_once))
+                .into_par_iter()
+                .map(|part| this.part(step, evaluator, grid, part, sources))
+                .collect::<Result<_>>()?;
+            for (_, ranges, array) in made.into_iter().flatten() {
+                let sum = if begun.contains(&ranges) {
+                    whole.slice(&ranges, 0.0).combined(&array, how).ok_or_else(|| {
+                        Diagnostic::error("mapping", "parts of a sum are of different sizes")
+                    })?
+                } else {
+                    array
+                };
+                whole.put(&ranges, &sum.stored_as(sums));
+                begun.insert(ranges);
+            }
+        }
+        let dtype = self.program.buffers[write.buffer].dtype;
+        self.put(write.buffer, whole.stored_as(dtype))
     }
     /// Runs one part: its results with the core it ran on and the ranges it made. Empty parts make nothing.
     fn part(
@@ -360,10 +428,12 @@ impl Machine<'_> {
             let target = ranges(write.buffer, &write.access)?;
             let shape: Vec<usize> = target.iter().map(|r| usize::try_from(r.len()).unwrap_or(0)).collect();
             let got = result.shape().to_vec();
-            let result = result
-                .stored_as(self.program.buffers[write.buffer].dtype)
-                .reshaped(shape.clone())
-                .ok_or_else(|| {
+            // What is combined on its way is rounded when it arrives.
+            let result = match write.mode {
+                WriteMode::Combined(_) => result,
+                _ => result.stored_as(self.program.buffers[write.buffer].dtype),
+            };
+            let result = result.reshaped(shape.clone()).ok_or_else(|| {
                 let name = &self.program.buffers[write.buffer].name;
                 Diagnostic::error("mapping", format!("a part makes {got:?} where `{name}` takes {shape:?}"))
             })?;

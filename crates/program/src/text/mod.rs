@@ -10,6 +10,8 @@
 //!            | "symbol" name integer ".." integer
 //!            | "memory" id string "cores" integer "bytes" integer ["reserved" integer]
 //!            | "pipeline" id string "cores" integer
+//!            | "items" integer
+//!            | "region" integer "at" integer "from" integer "," integer "size" integer "," integer
 //!            | "buffer" id string ":" type class "in" id ["keeps" integer "of" integer] [layout] ["=" weight] ["view" "of" id]
 //!            | step
 //!            | "input" id | "output" id "as" string
@@ -24,15 +26,18 @@
 //! clause     = "grid" ["at" integer] "(" [cut {"," cut}] ")"
 //!            | "part" [attributes] ["padding" number]
 //!            | "read" id accesses
-//!            | "write" id accesses ("fill" | "in_place" | "sum" | "max" | "min")
+//!            | "write" id accesses mode
 //!            | "arithmetic" string "group" integer ["inputs" string] ("nearest" | "stochastic")
 //!            | "work" dim "," dim "," dim               MACs, simple and special vector operations
 //!            | "tile" integer "," integer "," integer   rows, columns, depth
-//!            | "approximate" | "stage" id "cores" integer | "after" id {"," id}
+//!            | "approximate" | "stage" id "cores" integer | "after" id {"," id} | "region" integer
+//! mode       = "fill" | "in_place" | "sum" | "max" | "min" | "combined_sum" | "combined_max" | "combined_min"
 //! id         = "m", "p", "b" or "s" with the number: memories, pipelines, buffers and steps are numbered in their order
 //! ```
 //!
 //! - A buffer that `keeps 2 of 64` is passed on by the stages of a pipeline in 64 pieces, of which its memory holds two.
+//! - A region is a rectangle of a mesh: the number of its first core, its corner (column, row) and its size (columns,
+//!   rows). `region 2` puts a step into region 2; `items` is how many pieces of the batch flow through the regions.
 //! - A buffer without a layout is one block with everything on core 0.
 //! - An access `2` follows axis 2 of the grid one to one; `2 times 64` by 64 elements a step; `2 window (2, 3, 7)` is a
 //!   window of stride 2, with 3 in front, of 7 elements.
@@ -76,6 +81,9 @@ const MODES: &[(&str, WriteMode)] = &[
     ("sum", WriteMode::Reduce(Combine::Sum)),
     ("max", WriteMode::Reduce(Combine::Max)),
     ("min", WriteMode::Reduce(Combine::Min)),
+    ("combined_sum", WriteMode::Combined(Combine::Sum)),
+    ("combined_max", WriteMode::Combined(Combine::Max)),
+    ("combined_min", WriteMode::Combined(Combine::Min)),
 ];
 
 /// The word for a value of one of the tables above.

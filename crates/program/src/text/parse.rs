@@ -3,7 +3,7 @@
 use super::{CLASSES, KINDS, MODES, UNITS};
 use crate::{
     Arithmetic, Buffer, BufferId, Cut, Cutting, Growth, Layout, Memory, MemoryId, Pieces, Pipeline,
-    PipelineId, Program, Read, RoundingMode, Stage, Step, StepId, Tile, Write,
+    PipelineId, Program, Read, Region, RoundingMode, Stage, Step, StepId, Tile, Write,
 };
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Result};
@@ -31,6 +31,8 @@ fn program(cursor: &mut Cursor<'_>) -> Result<Program> {
         pipelines: IndexVec::new(),
         buffers: IndexVec::new(),
         steps: IndexVec::new(),
+        regions: Vec::new(),
+        items: 1,
         inputs: Vec::new(),
         outputs: Vec::new(),
         grows: Vec::new(),
@@ -42,24 +44,28 @@ fn program(cursor: &mut Cursor<'_>) -> Result<Program> {
     Ok(program)
 }
 
+/// What statements start with.
+const STATEMENTS: [&str; 12] = [
+    "machine",
+    "precision",
+    "symbol",
+    "memory",
+    "pipeline",
+    "items",
+    "region",
+    "buffer",
+    "step",
+    "input",
+    "output",
+    "state",
+];
+
 fn statement(cursor: &mut Cursor<'_>, program: &mut Program) -> Result<()> {
     let Token::Name(word) = *cursor.peek() else { return cursor.expected("a statement or `}`").err() };
-    let words = [
-        "machine",
-        "precision",
-        "symbol",
-        "memory",
-        "pipeline",
-        "buffer",
-        "step",
-        "input",
-        "output",
-        "state",
-    ];
-    if !words.contains(&word) {
+    if !STATEMENTS.contains(&word) {
         return cursor
             .expected("a statement or `}`")
-            .help(format!("statements start with one of: {}", words.join(", ")))
+            .help(format!("statements start with one of: {}", STATEMENTS.join(", ")))
             .err();
     }
     cursor.advance()?;
@@ -94,6 +100,14 @@ fn statement(cursor: &mut Cursor<'_>, program: &mut Program) -> Result<()> {
             let cores = cursor.u64("a number of cores")?;
             program.pipelines.push(Pipeline { name, cores });
         }
+        "items" => program.items = cursor.u64("a number of items")?,
+        "region" => {
+            let (start, next) = (cursor.offset(), program.regions.len() as u64);
+            if cursor.u64("the number of the region")? != next {
+                return cursor.error_at(start, format!("this is region {next} in order")).err();
+            }
+            program.regions.push(region(cursor)?);
+        }
         "buffer" => {
             next_id(cursor, program.buffers.len(), "b")?;
             program.buffers.push(buffer(cursor)?);
@@ -116,6 +130,20 @@ fn statement(cursor: &mut Cursor<'_>, program: &mut Program) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn region(cursor: &mut Cursor<'_>) -> Result<Region> {
+    cursor.expect_name("at")?;
+    let base = cursor.u64("the number of the first core")?;
+    let mut pair = |word: &str, what: &str| -> Result<(u64, u64)> {
+        cursor.expect_name(word)?;
+        let first = cursor.u64(what)?;
+        cursor.expect(",")?;
+        Ok((first, cursor.u64(what)?))
+    };
+    let (x, y) = pair("from", "a place in the mesh")?;
+    let (columns, rows) = pair("size", "a number of cores")?;
+    Ok(Region { base, x, y, columns, rows })
 }
 
 /// The number of an id with that letter in front.
@@ -265,10 +293,16 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
             }
         }
     }
+    let region = if cursor.take_name("region")? {
+        let number = cursor.integer("the number of a region", 0, u32::MAX.into())?;
+        Some(u32::try_from(number).expect("in the range asked for"))
+    } else {
+        None
+    };
     if !cursor.at_name("graph") {
         return cursor
             .expected("the step's graph")
-            .help("the clauses of a step stand in the order grid, part, read, write, arithmetic, work, tile, approximate, stage, after")
+            .help("the clauses of a step stand in the order grid, part, read, write, arithmetic, work, tile, approximate, stage, after, region")
             .err();
     }
     let body: Graph = cursor.nested(text::graph)?;
@@ -290,6 +324,7 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
         approximate,
         stage,
         after,
+        region,
     })
 }
 

@@ -1,7 +1,9 @@
 //! The printer of programs.
 
 use super::{CLASSES, KINDS, MODES, UNITS, word};
-use crate::{Arithmetic, Buffer, BufferId, Cut, Cutting, Layout, Program, RoundingMode, Step, StepId};
+use crate::{
+    Arithmetic, Buffer, BufferId, Cut, Cutting, Layout, Program, Region, RoundingMode, Step, StepId,
+};
 use orrery_ir::op::Access;
 use orrery_ir::text::lex::name_text;
 use orrery_ir::text::parts::attribute_text;
@@ -31,6 +33,13 @@ impl fmt::Display for Program {
         }
         for (id, pipeline) in self.pipelines.iter() {
             writeln!(f, "  pipeline {id} {:?} cores {}", pipeline.name, pipeline.cores)?;
+        }
+        if self.items != 1 {
+            writeln!(f, "  items {}", self.items)?;
+        }
+        for (number, region) in self.regions.iter().enumerate() {
+            let Region { base, x, y, columns, rows } = region;
+            writeln!(f, "  region {number} at {base} from {x}, {y} size {columns}, {rows}")?;
         }
         for (id, buffer) in self.buffers.iter() {
             self::buffer(f, id, buffer)?;
@@ -121,6 +130,9 @@ fn step(f: &mut fmt::Formatter<'_>, id: StepId, step: &Step, before: Option<&Ari
     if !step.after.is_empty() {
         let all: Vec<String> = step.after.iter().map(ToString::to_string).collect();
         writeln!(f, "    after {}", all.join(", "))?;
+    }
+    if let Some(stage) = step.region {
+        writeln!(f, "    region {stage}")?;
     }
     // Strings have no line ends of their own, so that every line can be moved in.
     for line in step.body.to_string().lines() {

@@ -18,13 +18,16 @@
 //!     there and which is as long or longer along one dimension;
 //! 11. the stages of a pipeline stand one after the other, views aside, and have between them no more cores than it has; a
 //!     buffer of which pieces are kept is touched by the stages of one pipeline only, and comes in no more pieces than the
-//!     grids of the steps that compute it, or with it, are cut into.
+//!     grids of the steps that compute it, or with it, are cut into;
+//! 12. the regions of stages share no place of the mesh and no core number, a staged step lies within its region, and
+//!     stages follow one another along the list.
 //!
 //! What depends on symbols holds at both ends of their ranges.
 
 mod order;
 mod pipeline;
 mod shape;
+mod stages;
 
 use crate::{Program, StepId};
 use orrery_base::units::show_bytes;
@@ -38,6 +41,7 @@ use orrery_ir::Bindings;
 /// symbol has no range.
 pub fn verify(program: &Program) -> Result<()> {
     shape::check(program)?;
+    stages::check(program)?;
     order::check(program)?;
     pipeline::check(program)?;
     capacity(program)

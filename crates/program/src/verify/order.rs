@@ -50,7 +50,8 @@ pub(super) fn check(program: &Program) -> Result<()> {
             let storage = program.storage(buffer);
             !is_given(program, storage) && !filled.contains(&storage)
         };
-        let combined = step.writes.iter().filter(|w| w.mode != WriteMode::Fill).map(|w| w.buffer);
+        let fills = |mode: WriteMode| matches!(mode, WriteMode::Fill | WriteMode::Combined(_));
+        let combined = step.writes.iter().filter(|w| !fills(w.mode)).map(|w| w.buffer);
         for buffer in step.reads.iter().map(|r| r.buffer).chain(combined) {
             if missing(buffer, &filled) {
                 let cause = format!("reads `{}` before it is written", program.buffers[buffer].name);
@@ -72,7 +73,7 @@ pub(super) fn check(program: &Program) -> Result<()> {
         for write in &step.writes {
             let fresh = filled.insert(program.storage(write.buffer));
             let renames = step.kind == StepKind::View && program.buffers[write.buffer].view_of.is_some();
-            if !fresh && write.mode == WriteMode::Fill && !renames {
+            if !fresh && fills(write.mode) && !renames {
                 let cause = format!("fills `{}` a second time", program.buffers[write.buffer].name);
                 return broken(3, &place, &cause);
             }

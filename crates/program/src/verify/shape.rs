@@ -138,9 +138,16 @@ fn step(program: &Program, id: StepId, step: &Step, ends: &[Bindings]) -> Result
             return broken(1, &place, &cause);
         }
     }
-    for (value, (id, _)) in step.body.inputs.iter().chain(&step.body.outputs).zip(&operands) {
+    // What is combined travels in the format of sums.
+    let combined = |number: usize| {
+        let write = number.checked_sub(step.reads.len()).and_then(|n| step.writes.get(n));
+        write.is_some_and(|w| matches!(w.mode, WriteMode::Combined(_)))
+    };
+    for (number, (value, (id, _))) in
+        step.body.inputs.iter().chain(&step.body.outputs).zip(&operands).enumerate()
+    {
         let buffer = &program.buffers[*id];
-        if !has_type(&step.body, *value, buffer) {
+        if !has_type(&step.body, *value, buffer) && !combined(number) {
             return broken(1, &place, &format!("`{}` is not of the body's element type", buffer.name));
         }
     }
@@ -160,7 +167,7 @@ fn step(program: &Program, id: StepId, step: &Step, ends: &[Bindings]) -> Result
             }
             (BufferClass::State, mode) => mode == WriteMode::InPlace,
             (BufferClass::Accumulator, mode) => mode != WriteMode::InPlace,
-            (BufferClass::Scratch, mode) => mode == WriteMode::Fill,
+            (BufferClass::Scratch, mode) => matches!(mode, WriteMode::Fill | WriteMode::Combined(_)),
         };
         if !allowed {
             let cause = format!("writes `{}`, a buffer of class {class:?}, by {:?}", buffer.name, write.mode);
@@ -169,8 +176,19 @@ fn step(program: &Program, id: StepId, step: &Step, ends: &[Bindings]) -> Result
     }
     if step.kind == StepKind::Compute && !step.approximate {
         parts(program, step, ends, &place)?;
-        for &(operand, access) in &operands {
-            local(program, step, operand, access, ends, &place)?;
+        for (number, &(operand, access)) in operands.iter().enumerate() {
+            if combined(number) {
+                // The mesh delivers it wherever its layout says; only the parts must be on cores that are there.
+                cores(
+                    step.base,
+                    &step.grid,
+                    program.memories[program.buffers[operand].home].cores,
+                    ends,
+                    &place,
+                )?;
+            } else {
+                local(program, step, operand, access, ends, &place)?;
+            }
         }
     }
     Ok(())
@@ -189,7 +207,8 @@ fn parts(program: &Program, step: &Step, ends: &[Bindings], place: &str) -> Resu
             let cause = format!("parts along `{axis}` write the same elements of `{}`", buffer.name);
             return broken(4, place, &cause);
         }
-        for bindings in ends.iter().filter(|_| write.mode == WriteMode::Fill) {
+        for bindings in ends.iter().filter(|_| matches!(write.mode, WriteMode::Fill | WriteMode::Combined(_)))
+        {
             let all = step.grid.iter().map(|cut| {
                 let extent = cut.extent.eval(bindings).map_err(|s| Box::new(unbound(&s)))?;
                 Ok(Range { lo: 0, hi: extent.max(0) })
@@ -213,7 +232,7 @@ fn parts(program: &Program, step: &Step, ends: &[Bindings], place: &str) -> Resu
 
 /// An axis along which parts write the same elements without reducing.
 fn race<'a>(step: &'a Step, write: &Write) -> Option<&'a str> {
-    if matches!(write.mode, WriteMode::Reduce(_)) {
+    if matches!(write.mode, WriteMode::Reduce(_) | WriteMode::Combined(_)) {
         return None;
     }
     let follows = |axis| {

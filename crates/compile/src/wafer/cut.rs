@@ -1,0 +1,196 @@
+//! How an op is cut over the PEs of a mesh: by cost.
+//!
+//! For each number of PEs over which a sum may be cut, the other axes are cut further as long as that makes the step
+//! cheaper. What is left to the caller is what it costs to bring the operands there. The same functions cost the finished
+//! step.
+
+use crate::partition::Problem;
+use orrery_cost::wafer::{Core, product_cycles, vector_cycles};
+
+/// A way to cut, without bringing the operands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// Parts of each axis.
+    pub parts: Vec<u64>,
+    /// Cycles of the fullest PE for all items.
+    pub cycles: f64,
+    /// Bytes of its memory: operands that do not stream in, and results.
+    pub bytes: f64,
+}
+
+/// Where a PE has an operand from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// It is there, or is brought: an activation.
+    Activation,
+    /// It lies there: a weight.
+    Weight,
+    /// It arrives over the mesh when it is needed, and takes no memory.
+    Stream,
+}
+
+/// What a problem has to keep to.
+#[derive(Clone, Debug)]
+pub struct Frame<'a> {
+    /// Arithmetic of a PE.
+    pub core: Core<'a>,
+    /// PEs there are.
+    pub cores: u64,
+    /// Bytes of a PE that a step may take.
+    pub budget: f64,
+    /// Of each operand.
+    pub sources: Vec<Source>,
+    /// The axis along which items of the batch follow one another in time, and how many.
+    pub items: Option<(usize, u64)>,
+}
+
+/// Sizes of parts that are tried for one axis.
+const SIZES: usize = 18;
+
+impl Frame<'_> {
+    /// What a way to cut costs.
+    pub fn price(&self, problem: &Problem, parts: &[u64]) -> Choice {
+        let blocks: Vec<i64> =
+            problem.axes.iter().zip(parts).map(|(a, &p)| (a.extent + p as i64 - 1) / p as i64).collect();
+        let items = self.items.map_or(1.0, |(_, items)| items as f64);
+        let depth_parts: f64 =
+            problem.axes.iter().zip(parts).filter(|(a, _)| a.reduce).map(|(_, &p)| p as f64).product();
+        let share: f64 =
+            problem.axes.iter().zip(&blocks).map(|(a, &b)| b as f64 / a.extent.max(1) as f64).product();
+        let (mut passing, mut lying, mut arriving) = (0.0, 0.0, 0.0);
+        for (operand, source) in problem.operands.iter().zip(&self.sources) {
+            let bytes = operand.bytes(&blocks);
+            match source {
+                Source::Activation => passing += bytes,
+                Source::Weight => lying += bytes,
+                Source::Stream => arriving += bytes * 8.0 / operand.bits,
+            }
+        }
+        let made: f64 = problem.results.iter().map(|o| o.bytes(&blocks)).sum();
+        let mut path = 0.0;
+        if let Some(contraction) = &problem.matrix {
+            let extents: Vec<f64> = problem.axes.iter().map(|a| a.extent as f64).collect();
+            let part: Vec<f64> = blocks.iter().map(|&b| b as f64).collect();
+            let mut product = contraction.product(problem.macs, &extents, &part);
+            if (product.batch / items).fract() == 0.0 {
+                product.batch /= items;
+            } else {
+                product.rows = (product.rows / items).ceil();
+            }
+            let streamed = self.sources.contains(&Source::Stream);
+            let cycles = product_cycles(&product, depth_parts, streamed, problem.dtype, &self.core);
+            path += cycles.multiply + cycles.add + cycles.chain;
+        }
+        let (vector, special) = vector_cycles(
+            problem.vector * share / items,
+            problem.special * share / items,
+            problem.dtype,
+            &self.core,
+        );
+        path += vector + special;
+        let arrive = arriving / self.core.losses.mesh_fraction;
+        let cycles = items * path.max(arrive);
+        // A sum that was cut is left spread over the PEs that made it; of several items one is there at a time.
+        Choice { parts: parts.to_vec(), cycles, bytes: (passing + made / depth_parts) / items + lying }
+    }
+
+    /// The best ways to cut, one for each number of parts of a sum.
+    pub fn choices(&self, problem: &Problem) -> Vec<Choice> {
+        let sizes: Vec<Vec<u64>> = problem
+            .axes
+            .iter()
+            .enumerate()
+            .map(|(number, axis)| {
+                match self.items {
+                    // Every part has its share of every item.
+                    Some((in_time, items)) if in_time == number => {
+                        divisors(axis.extent as u64 / items, self.cores)
+                    }
+                    _ if axis.reduce && problem.matrix.is_none() => vec![1],
+                    _ => sizes(axis.extent, self.cores),
+                }
+            })
+            .collect();
+        let sums: Vec<usize> = (0..sizes.len()).filter(|&i| problem.axes[i].reduce).collect();
+        let Some(&sum) = sums.first() else { return vec![self.grow(problem, &sizes, None)] };
+        sizes[sum].iter().map(|&parts| self.grow(problem, &sizes, Some((sum, parts)))).collect()
+    }
+
+    /// From one part of everything but a given sum, cuts one axis further at a time, whichever gains most.
+    fn grow(&self, problem: &Problem, sizes: &[Vec<u64>], sum: Option<(usize, u64)>) -> Choice {
+        let mut parts = vec![1; sizes.len()];
+        if let Some((axis, cut)) = sum {
+            parts[axis] = cut;
+        }
+        let mut best = self.price(problem, &parts);
+        loop {
+            let mut better: Option<Choice> = None;
+            for axis in (0..sizes.len()).filter(|&axis| !problem.axes[axis].reduce) {
+                let others = parts.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, p)| *p);
+                let left = self.cores / others.product::<u64>().max(1);
+                for &size in sizes[axis].iter().filter(|&&size| size > parts[axis] && size <= left) {
+                    let mut tried = parts.clone();
+                    tried[axis] = size;
+                    let tried = self.price(problem, &tried);
+                    if self.is_better(&tried, better.as_ref().unwrap_or(&best)) {
+                        better = Some(tried);
+                    }
+                }
+            }
+            let Some(better) = better else { return best };
+            parts.clone_from(&better.parts);
+            best = better;
+        }
+    }
+
+    /// True where `a` is to be preferred: it fits and the other does not, or it takes fewer cycles.
+    pub fn is_better(&self, a: &Choice, b: &Choice) -> bool {
+        match (a.bytes <= self.budget, b.bytes <= self.budget) {
+            (true, false) => true,
+            (false, true) => false,
+            (true, true) => a.cycles < b.cycles,
+            (false, false) => a.bytes < b.bytes,
+        }
+    }
+}
+
+/// Numbers of parts worth trying: each gives another largest part, spread evenly on a logarithmic scale.
+fn sizes(extent: i64, cores: u64) -> Vec<u64> {
+    let extent = u64::try_from(extent).unwrap_or(0).max(1);
+    let most = extent.min(cores);
+    let mut all = Vec::with_capacity(SIZES);
+    for i in 0..SIZES {
+        let wanted = (most as f64).powf(i as f64 / (SIZES - 1) as f64).round().max(1.0);
+        // No more parts than the largest part asks for.
+        let block = extent.div_ceil(wanted as u64);
+        let parts = extent.div_ceil(block);
+        if parts <= most && all.last().is_none_or(|last| *last < parts) {
+            all.push(parts);
+        }
+    }
+    all
+}
+
+/// The divisors of a number up to `most`, rising.
+fn divisors(number: u64, most: u64) -> Vec<u64> {
+    (1..=number.min(most)).filter(|d| number.is_multiple_of(*d)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sizes;
+
+    #[test]
+    fn sizes_rise_and_make_other_parts() {
+        for extent in [1_i64, 2, 7, 128, 1000, 1_000_000] {
+            let sizes = sizes(extent, 745_500);
+            assert_eq!(sizes[0], 1);
+            assert_eq!(
+                sizes.last().copied(),
+                Some((extent as u64).min(745_500))
+                    .map(|most| { (extent as u64).div_ceil((extent as u64).div_ceil(most)) })
+            );
+            assert!(sizes.windows(2).all(|pair| pair[0] < pair[1]), "{sizes:?}");
+        }
+    }
+}

@@ -1,0 +1,551 @@
+//! Groups to steps on a mesh.
+
+use super::bring::Arrival;
+use super::cut::{Choice, Frame, Source};
+use crate::Fidelity;
+use crate::bulk_synchronous::problem::{problem, signature};
+use crate::groups::{Group, is_inline};
+use crate::lower::{Body, Emitter, fill, grid, reads, reduction_body, retype_output};
+use crate::partition::Problem;
+use orrery_base::Result;
+use orrery_cost::wafer::{Core, Traffic, exchange_cycles};
+use orrery_ir::op::{Access, AxisKind, IterSpace};
+use orrery_ir::{Bindings, Def, Dim, NodeId, ValueId};
+use orrery_program::memory::unbound;
+use orrery_program::{
+    BoundGrid, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Read, Region, Step, StepId, StepKind,
+    Write, WriteMode,
+};
+use std::collections::BTreeMap;
+
+/// Where weights are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// In MemoryX; they stream in when they are needed.
+    Streamed,
+    /// On the PEs of their layer's rectangle.
+    Resident,
+}
+
+/// What is known of a problem: the best ways to cut it for each number of parts of its sum, and what was taken for operands
+/// in certain places, none where nothing fits.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    choices: Vec<Choice>,
+    grids: Vec<(Vec<Option<Place>>, Option<Vec<Cut>>)>,
+}
+
+/// Where an operand lies: its layout and those of its copies in the same rectangle, as if it began at core 0.
+#[derive(Clone, Debug, PartialEq)]
+struct Place {
+    moved: bool,
+    inside: bool,
+    layout: Layout,
+    copies: Vec<Layout>,
+}
+
+/// A program being emitted for a wafer.
+pub(super) struct Lowering<'a> {
+    pub(super) emitter: Emitter<'a>,
+    pub(super) host: MemoryId,
+    pub(super) pe: MemoryId,
+    /// The mesh: where streamed weights are while they arrive.
+    pub(super) mesh: MemoryId,
+    pub(super) memoryx: MemoryId,
+    pub(super) way: Way,
+    pub(super) core: Core<'a>,
+    /// Bytes of a PE that one step should take.
+    pub(super) budget: f64,
+    /// Bytes of a PE that there are for data.
+    pub(super) capacity: f64,
+    pub(super) nominal: Bindings,
+    /// Values that are another value moved: the source, and the nodes that move it.
+    pub(super) moved: BTreeMap<ValueId, (ValueId, Vec<NodeId>)>,
+    /// Rectangles of the stages; one of the whole mesh where weights stream in.
+    pub(super) regions: Vec<Region>,
+    /// The stage that is being emitted.
+    pub(super) stage: usize,
+    /// Items of the batch that go through the stages, or through the whole program, one after the other.
+    pub(super) items: u64,
+    /// The last step of each layer so far that weights streamed in for.
+    pub(super) layers: Vec<StepId>,
+    /// Where values have been brought beside where they were made.
+    pub(super) brought: BTreeMap<ValueId, Vec<BufferId>>,
+    /// Problems already solved: equal layers are cut alike.
+    pub(super) chosen: BTreeMap<Vec<u64>, Known>,
+}
+
+impl Lowering<'_> {
+    pub(super) fn whole(&self, value: ValueId) -> Vec<Access> {
+        vec![Access::Whole; self.emitter.type_of(value).1.len()]
+    }
+    pub(super) fn extent(&self, dim: &Dim) -> Result<i64> {
+        dim.eval(&self.nominal).map_err(|s| Box::new(unbound(&s)))
+    }
+    pub(super) fn region(&self) -> Region {
+        self.regions[self.stage.min(self.regions.len().saturating_sub(1))]
+    }
+    /// A step, staged where layers are resident. A PE rounds after every multiply-add.
+    pub(super) fn push(&mut self, mut step: Step) -> StepId {
+        step.arithmetic.group = 1;
+        if self.way == Way::Resident && matches!(step.kind, StepKind::Compute | StepKind::Exchange) {
+            step.region = u32::try_from(self.stage).ok();
+        }
+        self.emitter.push(step)
+    }
+    /// A layout that spreads a value evenly over the current region, its first dimensions apart.
+    pub(super) fn spread(&mut self, value: ValueId) -> Result<Layout> {
+        let (_, shape) = self.emitter.type_of(value);
+        let region = self.region();
+        let mut left = region.cores();
+        let mut cuts = Vec::new();
+        for (d, extent) in shape.iter().enumerate() {
+            let length = u64::try_from(self.extent(extent)?).unwrap_or(0).max(1);
+            // Items follow one another in time: every part has its share of every item.
+            let in_time = d == 0 && self.items > 1 && length.is_multiple_of(self.items);
+            let parts = match length / self.items {
+                share if in_time => {
+                    (1..=share.min(left)).rev().find(|p| share.is_multiple_of(*p)).unwrap_or(1)
+                }
+                _ => length.div_ceil(length.div_ceil(length.min(left))),
+            };
+            left /= parts;
+            let cutting = Cutting::Parts(parts);
+            cuts.push(Cut { name: "spread".into(), extent: extent.clone(), cutting, stride: 0 });
+        }
+        set_strides(&mut cuts, &[]);
+        Ok(Layout { base: region.base, cuts, access: (0..shape.len()).map(Access::along).collect() })
+    }
+    /// What a value is a movement of, and the nodes in between.
+    pub(super) fn origin(&self, value: ValueId) -> (ValueId, Vec<NodeId>) {
+        self.moved.get(&value).cloned().unwrap_or((value, Vec::new()))
+    }
+    /// True for weights and other constants, moved or not.
+    pub(super) fn is_weight(&self, value: ValueId) -> bool {
+        let (source, _) = self.origin(value);
+        matches!(self.emitter.graph.values[source].def, Def::Constant(_))
+    }
+
+    pub(super) fn host_input(&mut self, value: ValueId) -> Result<()> {
+        let whole = Layout::whole(self.whole(value).len(), 0);
+        let from = self.emitter.buffer(value, "@host", BufferClass::Input, self.host, whole);
+        self.emitter.program.inputs.push(from);
+        let layout = self.spread(value)?;
+        let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.pe, layout);
+        let name = format!("{} to the wafer", self.emitter.name_of(value));
+        let mut step = self.emitter.step(name, StepKind::Host, self.emitter.identity(value));
+        step.reads = reads(&[from], vec![self.whole(value)]);
+        step.writes = vec![fill(to, self.whole(value))];
+        self.push(step);
+        self.emitter.buffer_of.insert(value, to);
+        Ok(())
+    }
+    pub(super) fn host_output(&mut self, value: ValueId, name: &str) -> Result<()> {
+        let (source, chain) = self.origin(value);
+        let from = self.held(source)?;
+        let whole = Layout::whole(self.whole(value).len(), 0);
+        let suffix = format!("@host.{}", self.emitter.program.outputs.len());
+        let to = self.emitter.buffer(value, &suffix, BufferClass::Scratch, self.host, whole);
+        let body = match chain.is_empty() {
+            true => self.emitter.identity(value),
+            false => self.emitter.body(&chain, None).graph,
+        };
+        let mut step = self.emitter.step(format!("{name} to host"), StepKind::Host, body);
+        step.reads = reads(&[from], vec![self.whole(source)]);
+        step.writes = vec![fill(to, self.whole(value))];
+        self.push(step);
+        self.emitter.program.outputs.push((name.to_owned(), to));
+        Ok(())
+    }
+    /// Integers that follow from extents stay on the host.
+    pub(super) fn extents(&mut self, group: &Group) -> Result<()> {
+        let mut step = self.gathered(group, StepKind::View, "its extents")?;
+        for &value in &self.emitter.body(&group.nodes, None).results {
+            let layout = Layout::whole(self.whole(value).len(), 0);
+            let buffer = self.emitter.buffer(value, "", BufferClass::Scratch, self.host, layout);
+            self.emitter.buffer_of.insert(value, buffer);
+            step.writes.push(fill(buffer, self.whole(value)));
+        }
+        self.push(step);
+        self.emitter.mapped(group, Fidelity::Exact);
+        Ok(())
+    }
+    /// Movements of one value are put off until something is computed with it; others are exchanges.
+    pub(super) fn movement(&mut self, group: &Group) -> Result<()> {
+        let node = &self.emitter.graph.nodes[group.nodes[0]];
+        let name = node.op.name();
+        let mut operands: Vec<ValueId> = node.inputs.iter().flatten().copied().collect();
+        operands.retain(|v| !is_inline(self.emitter.graph, *v));
+        if let ([input], [Some(output)]) = (&operands[..], &node.outputs[..]) {
+            let (source, mut chain) = self.origin(*input);
+            chain.push(group.nodes[0]);
+            self.moved.insert(*output, (source, chain));
+            self.emitter.mapped(group, Fidelity::Exact);
+            return Ok(());
+        }
+        let step = self.gathered(group, StepKind::Exchange, name)?;
+        self.finish(group, step, Fidelity::Exact)
+    }
+    /// A group that cannot be cut by rule, or not as fine as the memory of a PE asks for: counted as if its work were spread
+    /// over all PEs.
+    fn whole_group(&mut self, group: &Group) -> Result<()> {
+        let name = group.name(self.emitter.graph);
+        let mut step = self.gathered(group, StepKind::Compute, &name)?;
+        step.work = self.emitter.work(&group.nodes);
+        step.approximate = true;
+        self.finish(group, step, Fidelity::Approximated)
+    }
+    /// A step that is not cut, with its operands in even spreads.
+    fn gathered(&mut self, group: &Group, kind: StepKind, for_step: &str) -> Result<Step> {
+        let body = self.emitter.body(&group.nodes, None);
+        let mut arrivals = Vec::new();
+        let mut sources = Vec::new();
+        for &value in &body.operands {
+            sources.push(self.spread_out(value, &mut arrivals)?);
+        }
+        self.arrive(arrivals, 0.0, for_step);
+        let mut step = self.emitter.step(group.name(self.emitter.graph), kind, body.graph);
+        step.reads = reads(&sources, body.operands.iter().map(|v| self.whole(*v)).collect());
+        Ok(step)
+    }
+    /// Emits a step that is not cut, with its results in even spreads.
+    fn finish(&mut self, group: &Group, mut step: Step, fidelity: Fidelity) -> Result<()> {
+        for value in self.emitter.body(&group.nodes, None).results {
+            let layout = self.spread(value)?;
+            let buffer = self.emitter.buffer(value, "", BufferClass::Scratch, self.pe, layout);
+            self.emitter.buffer_of.insert(value, buffer);
+            step.writes.push(fill(buffer, self.whole(value)));
+        }
+        self.push(step);
+        self.emitter.mapped(group, fidelity);
+        Ok(())
+    }
+
+    pub(super) fn compute(&mut self, group: &Group) -> Result<()> {
+        let done = self.computed(group);
+        self.stage += 1;
+        done
+    }
+    fn computed(&mut self, group: &Group) -> Result<()> {
+        let body = self.emitter.body(&group.nodes, group.space.as_ref());
+        let Some(space) = &group.space else { return self.whole_group(group) };
+        let problem = problem(&self.emitter, &self.nominal, group, &body)?;
+        let Some(cuts) = self.choose(group, &body, space, &problem)? else { return self.whole_group(group) };
+        let mut step =
+            self.emitter.step(group.name(self.emitter.graph), StepKind::Compute, body.graph.clone());
+        step.work = self.emitter.work(&group.nodes);
+        step.part_attrs = space.part_attrs.clone();
+        step.padding = space.padding;
+        (step.base, step.grid) = (self.region().base, cuts);
+        let cut_sum =
+            (0..space.axes.len()).any(|i| space.axes[i].kind != AxisKind::Parallel && step.grid[i].is_cut());
+        if cut_sum {
+            return self.cut_sum(group, space, step);
+        }
+        self.complete(&mut step, None, &body.operands, &body.reads)?;
+        self.lay_out(step, &body.results, body.writes);
+        self.emitter.mapped(group, Fidelity::Exact);
+        Ok(())
+    }
+    /// Brings the operands of a step to where its parts are; `first` is there already.
+    fn complete(
+        &mut self,
+        step: &mut Step,
+        first: Option<BufferId>,
+        operands: &[ValueId],
+        accesses: &[Vec<Access>],
+    ) -> Result<()> {
+        let mut arrivals: Vec<Arrival> = Vec::new();
+        for (number, (&value, access)) in operands.iter().zip(accesses).enumerate() {
+            let buffer = match first.filter(|_| number == 0) {
+                Some(buffer) => buffer,
+                None => self.bring(value, &self.layout_of(step, access), &mut arrivals)?,
+            };
+            step.reads.push(Read { buffer, access: access.clone() });
+        }
+        self.arrive(arrivals, step.padding, &step.name);
+        Ok(())
+    }
+    /// Emits a step with its results laid out as its parts make them.
+    fn lay_out(&mut self, mut step: Step, results: &[ValueId], writes: Vec<Vec<Access>>) {
+        for (&value, access) in results.iter().zip(writes) {
+            let layout = self.layout_of(&step, &access);
+            let buffer = self.emitter.buffer(value, "", BufferClass::Scratch, self.pe, layout);
+            self.emitter.buffer_of.insert(value, buffer);
+            step.writes.push(fill(buffer, access));
+        }
+        self.push_layer(step);
+    }
+    /// The layout in which the parts of a step find an operand, or leave a result.
+    fn layout_of(&self, step: &Step, access: &[Access]) -> Layout {
+        Layout { base: step.base, cuts: step.grid.clone(), access: access.to_vec() }
+    }
+    pub(super) fn whole_buffer(&self, buffer: BufferId) -> Vec<Access> {
+        vec![Access::Whole; self.emitter.program.buffers[buffer].shape.len()]
+    }
+
+    /// A group whose sum is cut over PEs: the partial sums run along the mesh and arrive spread over the PEs that made
+    /// them; what follows on the sum is a step of its own.
+    fn cut_sum(&mut self, group: &Group, space: &IterSpace, like: Step) -> Result<()> {
+        let anchor = self.emitter.body(&group.nodes[..1], Some(space));
+        let mut step = Step { body: anchor.graph, work: self.emitter.work(&group.nodes[..1]), ..like };
+        let partial = orrery_numerics::Format::parse(&step.arithmetic.accumulate)
+            .and_then(orrery_numerics::Format::dtype)
+            .unwrap_or(orrery_numerics::DType::F32);
+        retype_output(&mut step.body, partial);
+        self.complete(&mut step, None, &anchor.operands, &anchor.reads)?;
+        let (output, access) = (anchor.results[0], anchor.writes[0].clone());
+        let layout = spread_along_sum(&step, space, &access);
+        let alone = group.nodes.len() == 1;
+        let suffix = if alone { "" } else { "@sum" };
+        let buffer = self.emitter.buffer(output, suffix, BufferClass::Scratch, self.pe, layout.clone());
+        let combine = WriteMode::Combined(orrery_ir::op::Combine::Sum);
+        step.writes.push(Write { buffer, access, mode: combine });
+        let (name, base) = (step.name.clone(), step.base);
+        self.push_layer(step);
+        self.emitter.mapped(group, Fidelity::Exact);
+        if alone {
+            self.emitter.buffer_of.insert(output, buffer);
+            return Ok(());
+        }
+        let (dtype, shape) = self.emitter.type_of(output);
+        let over_output = IterSpace::over_output(&shape);
+        let Some(body) = reduction_body(&self.emitter, group, &over_output, None, dtype) else {
+            return Ok(());
+        };
+        let mut step = self.emitter.step(format!("{name} (after the sum)"), StepKind::Compute, body.graph);
+        step.base = base;
+        step.grid = grid(&over_output, |d| {
+            layout.access[d].axis().map_or(Cutting::Parts(1), |a| layout.cuts[a].cutting)
+        });
+        for (cut, access) in step.grid.iter_mut().zip(&layout.access) {
+            cut.stride = access.axis().map_or(0, |a| layout.cuts[a].stride);
+        }
+        step.work = self.emitter.work(&group.nodes[1..]);
+        self.complete(&mut step, Some(buffer), &body.operands, &body.reads)?;
+        self.lay_out(step, &body.results, body.writes);
+        Ok(())
+    }
+
+    /// The grid of a group with the strides of its axes: the cheapest with what it costs to bring the operands. None where
+    /// no part would fit the memory of a PE.
+    fn choose(
+        &mut self,
+        group: &Group,
+        body: &Body,
+        space: &IterSpace,
+        problem: &Problem,
+    ) -> Result<Option<Vec<Cut>>> {
+        let source = |value: &ValueId| match (self.is_weight(*value), self.way) {
+            (true, Way::Streamed) => Source::Stream,
+            (true, Way::Resident) => Source::Weight,
+            _ => Source::Activation,
+        };
+        let sources: Vec<Source> = body.operands.iter().map(source).collect();
+        let items = self.item_axis(problem).map(|axis| (axis, self.items));
+        let frame =
+            Frame { core: self.core, cores: self.region().cores(), budget: self.budget, sources, items };
+        let mut key = signature(problem);
+        key.extend(frame.sources.iter().map(|source| *source as u64));
+        key.extend([frame.cores, items.map_or(0, |(axis, items)| items << 8 | axis as u64)]);
+        let places: Vec<Option<Place>> = body.operands.iter().map(|value| self.place_of(*value)).collect();
+        let base = self.region().base;
+        let known = self
+            .chosen
+            .entry(key.clone())
+            .or_insert_with(|| Known { choices: frame.choices(problem), grids: Vec::new() });
+        // Where operands lie relative to the rectangle decides, not where the rectangle is.
+        if let Some((_, cuts)) = known.grids.iter().find(|(of, _)| *of == places) {
+            return Ok(cuts.clone());
+        }
+        let mut grids: Vec<(Choice, Vec<Cut>)> = Vec::new();
+        let choices = known.choices.clone();
+        for choice in choices {
+            let mut cuts = grid(space, |i| Cutting::Parts(choice.parts[i]));
+            set_strides(&mut cuts, &self.inner_axes(space, group));
+            grids.push((choice, cuts));
+        }
+        if let Some(kept) = self.kept_grid(body, space, problem) {
+            let parts: Vec<u64> = kept.iter().map(parts_of).collect();
+            grids.push((frame.price(problem, &parts), kept));
+        }
+        let mut best: Option<(Choice, Vec<Cut>)> = None;
+        for (mut choice, cuts) in grids {
+            choice.cycles += self.bringing(body, &frame, &cuts, base)?;
+            if best.as_ref().is_none_or(|(best, _)| frame.is_better(&choice, best)) {
+                best = Some((choice, cuts));
+            }
+        }
+        let cuts = best.filter(|(choice, _)| choice.bytes <= self.capacity).map(|(_, cuts)| cuts);
+        if let Some(known) = self.chosen.get_mut(&key) {
+            known.grids.push((places, cuts.clone()));
+        }
+        Ok(cuts)
+    }
+    /// Where a value lies, as far as cutting depends on it.
+    fn place_of(&self, value: ValueId) -> Option<Place> {
+        let (source, chain) = self.origin(value);
+        let buffer = &self.emitter.program.buffers[*self.emitter.buffer_of.get(&source)?];
+        let inside = buffer.layout.base == self.region().base;
+        let copies = self.brought.get(&value).into_iter().flatten();
+        let layouts = copies.map(|b| self.emitter.program.buffers[*b].layout.clone());
+        let here = |layout: &Layout| layout.base == self.region().base;
+        let moved_here = |layout: Layout| Layout { base: 0, ..layout };
+        Some(Place {
+            moved: !chain.is_empty(),
+            inside,
+            layout: moved_here(buffer.layout.clone()),
+            copies: layouts.filter(here).map(moved_here).collect(),
+        })
+    }
+    /// The axis along which the items of the batch lie, where the first dimension of the result follows one that counts
+    /// them.
+    fn item_axis(&self, problem: &Problem) -> Option<usize> {
+        let axis = problem.results.first()?.dims.first()?.0.axis()?;
+        let extent = u64::try_from(problem.axes[axis].extent).ok()?;
+        (self.items > 1 && extent.is_multiple_of(self.items)).then_some(axis)
+    }
+    /// Cycles of the exchange that a grid asks for.
+    fn bringing(&self, body: &Body, frame: &Frame<'_>, cuts: &[Cut], base: u64) -> Result<f64> {
+        let items = frame.items.map_or(1.0, |(_, items)| items as f64);
+        let mut traffic = Traffic { span: 1.0, ..Traffic::default() };
+        for (number, (value, access)) in body.operands.iter().zip(&body.reads).enumerate() {
+            if frame.sources[number] != Source::Activation {
+                continue;
+            }
+            let wanted = Layout { base, cuts: cuts.to_vec(), access: access.clone() };
+            let (source, chain) = self.origin(*value);
+            let have = self.emitter.buffer_of.get(&source).map(|b| &self.emitter.program.buffers[*b]);
+            let (dtype, shape) = self.emitter.type_of(*value);
+            let bytes = |layout: &Layout, shape: &[Dim]| -> Result<f64> {
+                let extents = layout.block_extents(shape, &self.nominal).map_err(|s| unbound(&s))?;
+                let elements: f64 = extents.iter().map(|e| *e as f64).product();
+                Ok(elements * dtype.bits() as f64 / 8.0)
+            };
+            let Some(have) = have else { continue };
+            let near = chain.is_empty() && have.home == self.pe && have.layout.same_place(&wanted);
+            if near || self.brought_to(*value, &wanted).is_some() {
+                continue;
+            }
+            traffic.inward += bytes(&wanted, &shape)? / items;
+            traffic.outward += bytes(&have.layout, &have.shape)? / items;
+            traffic.total += bytes(&Layout::whole(have.shape.len(), 0), &have.shape)? / items;
+            for layout in [&have.layout, &wanted] {
+                let grid =
+                    BoundGrid::new(layout.base, &layout.cuts, &self.nominal).map_err(|s| unbound(&s))?;
+                traffic.span = traffic.span.max((grid.core_end() - layout.base) as f64);
+            }
+            let near = if chain.is_empty() {
+                have.layout.moved_among(&wanted, &self.nominal).map_err(|s| unbound(&s))?
+            } else {
+                None
+            };
+            traffic.reach = traffic.reach.max(near.map_or(traffic.span, |near| near as f64));
+        }
+        if traffic.reach == 0.0 {
+            return Ok(0.0);
+        }
+        let phase = exchange_cycles(&traffic, &self.core);
+        Ok(items * phase.busy() + phase.way)
+    }
+    /// Axes whose parts are neighbours, innermost first: sums that are cut, then the axis over which their results are
+    /// spread.
+    fn inner_axes(&self, space: &IterSpace, group: &Group) -> Vec<usize> {
+        let sums = (0..space.axes.len()).filter(|&i| space.axes[i].kind != AxisKind::Parallel);
+        let mut inner: Vec<usize> = sums.collect();
+        let node = &self.emitter.graph.nodes[group.nodes[0]];
+        if !inner.is_empty() && node.op.def().engine == orrery_ir::op::Engine::Matrix {
+            inner.extend(result_axis(space));
+        }
+        inner
+    }
+    /// The grid under which the group's first operand stays where it is, where there is one.
+    fn kept_grid(&self, body: &Body, space: &IterSpace, problem: &Problem) -> Option<Vec<Cut>> {
+        let first = *body.operands.first()?;
+        if self.moved.contains_key(&first) {
+            return None;
+        }
+        let buffer = &self.emitter.program.buffers[*self.emitter.buffer_of.get(&first)?];
+        let layout = &buffer.layout;
+        if buffer.home != self.pe || layout.base != self.region().base || !layout.copies().is_empty() {
+            return None;
+        }
+        let mut cuts = grid(space, |_| Cutting::Parts(1));
+        for (have, want) in layout.access.iter().zip(&body.reads[0]) {
+            match (have, want) {
+                (Access::Along { axis, scale }, Access::Along { axis: to, scale: wanted })
+                    if scale == wanted && scale.is(1) =>
+                {
+                    let (cut, axis) = (&layout.cuts[*axis], &space.axes[*to]);
+                    let summed = axis.kind != AxisKind::Parallel && cut.is_cut();
+                    if cut.extent != axis.extent || summed && problem.matrix.is_none() {
+                        return None;
+                    }
+                    cuts[*to] = Cut { name: axis.name.to_owned(), ..cut.clone() };
+                }
+                (Access::Along { axis, .. }, _) if layout.cuts[*axis].is_cut() => return None,
+                (Access::Window { .. }, _) | (_, Access::Window { .. }) => return None,
+                _ => {}
+            }
+        }
+        Some(cuts)
+    }
+}
+
+/// The axis along which the results of a cut sum are spread over the PEs that made it: the last dimension of the result
+/// that follows an axis one to one, columns of a product before rows; channels of a convolution.
+fn result_axis(space: &IterSpace) -> Option<usize> {
+    let follows = |access: &Access| match access {
+        Access::Along { axis, scale } if scale.is(1) => Some(*axis),
+        _ => None,
+    };
+    let output = space.outputs.first()?;
+    let channels = space.axes.iter().position(|axis| axis.name == "out_channel");
+    channels.or_else(|| output.iter().rev().find_map(follows))
+}
+
+/// The layout of a cut sum: as its parts have it, and along [`result_axis`] over the PEs of the sum too.
+fn spread_along_sum(step: &Step, space: &IterSpace, access: &[Access]) -> Layout {
+    let sums: u64 = (0..space.axes.len())
+        .filter(|&i| space.axes[i].kind != AxisKind::Parallel)
+        .map(|i| parts_of(&step.grid[i]))
+        .product();
+    let mut layout = Layout { base: step.base, cuts: step.grid.clone(), access: access.to_vec() };
+    let innermost = |i: usize| space.axes[i].kind != AxisKind::Parallel && step.grid[i].is_cut();
+    let stride =
+        (0..space.axes.len()).filter(|&i| innermost(i)).map(|i| step.grid[i].stride).min().unwrap_or(1);
+    for (i, cut) in layout.cuts.iter_mut().enumerate() {
+        if space.axes[i].kind != AxisKind::Parallel {
+            // The sum itself makes no copies of its result.
+            (cut.cutting, cut.stride) = (Cutting::Parts(1), 0);
+        }
+    }
+    if let Some(axis) = result_axis(space) {
+        let cut = &mut layout.cuts[axis];
+        let parts = parts_of(cut);
+        // Only where the sum's parts lie just inside of the axis' own, or the axis is not cut.
+        if parts == 1 || cut.stride == sums * stride {
+            (cut.cutting, cut.stride) = (Cutting::Parts(parts * sums), stride);
+        }
+    }
+    layout
+}
+
+/// Number of parts of a cut; the compiler for wafers makes no others.
+fn parts_of(cut: &Cut) -> u64 {
+    match cut.cutting {
+        Cutting::Parts(parts) => parts,
+        Cutting::Blocks(_) => 1,
+    }
+}
+
+/// Strides over the PEs, row-major but for `inner`, whose parts are neighbours.
+fn set_strides(cuts: &mut [Cut], inner: &[usize]) {
+    let mut stride = 1;
+    let order = inner.iter().copied().chain((0..cuts.len()).rev().filter(|i| !inner.contains(i)));
+    for i in order {
+        let parts = parts_of(&cuts[i]);
+        cuts[i].stride = if parts > 1 { stride } else { 0 };
+        stride *= parts;
+    }
+}

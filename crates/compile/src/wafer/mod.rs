@@ -1,0 +1,369 @@
+//! Wafers: every group is cut over a mesh of small cores.
+//!
+//! Two ways. *Weight streaming*: activations lie on the wafer, cut over all of it; the weights of a layer stream in from
+//! MemoryX while the layer before computes. *All layers resident*: each layer has a rectangle of the mesh with its weights
+//! in it, and the samples of a batch flow through all of them as a pipeline at the rate of the slowest. The software stack
+//! says which; without one the faster way that the machine's stacks offer is taken.
+
+mod bring;
+pub mod cut;
+pub mod floor_plan;
+mod lowering;
+
+use crate::groups::{Group, GroupKind};
+use crate::lower::Emitter;
+use crate::needed::needed;
+use crate::{Compiled, Options};
+use floor_plan::floor_plan;
+use lowering::{Lowering, Way};
+use orrery_base::{Diagnostic, Picoseconds, Result};
+use orrery_cost::rectangles::pipeline;
+use orrery_cost::wafer::Core;
+use orrery_cost::{StepCost, Target, step_cost};
+use orrery_ir::Graph;
+use orrery_ir::infer::Facts;
+use orrery_machine::{Losses, WaferLosses, WaferMachine};
+use orrery_program::{Program, Region, Unit, verify};
+use std::collections::BTreeMap;
+
+/// How often areas are dealt anew by what the layers took in them.
+const PLANS: usize = 3;
+/// Parts of a PE's memory that one step is given, tried in turn: what other steps keep there is known only at the end.
+const BUDGETS: [f64; 3] = [1.0, 0.5, 0.25];
+
+struct Wafer<'a> {
+    graph: &'a Graph,
+    facts: &'a Facts,
+    groups: &'a [Group],
+    target: &'a Target<'a>,
+    machine: &'a WaferMachine,
+    losses: &'a WaferLosses,
+    options: &'a Options,
+}
+
+/// Compiles groups for a wafer.
+///
+/// # Errors
+/// As [`crate::compile`].
+pub fn compile(
+    graph: &Graph,
+    facts: &Facts,
+    groups: &[Group],
+    target: &Target<'_>,
+    machine: &WaferMachine,
+    options: &Options,
+) -> Result<Compiled> {
+    let Losses::Wafer(losses) = &target.losses else {
+        return Diagnostic::error("cost-model", "the machine's losses are of another execution model").err();
+    };
+    let wafer = Wafer { graph, facts, groups, target, machine, losses, options };
+    match target.stack.and_then(|stack| stack.resident) {
+        Some(true) => wafer.resident(),
+        Some(false) => wafer.streamed(),
+        None => wafer.faster(),
+    }
+}
+
+impl Wafer<'_> {
+    /// The faster of the ways that the machine's stacks offer, with a note that says why.
+    fn faster(&self) -> Result<Compiled> {
+        let stacks = &self.target.system.software;
+        let offered = |resident: bool| stacks.iter().find(|stack| stack.resident == Some(resident));
+        let Some(stack) = offered(true) else { return self.streamed() };
+        if offered(false).is_none() {
+            return self.resident();
+        }
+        let streamed = self.streamed();
+        let Ok(mut resident) = self.resident() else { return streamed };
+        let Ok(mut streamed) = streamed else {
+            resident.notes.push(Diagnostic::note(
+                "wafer-mode",
+                format!("all layers on the wafer at once ({}): streamed it does not fit", stack.title),
+            ));
+            return Ok(resident);
+        };
+        let (whole, layers) = (self.time(&resident.program)?, self.time(&streamed.program)?);
+        if whole < layers {
+            resident.notes.push(Diagnostic::note(
+                "wafer-mode",
+                format!(
+                    "all layers on the wafer at once ({}), as that is faster here: {} instead of {} with weights streamed in",
+                    stack.title,
+                    whole, layers
+                ),
+            ));
+            return Ok(resident);
+        }
+        streamed.notes.push(Diagnostic::note(
+            "wafer-mode",
+            format!(
+                "weights stream in layer by layer, as that is faster here: {layers} instead of {whole} with all layers on the wafer at once"
+            ),
+        ));
+        Ok(streamed)
+    }
+
+    /// About the time of a run on the wafer: what its cores do, or the stream of weights where that is longer.
+    fn time(&self, program: &Program) -> Result<Picoseconds> {
+        let costs = self.costs(program)?;
+        let sum = |unit: Unit| {
+            let of_unit =
+                program.steps.values().zip(&costs).filter(|(s, _)| s.unit == unit && s.region.is_none());
+            of_unit.map(|(_, cost)| cost.time).sum::<Picoseconds>()
+        };
+        Ok(sum(Unit::Device).max(sum(Unit::Streaming)) + pipeline(program, &costs).time)
+    }
+
+    fn costs(&self, program: &Program) -> Result<Vec<StepCost>> {
+        let nominal = self.options.nominal();
+        program.steps.values().map(|step| step_cost(program, step, &nominal, self.target)).collect()
+    }
+
+    fn lowering(&self, way: Way, regions: Vec<Region>, items: u64, share: f64) -> Lowering<'_> {
+        let mut emitter = Emitter::new(self.graph, self.facts, self.target, self.options);
+        let pes = self.machine.grid_columns * self.machine.grid_rows;
+        let host = emitter.memory("host", 1, u64::MAX, 0);
+        let pe = emitter.memory("pe", pes, self.machine.sram_bytes, self.machine.pe_reserved_bytes);
+        // What is on its way takes no memory of a PE.
+        let mesh = emitter.memory("mesh", pes, u64::MAX, 0);
+        let memoryx = emitter.memory("memoryx", 1, self.machine.memoryx_bytes, 0);
+        emitter.program.items = items;
+        if way == Way::Resident {
+            emitter.program.regions = regions.clone();
+        }
+        let capacity = self.machine.sram_bytes.saturating_sub(self.machine.pe_reserved_bytes) as f64;
+        Lowering {
+            emitter,
+            host,
+            pe,
+            mesh,
+            memoryx,
+            way,
+            core: Core::new(self.machine, self.losses, self.target.precision),
+            budget: capacity * share,
+            capacity,
+            nominal: self.options.nominal(),
+            moved: BTreeMap::new(),
+            regions,
+            stage: 0,
+            items,
+            layers: Vec::new(),
+            brought: BTreeMap::new(),
+            chosen: BTreeMap::new(),
+        }
+    }
+
+    fn emit(&self, mut lowering: Lowering<'_>) -> Result<Compiled> {
+        for &value in &self.graph.inputs {
+            lowering.host_input(value)?;
+        }
+        for group in self.groups {
+            match group.kind {
+                GroupKind::Extents => lowering.extents(group)?,
+                GroupKind::View | GroupKind::Movement => lowering.movement(group)?,
+                GroupKind::Compute => lowering.compute(group)?,
+            }
+        }
+        for (i, &value) in self.graph.outputs.iter().enumerate() {
+            lowering.host_output(value, self.graph.output_name(i))?;
+        }
+        let reserved = lowering.staging_bytes();
+        let pe = lowering.pe;
+        let Emitter { program, nodes, .. } = lowering.emitter;
+        let mut program = needed(program);
+        program.memories[pe].reserved += reserved;
+        Ok(Compiled { program, nodes, notes: Vec::new() })
+    }
+
+    /// Activations on the wafer, weights from MemoryX.
+    fn streamed(&self) -> Result<Compiled> {
+        let whole =
+            Region { base: 0, x: 0, y: 0, columns: self.machine.grid_columns, rows: self.machine.grid_rows };
+        let samples = self.samples();
+        let mut error = None;
+        // The largest micro-batch whose activations fit.
+        for passes in (0..).map(|power| 2_u64.pow(power)).take_while(|n| *n <= samples) {
+            if !samples.is_multiple_of(passes) {
+                break;
+            }
+            for share in BUDGETS {
+                let mut compiled = self.emit(self.lowering(Way::Streamed, vec![whole], passes, share))?;
+                match verify::capacity(&compiled.program) {
+                    Err(found) => error = Some(found),
+                    Ok(()) => {
+                        if passes > 1 {
+                            compiled.notes.push(Diagnostic::note(
+                            "wafer-micro-batch",
+                            format!(
+                                "activations of {} samples fit on the wafer at a time: {passes} micro-batches, for each of which all weights stream in",
+                                samples / passes
+                            ),
+                        ));
+                        }
+                        return Ok(compiled);
+                    }
+                }
+            }
+        }
+        let error = error.unwrap_or_else(|| Box::new(Diagnostic::error("does-not-fit", "no batch fits")));
+        Err(Box::new(
+            error.help("weights are in MemoryX already; the activations of one sample lie on the wafer"),
+        ))
+    }
+
+    /// Every layer in a rectangle of its own. Samples go through one by one, or several at once where a layer has too
+    /// little work in one to keep its rectangle busy.
+    fn resident(&self) -> Result<Compiled> {
+        let samples = self.samples();
+        let mut best: Option<(Picoseconds, Compiled)> = None;
+        let mut error = None;
+        for at_once in (0..).map(|power| 4_u64.pow(power)).take_while(|n| *n <= samples) {
+            if !samples.is_multiple_of(at_once) {
+                break;
+            }
+            match self.planned(samples / at_once) {
+                Ok((time, compiled)) if best.as_ref().is_none_or(|(least, _)| time < *least) => {
+                    best = Some((time, compiled));
+                }
+                Ok(_) => break,
+                Err(found) if best.is_none() && error.is_none() => error = Some(found),
+                Err(_) => break,
+            }
+        }
+        let Some((_, mut compiled)) = best else {
+            let error = error.unwrap_or_else(|| Box::new(Diagnostic::error("does-not-fit", "no plan fits")));
+            return Err(Box::new(error.help(
+                "all layers lie on the wafer at once in this mode; streamed weights need no memory of it",
+            )));
+        };
+        compiled.notes.push(self.interval_note(&compiled.program, samples)?);
+        Ok(compiled)
+    }
+
+    /// The best of some floor plans for so many items. Areas follow the work first, then what the layers took in them.
+    fn planned(&self, items: u64) -> Result<(Picoseconds, Compiled)> {
+        let mut shares = self.work()?;
+        let mut best: Option<(Picoseconds, Compiled)> = None;
+        let mut error = None;
+        let mut budgets = BUDGETS.into_iter();
+        let mut budget = budgets.next().unwrap_or(1.0);
+        for _ in 0..PLANS + BUDGETS.len() - 1 {
+            let plan = floor_plan(&shares, self.machine.grid_columns, self.machine.grid_rows);
+            let Some(regions) = plan else {
+                return Diagnostic::error(
+                    "does-not-fit",
+                    format!("{} layers have no room beside each other on the mesh", shares.len()),
+                )
+                .help("stream the weights: a software stack of that kind, where the machine has one")
+                .err();
+            };
+            let areas: Vec<f64> = regions.iter().map(|region| region.cores() as f64).collect();
+            let compiled = self.emit(self.lowering(Way::Resident, regions, items, budget))?;
+            let pipeline = pipeline(&compiled.program, &self.costs(&compiled.program)?);
+            let times: Vec<f64> = (0..areas.len())
+                .map(|stage| pipeline.stages.get(&(stage as u32)).map_or(0.0, |time| time.seconds()))
+                .collect();
+            shares = self.shares(&areas, &times, &self.filled(&compiled.program)?);
+            match verify::capacity(&compiled.program) {
+                Err(found) => {
+                    error = Some(found);
+                    budget = budgets.next().unwrap_or(budget);
+                }
+                Ok(()) if best.as_ref().is_none_or(|(time, _)| pipeline.time < *time) => {
+                    best = Some((pipeline.time, compiled));
+                }
+                Ok(()) => {}
+            }
+        }
+        match (best, error) {
+            (Some(best), _) => Ok(best),
+            (None, Some(error)) => Err(error),
+            (None, None) => Diagnostic::error("does-not-fit", "no plan fits").err(),
+        }
+    }
+
+    /// Areas for the next plan: in proportion to what each stage took on its area, so that what does not get faster by
+    /// more cores leaves them to those that do; but no less than what it holds needs.
+    fn shares(&self, areas: &[f64], times: &[f64], filled: &[f64]) -> Vec<f64> {
+        let total: f64 = areas.iter().sum();
+        let least: Vec<f64> = areas.iter().zip(filled).map(|(area, filled)| area * filled).collect();
+        let at = |interval: f64| -> Vec<f64> {
+            let wanted = areas.iter().zip(times).map(|(area, time)| area * time / interval);
+            wanted.zip(&least).map(|(wanted, least)| wanted.max(*least)).collect()
+        };
+        let slowest = times.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+        let (mut low, mut high) = (slowest * 1e-3, slowest * 1e3);
+        for _ in 0..60 {
+            let middle = (low * high).sqrt();
+            if at(middle).iter().sum::<f64>() > total { low = middle } else { high = middle }
+        }
+        at(high)
+    }
+
+    /// Part of the memory of a PE that each stage takes, with some room for the cutting of other areas.
+    fn filled(&self, program: &Program) -> Result<Vec<f64>> {
+        const ROOM: f64 = 1.15;
+        let nominal = self.options.nominal();
+        let capacity = self.machine.sram_bytes.saturating_sub(self.machine.pe_reserved_bytes).max(1) as f64;
+        let mut bytes = vec![0_u64; program.regions.len()];
+        let passing = program.passing();
+        for (id, buffer) in program.buffers.iter() {
+            let memory = &program.memories[buffer.home];
+            let region = program.regions.iter().position(|r| r.base == buffer.layout.base);
+            if let (Some(region), true, false) = (region, memory.cores > 1, memory.is_mesh()) {
+                bytes[region] += program.held_bytes(id, &passing[id], &nominal)?;
+            }
+        }
+        Ok(bytes.into_iter().map(|bytes| bytes as f64 / capacity * ROOM).collect())
+    }
+
+    fn interval_note(&self, program: &Program, samples: u64) -> Result<Diagnostic> {
+        let at_once = samples / program.items.max(1);
+        let pipeline = pipeline(program, &self.costs(program)?);
+        let slowest = pipeline.slowest.map_or_else(String::new, |stage| {
+            let region = &program.regions[stage as usize];
+            let longest = program.steps.values().find(|s| s.region == Some(stage));
+            let name = longest.map_or("", |step| &step.name);
+            format!(
+                "; stage {stage} on {} x {} cores sets the interval: {} for {at_once} at once at `{name}`",
+                region.columns, region.rows, pipeline.interval
+            )
+        });
+        Ok(Diagnostic::note(
+            "wafer-interval",
+            format!("{} layers lie on the wafer as a pipeline{slowest}", program.regions.len()),
+        ))
+    }
+
+    /// Samples that can flow through a pipeline: the first dimension of the inputs, where all have the same.
+    fn samples(&self) -> u64 {
+        let nominal = self.options.nominal();
+        let mut firsts = self.graph.inputs.iter().filter_map(|value| {
+            let shape = self.facts[*value].ty.as_tensor()?.shape.as_ref()?;
+            shape.first()?.eval(&nominal).ok()
+        });
+        let Some(first) = firsts.next() else { return 1 };
+        if firsts.all(|other| other == first) { u64::try_from(first).unwrap_or(1).max(1) } else { 1 }
+    }
+
+    /// Work of each stage in cycles of one PE: of each group that computes.
+    fn work(&self) -> Result<Vec<f64>> {
+        let emitter = Emitter::new(self.graph, self.facts, self.target, self.options);
+        let nominal = self.options.nominal();
+        let macs = self.target.precision.macs();
+        let compute = self.groups.iter().filter(|group| group.kind == GroupKind::Compute);
+        compute
+            .map(|group| {
+                let work = emitter.work(&group.nodes);
+                let number = |dim: &orrery_ir::Dim| {
+                    dim.eval(&nominal)
+                        .map(|n| n as f64)
+                        .map_err(|s| Box::new(orrery_program::memory::unbound(&s)))
+                };
+                let vector = number(&work.vector)? / self.machine.vector_fp16;
+                let special = number(&work.special)? / self.machine.special_functions;
+                Ok(number(&work.macs)? / macs + vector + special)
+            })
+            .collect()
+    }
+}

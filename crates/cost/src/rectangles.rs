@@ -1,0 +1,51 @@
+//! What a pipeline of stages takes.
+//!
+//! Stages run at the same time, each on another item; within a stage an item arrives and is computed on before the next
+//! one arrives. The first item goes through all steps; after it one item comes out every interval, which the slowest stage
+//! sets.
+
+use crate::StepCost;
+use orrery_base::Picoseconds;
+use orrery_program::{Program, StepId};
+use std::collections::BTreeMap;
+
+/// The time of a pipeline.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pipeline {
+    /// From the first item in to the last item out; nothing where no step is staged.
+    pub time: Picoseconds,
+    /// From item to item.
+    pub interval: Picoseconds,
+    /// Time that each stage is busy with one item.
+    pub stages: BTreeMap<u32, Picoseconds>,
+    /// The stage that takes longest; the first of equals.
+    pub slowest: Option<u32>,
+    /// When each staged step starts on the first item and ends on the last, from the start of the pipeline.
+    pub spans: BTreeMap<StepId, (Picoseconds, Picoseconds)>,
+}
+
+/// The pipeline of a program whose steps cost `costs`, for all items together.
+pub fn pipeline(program: &Program, costs: &[StepCost]) -> Pipeline {
+    let items = program.items.max(1);
+    let mut found = Pipeline::default();
+    let mut filled = Picoseconds::ZERO;
+    for ((id, step), cost) in program.steps.iter().zip(costs) {
+        let Some(stage) = step.region else { continue };
+        let one = Picoseconds(cost.time.0 / items);
+        found.spans.insert(id, (filled, filled + one));
+        filled += one;
+        *found.stages.entry(stage).or_default() += one;
+    }
+    for (stage, time) in &found.stages {
+        if *time > found.interval {
+            (found.interval, found.slowest) = (*time, Some(*stage));
+        }
+    }
+    let rest = Picoseconds(found.interval.0 * (items - 1));
+    found.time = filled + rest;
+    found.spans.values_mut().for_each(|(_, end)| *end += rest);
+    if found.spans.is_empty() {
+        found.time = Picoseconds::ZERO;
+    }
+    found
+}
