@@ -13,7 +13,7 @@ fn workspace() -> PathBuf {
 const OTHER_WORDS: [&str; 5] =
     ["bulk-synchronous", "deterministic-stream", "floating-point", "kernel-engines", "spatial-dataflow"];
 /// Codes of one word, which cannot be told from other literals.
-const OF_ONE_WORD: [&str; 4] = ["cancelled", "evaluation", "internal", "mapping"];
+const OF_ONE_WORD: [&str; 5] = ["cancelled", "evaluation", "internal", "mapping", "range"];
 
 fn sources(folder: &Path, into: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {

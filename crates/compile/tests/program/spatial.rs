@@ -340,7 +340,7 @@ fn broken_pipelines_are_refused() {
         break_it(&mut program);
         let refused = verify::verify(&program).expect_err(name);
         assert_eq!(refused.code, "program-invalid", "{name}: {refused}");
-        assert!(refused.cause.contains("(invariant 10)"), "{name}: {refused}");
+        assert!(refused.cause.contains("(invariant 11)"), "{name}: {refused}");
     }
 }
 

@@ -136,11 +136,11 @@ fn stages_must_lie_in_their_rectangles() {
         verify::verify(&program).unwrap_err().cause
     };
     let overlap = broken(&|p| (p.regions[1].x, p.regions[1].y) = (p.regions[0].x, p.regions[0].y));
-    assert!(overlap.contains("overlaps region 0 (invariant 10)"), "{overlap}");
+    assert!(overlap.contains("overlaps region 0 (invariant 12)"), "{overlap}");
     let staged: Vec<_> = program.steps.iter().filter(|(_, s)| s.region.is_some()).map(|(id, _)| id).collect();
     let (first, last) = (staged[0], staged[staged.len() - 1]);
     let swapped = broken(&|p| p.steps[last].region = Some(0));
-    assert!(swapped.contains("invariant 10"), "{swapped}");
+    assert!(swapped.contains("invariant 12"), "{swapped}");
     let missing = broken(&|p| p.steps[first].region = Some(99));
     assert!(missing.contains("region 99, which does not exist"), "{missing}");
     assert!(broken(&|p| p.items = 0).contains("has no items"));

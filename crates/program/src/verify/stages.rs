@@ -28,14 +28,14 @@ pub(super) fn check(program: &Program) -> Result<()> {
         let Some(stage) = step.region else { continue };
         let Some(region) = program.regions.get(stage as usize) else {
             return broken(
-                10,
+                12,
                 &step_place(program, id),
                 &format!("is in region {stage}, which does not exist"),
             );
         };
         if stage < before {
             return broken(
-                10,
+                12,
                 &step_place(program, id),
                 "belongs to an earlier stage than the step before it",
             );
