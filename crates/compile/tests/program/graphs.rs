@@ -115,6 +115,18 @@ const GRAPHS: &[(&str, Build)] = &[
             .with("strides", ints(&[3, 2]));
         vec![b.op(Op::Conv, "y", &[x, w], attrs)]
     }),
+    ("convolution of each channel", |b, t| {
+        let (x, w) = (b.input("x", t, [2_i64, 12, 13, 11]), b.weight_of("w", t, [12_i64, 1, 3, 3], 0.0, 0.4));
+        let bias = b.weight_of("bias", t, [12_i64], 0.0, 1.0);
+        let attrs = Attrs::new().with("group", 12_i64).with("pads", ints(&[1, 1, 1, 1]));
+        vec![b.op(Op::Conv, "y", &[x, w, bias], attrs)]
+    }),
+    ("transposed convolution without overlap", |b, t| {
+        let (x, w) = (b.input("x", t, [1_i64, 6, 9, 7]), b.weight_of("w", t, [6_i64, 5, 2, 2], 0.0, 0.4));
+        let bias = b.weight_of("bias", t, [5_i64], 0.0, 1.0);
+        let y = b.op(Op::ConvTranspose, "y", &[x, w, bias], Attrs::new().with("strides", ints(&[2, 2])));
+        vec![b.op(Op::Relu, "relu", &[y], Attrs::new())]
+    }),
     ("convolution of lines", |b, t| {
         let (x, w) = (b.input("x", t, [3_i64, 700, 5]), b.weight_of("w", t, [3_i64, 700, 1], 0.0, 0.04));
         vec![b.op(Op::Conv, "y", &[x, w], Attrs::new())]

@@ -120,7 +120,8 @@ impl Evaluator<'_> {
             .collect()
     }
 
-    /// Products of matrices in the machine's way of adding; none for other nodes and types.
+    /// What [`multiplies`] in the machine's way of adding, whole or a part of it; none for other nodes, for types that are
+    /// not carried as f32, and for shapes that do not fit.
     fn matrix(&self, node: &Node, inputs: &[Option<Array>]) -> Option<Array> {
         if !multiplies(node.op) {
             return None;
@@ -187,11 +188,12 @@ impl Evaluator<'_> {
         values
     }
 
-    /// `[…, m, k]` times `[…, k, n]` with equal or broadcast leading extents; vectors are left to the interpreter.
+    /// `[…, m, k]` times `[…, k, n]` with equal or broadcast leading extents. A vector on the left is a row, one on the
+    /// right a column; the result is without it.
     fn batched(&self, left: &[f32], a: &[usize], right: &[f32], b: &[usize]) -> Option<Array> {
-        if a.len() < 2 || b.len() < 2 {
-            return None;
-        }
+        let (is_row, is_column) = (a.len() == 1, b.len() == 1);
+        let (row, column) = ([1, *a.first()?], [*b.first()?, 1]);
+        let (a, b) = (if is_row { &row[..] } else { a }, if is_column { &column[..] } else { b });
         let (m, k, n) = (a[a.len() - 2], a[a.len() - 1], b[b.len() - 1]);
         if b[b.len() - 2] != k {
             return None;
@@ -224,7 +226,8 @@ impl Evaluator<'_> {
                 &mut out[batch * m * n..(batch + 1) * m * n],
             );
         }
-        shape.extend([m, n]);
+        shape.extend((!is_row).then_some(m));
+        shape.extend((!is_column).then_some(n));
         Some(Array::floats(DType::F32, shape, out))
     }
 
@@ -277,13 +280,37 @@ impl Evaluator<'_> {
                 None => Some(vec![default; count]),
             }
         };
-        if ws.len() != xs.len() || node.attrs.str_or("auto_pad", "NOTSET") != "NOTSET" {
+        if ws.len() != xs.len() {
             return None;
         }
-        let (strides, dilations, pads) =
+        let (strides, dilations, mut pads) =
             (ints("strides", 1, spatial)?, ints("dilations", 1, spatial)?, ints("pads", 0, 2 * spatial)?);
-        let groups = usize::try_from(node.attrs.int_or("group", 1)).ok().filter(|g| *g > 0)?;
+        // A part of a grouped convolution has as many groups as its channels make.
+        let groups = match node.attrs.int_or("group", 1) {
+            0 => xs[1].checked_div(ws[1])?,
+            given => usize::try_from(given).ok()?,
+        };
+        if groups == 0 {
+            return None;
+        }
         let (kernel, input) = (&ws[2..], &xs[2..]);
+        let padding = node.attrs.str_or("auto_pad", "NOTSET");
+        for d in 0..spatial {
+            let after = d + spatial;
+            (pads[d], pads[after]) = match padding {
+                "" | "NOTSET" => (pads[d], pads[after]),
+                "VALID" => (0, 0),
+                same => {
+                    // As many windows as strides begin in the input; the odd element of padding is in front or behind.
+                    let (extent, stride) = (input[d] as i64, strides[d].max(1));
+                    let (windows, reach) =
+                        ((extent + stride - 1) / stride, dilations[d] * (kernel[d] as i64 - 1) + 1);
+                    let total = ((windows - 1).max(0) * stride + reach - extent).max(0);
+                    let less = total / 2;
+                    if same == "SAME_UPPER" { (less, total - less) } else { (total - less, less) }
+                }
+            };
+        }
         let mut output = Vec::with_capacity(spatial);
         for d in 0..spatial {
             let reach = dilations[d] * (kernel[d] as i64 - 1) + 1;
@@ -445,4 +472,70 @@ pub(super) fn interpret(node: &Node, operands: &[Option<Tensor>], seed: u64) -> 
     let operands: Vec<Option<Datum>> = operands.iter().map(|t| t.clone().map(Datum::Tensor)).collect();
     let results = eval_node(node, &operands, seed).map_err(|cause| Diagnostic::error("evaluation", cause))?;
     Ok(results.into_iter().filter_map(|d| d.as_tensor().cloned()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use orrery_program::RoundingMode;
+
+    /// One node on operands of fp16, whose sums are rounded to fp16 after each 16 products.
+    fn made(op: Op, attrs: Attrs, operands: &[(&[usize], &[f32])]) -> (Vec<usize>, Vec<f32>) {
+        let arithmetic = Arithmetic {
+            accumulate: "fp16".into(),
+            group: 16,
+            inputs: None,
+            rounding: RoundingMode::Nearest,
+        };
+        let evaluator = Evaluator { arithmetic: &arithmetic, stochastic: false, seed: 0 };
+        let node = Node {
+            op,
+            name: String::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            attrs: attrs.with("accumulate", "fp16"),
+            bodies: Vec::new(),
+        };
+        let operands: Vec<Option<Array>> = operands
+            .iter()
+            .map(|(shape, values)| Some(Array::floats(DType::F16, shape.to_vec(), values.to_vec())))
+            .collect();
+        let array = evaluator.matrix(&node, &operands).unwrap();
+        (array.shape().to_vec(), array.as_f32().unwrap().to_vec())
+    }
+
+    /// 2048 + 1 is 2048 in fp16: a sum that is rounded after each product stays there.
+    const STEEP: &[f32] = &[2048.0, 1.0, 1.0];
+
+    #[test]
+    fn parts_of_grouped_convolutions_add_in_the_machines_groups() {
+        let two = [STEEP, STEEP].concat();
+        for group in [2_i64, 0] {
+            let attrs = Attrs::new().with("group", group);
+            let got = made(Op::Conv, attrs, &[(&[1, 2, 3], &two), (&[2, 1, 3], &[1.0; 6])]);
+            assert_eq!(got, (vec![1, 2, 1], vec![2050.0; 2]), "group {group}");
+        }
+    }
+
+    #[test]
+    fn convolutions_with_padding_that_follows_add_in_the_machines_groups() {
+        let run = |padding: &str, taps: usize, strides: Vec<i64>| {
+            let attrs = Attrs::new().with("auto_pad", padding).with("strides", strides);
+            made(Op::Conv, attrs, &[(&[1, 1, 3], STEEP), (&[1, 1, taps], &vec![1.0; taps])]).1
+        };
+        assert_eq!(run("VALID", 3, vec![1]), [2050.0]);
+        assert_eq!(run("SAME_UPPER", 3, vec![1]), [2048.0, 2050.0, 2.0]);
+        assert_eq!(run("SAME_UPPER", 2, vec![1]), [2048.0, 2.0, 1.0]);
+        assert_eq!(run("SAME_LOWER", 2, vec![1]), [2048.0, 2048.0, 2.0]);
+        assert_eq!(run("SAME_LOWER", 3, vec![2]), [2048.0, 2.0]);
+    }
+
+    #[test]
+    fn products_of_vectors_add_in_the_machines_groups() {
+        let ones: &[f32] = &[1.0; 6];
+        let product = |a, b| made(Op::MatMul, Attrs::new(), &[a, b]);
+        assert_eq!(product((&[3], STEEP), (&[3], &ones[..3])), (vec![], vec![2050.0]));
+        assert_eq!(product((&[3], STEEP), (&[3, 2], ones)), (vec![2], vec![2050.0; 2]));
+        assert_eq!(product((&[1, 2, 3], ones), (&[3], STEEP)), (vec![1, 2], vec![2050.0; 2]));
+    }
 }

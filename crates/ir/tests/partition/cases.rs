@@ -233,6 +233,7 @@ fn convolutions() -> Vec<Case> {
             .attr("pads", vec![1; 4])
             .attr("output_padding", vec![1, 1]),
         on(Op::ConvTranspose, &[&[2, 4, 5], &[4, 3, 2]]).attr("group", 2),
+        on(Op::ConvTranspose, &[&[2, 3, 4, 5], &[3, 5, 2, 3], &[5]]).attr("strides", vec![2, 3]),
         on_tensors(Op::ConvInteger, vec![bytes(&[1, 3, 6, 6]), bytes(&[4, 3, 3, 3])])
             .with(Tensor::scalar(5_u8))
             .with(Tensor::from_vec(vec![4], vec![1_u8, 2, 3, 4]))

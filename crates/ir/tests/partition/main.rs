@@ -117,6 +117,17 @@ fn every_op_that_can_be_cut_has_a_case() {
     }
 }
 
+/// Overlapping windows add to the same outputs; those side by side do not.
+#[test]
+fn transposed_convolutions_without_overlap_are_cut_over_positions() {
+    let cut: Vec<bool> = cases::all()
+        .iter()
+        .filter(|case| case.op == Op::ConvTranspose)
+        .map(|case| case.space().unwrap().axes.iter().any(|axis| axis.name == "position"))
+        .collect();
+    assert_eq!(cut, [false, false, true]);
+}
+
 #[test]
 fn a_wrong_space_is_noticed() {
     use orrery_ir::op::Access;

@@ -142,11 +142,9 @@ fn work(ctx: &Ctx<'_>) -> Work {
     Work { macs: input * e.group_outputs * kernel, vector: bias, ..Work::NONE }
 }
 
+/// Cut over images and output channels, and where windows lie side by side without overlap, over the input's positions.
 fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
     let e = extents(ctx).ok()??;
-    let rank = e.windows.len() + 2;
-    let whole =
-        |first: [Access; 2]| first.into_iter().chain(vec![Access::Whole; rank - 2]).collect::<Vec<_>>();
     let mut axes = vec![parallel("n", e.n.clone())];
     let (mut out_channel, mut weight_channel) = (Access::Whole, Access::Whole);
     if e.group == 1 {
@@ -154,17 +152,29 @@ fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
         out_channel = Access::along(1);
         weight_channel = Access::along(1);
     }
-    let mut inputs = vec![whole([Access::along(0), Access::Whole]), whole([Access::Whole, weight_channel])];
-    if ctx.input_count() > 2 {
-        inputs.push(if ctx.has(2) { vec![out_channel.clone()] } else { Vec::new() });
+    let mut input = vec![Access::along(0), Access::Whole];
+    let mut output = vec![Access::along(0), out_channel.clone()];
+    for (d, window) in e.windows.iter().enumerate() {
+        let stride = Dim::Known(window.stride);
+        let apart = window.reach() == stride
+            && e.before[d] == Some(0)
+            && e.output[d] == e.input[d].clone() * stride.clone()
+            && ctx.attrs().ints("output_shape").is_none();
+        if apart {
+            input.push(Access::along(axes.len()));
+            output.push(Access::Along { axis: axes.len(), scale: stride });
+            axes.push(parallel("position", e.input[d].clone()));
+        } else {
+            input.push(Access::Whole);
+            output.push(Access::Whole);
+        }
     }
-    Some(IterSpace {
-        axes,
-        inputs,
-        outputs: vec![whole([Access::along(0), out_channel])],
-        part_attrs: Attrs::new(),
-        padding: 0.0,
-    })
+    let weights = [Access::Whole, weight_channel].into_iter().chain(e.windows.iter().map(|_| Access::Whole));
+    let mut inputs = vec![input, weights.collect()];
+    if ctx.input_count() > 2 {
+        inputs.push(if ctx.has(2) { vec![out_channel] } else { Vec::new() });
+    }
+    Some(IterSpace { axes, inputs, outputs: vec![output], part_attrs: Attrs::new(), padding: 0.0 })
 }
 
 fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
