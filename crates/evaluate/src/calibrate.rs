@@ -17,6 +17,7 @@ use crate::compare::in_parallel;
 use crate::validate::{is_rate, predicted, quantile};
 use fit::{Data, Fit, Solution};
 use orrery_base::{Progress, Result};
+use orrery_machine::calibration::SOURCE;
 use orrery_machine::{Band, CalibratedLoss, Parameter, Status, System, Value};
 use orrery_record::{Measurement, Record, Scored};
 use serde::Serialize;
@@ -152,6 +153,12 @@ pub fn calibrate(
             }
         }
     }
+    // A fit that predicts what it has not seen no better than the assumed losses do is none.
+    let none = Solution::none(losses.len(), start.software.len());
+    let unfitted: Vec<Option<f64>> = before.iter().zip(&cross).map(|(b, c)| c.map(|_| *b)).collect();
+    let helps = mean_error(&points, &cross) < mean_error(&points, &unfitted);
+    let (solution, after) = if helps { (solution, after) } else { (none, before.clone()) };
+    let cross = if helps { cross } else { before.iter().map(|error| Some(*error)).collect() };
     let fitted = calibrated_losses(&start, &losses, &solution);
     let (kinds, bands) = by_kind(&points, &before, &after, &cross);
     let mut rows: Vec<String> = points.iter().filter_map(|p| p.record.id.clone()).collect();
@@ -168,7 +175,7 @@ fn begin(system: &System) -> System {
         }
     }
     for stack in &mut start.software {
-        stack.losses.retain(|_, parameter| parameter.status != Status::Calibrated);
+        stack.losses.retain(|_, parameter| !parameter.sources.iter().any(|s| s == SOURCE));
     }
     start
 }
@@ -183,10 +190,7 @@ fn prior(parameter: &Parameter) -> Option<f64> {
 
 /// Losses that nobody published.
 fn movable(system: &System) -> Vec<String> {
-    let open = |parameter: &Parameter| {
-        parameter.status == Status::Assumed
-            || (parameter.status == Status::Calibrated && prior(parameter).is_some())
-    };
+    let open = |parameter: &Parameter| parameter.status == Status::Assumed || prior(parameter).is_some();
     system.losses.iter().filter(|(_, p)| open(p)).map(|(key, _)| key.clone()).collect()
 }
 
@@ -261,6 +265,27 @@ fn calibrated_losses(start: &System, losses: &[String], solution: &Solution) -> 
     found
 }
 
+/// Mean over pairs of source and workload of the median of |predicted - measured| / measured.
+fn mean_error(points: &[Point<'_>], errors: &[Option<f64>]) -> f64 {
+    let medians = medians(points, 0..points.len(), &|i| errors[i]);
+    medians.iter().sum::<f64>() / medians.len().max(1) as f64
+}
+
+/// The median of |predicted - measured| / measured of each pair that has errors, as logarithms of times.
+fn medians(
+    points: &[Point<'_>],
+    of: impl IntoIterator<Item = usize>,
+    error: &dyn Fn(usize) -> Option<f64>,
+) -> Vec<f64> {
+    let mut groups: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for i in of {
+        let Some(error) = error(i) else { continue };
+        let error = if is_rate(&points[i].figure.metric) { -error } else { error };
+        groups.entry(points[i].group).or_default().push((error.exp() - 1.0).abs());
+    }
+    groups.into_values().map(|errors| quantile(errors, 0.5)).collect()
+}
+
 fn by_kind(
     points: &[Point<'_>],
     before: &[f64],
@@ -277,13 +302,7 @@ fn by_kind(
     let (mut kinds, mut bands) = (Vec::new(), Vec::new());
     for (kind, members) in members {
         let median = |error: &dyn Fn(usize) -> Option<f64>| {
-            let mut groups: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-            for &i in &members {
-                let Some(error) = error(i) else { continue };
-                let error = if is_rate(&points[i].figure.metric) { -error } else { error };
-                groups.entry(points[i].group).or_default().push((error.exp() - 1.0).abs());
-            }
-            let medians: Vec<f64> = groups.into_values().map(|errors| quantile(errors, 0.5)).collect();
+            let medians = medians(points, members.iter().copied(), error);
             (!medians.is_empty()).then(|| (medians.len(), quantile(medians, 0.5)))
         };
         let cross_validated = median(&|i| cross[i]);
@@ -296,7 +315,8 @@ fn by_kind(
             fitted: median(&|i| Some(after[i])).map_or(0.0, |m| m.1),
             cross_validated: cross_validated.map(|m| m.1),
         });
-        let Some((groups, median_error)) = cross_validated.filter(|m| m.0 as u64 >= Band::FEWEST_GROUPS)
+        let Some((groups, median_error)) = cross_validated
+            .filter(|m| m.0 as u64 >= Band::FEWEST_GROUPS && members.len() >= Band::FEWEST_ROWS)
         else {
             continue;
         };

@@ -10,10 +10,10 @@ use crate::nearest::nearest;
 use crate::outcome::confidence;
 use crate::setup::Setup;
 use crate::way::time_with;
-use crate::workload::{Case, case};
+use crate::workload::{Case, case, with_statistics};
 use orrery_base::{Progress, Result};
 use orrery_compile::Options;
-use orrery_machine::System;
+use orrery_machine::{ExecutionModel, System};
 use orrery_record::{Measurement, Record, Scope, Scored, Workload};
 use orrery_simulate::Timeline;
 use serde::Serialize;
@@ -210,8 +210,13 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
         return Ok((value, 1.0, (!notes.is_empty()).then(|| notes.join("; "))));
     }
     let convert = conversion(&figure.metric)?;
-    let case = case(record, storage)?;
+    let mut case = case(record, storage)?;
     notes.extend(case.note.clone());
+    // On the other machines a channel's statistics would be taken on one core, which no compiler of theirs does.
+    let counted = matches!(system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_));
+    if case.passes > 1.0 && counted {
+        with_statistics(&mut case.model.graph);
+    }
     let options = Options { keep_results: case.passes > 1.0, ..Options::default() };
     let timed = setup.tiles(case.tiles).and_then(|setup| time_with(&case.model, &setup, &options));
     let (_, timeline) = timed.map_err(|d| reason(&d))?;

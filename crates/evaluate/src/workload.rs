@@ -2,7 +2,7 @@
 
 use crate::model::{Bound, Model, Options};
 use crate::variant::variant;
-use orrery_ir::{Attrs, Builder, Op};
+use orrery_ir::{Attrs, Builder, Graph, Op};
 use orrery_machine::ExecutionModel;
 use orrery_numerics::DType;
 use orrery_record::{Provenance, Record, Workload};
@@ -298,16 +298,7 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
         options.dims.insert("seq".to_owned(), length);
     }
     let model = Model::open(known.name, &options).map_err(|d| d.cause.clone())?;
-    let mut bound = model.at_batch(Some(micro)).map_err(|d| d.cause.clone())?;
-    if passes > 1.0 {
-        // Training takes means and variances of the batch, which cannot be folded into weights.
-        let ids: Vec<_> = bound.graph.nodes.iter().map(|(id, _)| id).collect();
-        for id in ids {
-            if bound.graph.nodes[id].op == Op::BatchNormalization {
-                bound.graph.nodes[id].attrs.set("training_mode", 1);
-            }
-        }
-    }
+    let bound = model.at_batch(Some(micro)).map_err(|d| d.cause.clone())?;
     let flops = 2.0 * bound.macs().map_err(|d| d.cause.clone())? as f64 * passes;
     let again = if passes > 1.0 && recomputes(workload) { 1.0 } else { 0.0 };
     if passes > 1.0 {
@@ -353,6 +344,15 @@ fn parts(workload: &Workload, machine: &str, devices: f64) -> Result<(Option<u64
         return Ok((None, copies));
     }
     Ok((Some((chip.tiles as f64 * devices / copies) as u64), copies))
+}
+
+/// Lets batch normalisation take means and variances of the batch, as training does, which cannot be folded into weights.
+pub(crate) fn with_statistics(graph: &mut Graph) {
+    let found: Vec<_> =
+        graph.nodes.iter().filter(|(_, n)| n.op == Op::BatchNormalization).map(|(id, _)| id).collect();
+    for id in &found {
+        graph.nodes[*id].attrs.set("training_mode", 1);
+    }
 }
 
 /// True where the row says that the backward pass makes all activations again rather than keep them.

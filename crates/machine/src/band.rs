@@ -25,6 +25,8 @@ pub struct Band {
 impl Band {
     /// Fewest sources and workloads on which a band may rest.
     pub const FEWEST_GROUPS: u64 = 2;
+    /// Fewest measurements on which a band may rest.
+    pub const FEWEST_ROWS: usize = 8;
 
     pub(crate) fn read_all(root: &Section<'_>) -> Result<Vec<Self>> {
         let mut bands: Vec<Self> = Vec::new();

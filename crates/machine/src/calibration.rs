@@ -58,6 +58,11 @@ pub fn write(
             drop_calibrated(stack);
         }
     }
+    if let Some(defaults) = document.get_mut("loss").and_then(Item::as_table_mut) {
+        for (_, entry) in defaults.iter_mut() {
+            entry.as_table_mut().map(restore_prior);
+        }
+    }
     for loss in losses {
         let table = match &loss.stack {
             None => document.get_mut("loss").and_then(Item::as_table_mut),
@@ -118,7 +123,7 @@ fn implicit() -> Table {
 /// Deviations that an earlier calibration found go.
 fn drop_calibrated(stack: &mut Table) {
     let Some(losses) = stack.get_mut("loss").and_then(Item::as_table_mut) else { return };
-    let found = |item: &Item| item.get("status").and_then(Item::as_str) == Some("calibrated");
+    let found = |item: &Item| is_ours(item.get("source"));
     let keys: Vec<String> =
         losses.iter().filter(|(_, item)| found(item)).map(|(key, _)| key.to_owned()).collect();
     for key in keys {
@@ -129,11 +134,14 @@ fn drop_calibrated(stack: &mut Table) {
     }
 }
 
+/// True where a source is an earlier calibration.
+fn is_ours(source: Option<&Item>) -> bool {
+    let names = source.and_then(Item::as_array);
+    names.is_some_and(|names| names.iter().any(|name| name.as_str() == Some(SOURCE)))
+}
+
 /// The value that the fit began with stays beside what it found, with its own note.
 fn keep_prior(entry: &mut Table, prior: f64) {
-    if entry.get("status").and_then(Item::as_str) == Some("calibrated") {
-        return;
-    }
     let mut before = InlineTable::new();
     before.insert("value", rounded(prior).into());
     for key in ["status", "source", "note"] {
@@ -148,6 +156,24 @@ fn keep_prior(entry: &mut Table, prior: f64) {
         "note",
         value("the rows are under [calibration]; the alternative is what the fit began with"),
     );
+}
+
+/// What an earlier calibration found goes, and what it began with is back.
+fn restore_prior(entry: &mut Table) {
+    if !is_ours(entry.get("source")) {
+        return;
+    }
+    let before = entry
+        .get("alternatives")
+        .and_then(Item::as_array)
+        .and_then(|all| all.get(0)?.as_inline_table().cloned());
+    for key in ["value", "status", "source", "note"] {
+        match before.as_ref().and_then(|before| before.get(key)) {
+            Some(item) => entry.insert(key, Item::Value(item.clone().decorated(" ", ""))),
+            None => entry.remove(key),
+        };
+    }
+    entry.remove("alternatives");
 }
 
 fn write_bands(document: &mut DocumentMut, bands: &[Band]) {
@@ -172,4 +198,44 @@ fn write_bands(document: &mut DocumentMut, bands: &[Band]) {
 /// Three digits: no fit to published figures knows more.
 fn rounded(number: f64) -> f64 {
     format!("{number:.2e}").parse().unwrap_or(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Status, System, registry};
+
+    fn found(losses: &[(Option<&str>, f64)]) -> Vec<CalibratedLoss> {
+        let one = |(stack, value): &(Option<&str>, f64)| CalibratedLoss {
+            stack: stack.map(str::to_owned),
+            key: "exchange_fraction".into(),
+            unit: "ratio".into(),
+            prior: 1.0,
+            value: *value,
+        };
+        losses.iter().map(one).collect()
+    }
+
+    #[test]
+    fn what_is_written_reads_back_and_can_be_written_anew() {
+        let (file, text) = registry::BUILT_IN[3];
+        let unused = Calibration { file: "none.csv".into(), rows: Vec::new() };
+        let bare = write(text, &[], &[], &unused).unwrap();
+        let calibration = Calibration { file: "m.csv".into(), rows: vec!["a".into(), "b".into()] };
+        let band = Band { kind: "train".into(), low: 0.8, high: 1.5, median_error: 0.2, rows: 9, groups: 3 };
+        let losses = found(&[(None, 0.5), (Some("poptorch"), 0.4)]);
+        let written = write(&bare, &losses, std::slice::from_ref(&band), &calibration).unwrap();
+        let system = System::parse(file, &written).unwrap();
+        let loss = &system.losses["exchange_fraction"];
+        assert_eq!((loss.number(), loss.status), (Some(0.5), Status::Calibrated));
+        assert_eq!((loss.alternatives[0].value, loss.alternatives[0].status), (1.0, Status::Assumed));
+        let stack = system.stack("poptorch").unwrap();
+        assert_eq!(system.loss("exchange_fraction", Some(stack)).unwrap().number(), Some(0.4));
+        assert_eq!((system.band("train"), &system.calibration), (Some(&band), &Some(calibration)));
+        let comment = |text: &str| text.matches("\n# ").count();
+        assert_eq!(comment(&written), comment(text), "comments stay");
+        // Nothing found now: all is as it was.
+        let again = System::parse(file, &write(&written, &[], &[], &unused).unwrap()).unwrap();
+        assert_eq!(again, System::parse(file, &bare).unwrap());
+    }
 }
