@@ -168,7 +168,7 @@ mod tests {
     fn gaudi2() -> (EnginesMachine, EnginesLosses, f64) {
         let system = registry::find("gaudi2").expect("a built-in machine");
         let precision = system.precision(Some("bf16")).expect("it multiplies in bf16");
-        match (&system.model, system.losses_under(None)) {
+        match (&system.model, system.before_calibration().losses_under(None)) {
             (ExecutionModel::Engines(machine), Losses::Engines(losses)) => {
                 (machine.clone(), losses, precision.macs() * machine.matrix_engines as f64)
             }

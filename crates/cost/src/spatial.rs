@@ -269,7 +269,7 @@ mod tests {
     fn ideal(name: &str) -> (SpatialMachine, SpatialLosses) {
         let system: &System = find(name).expect("a built-in machine");
         let (ExecutionModel::Spatial(machine), Losses::Spatial(losses)) =
-            (&system.model, system.losses_under(None))
+            (&system.model, system.before_calibration().losses_under(None))
         else {
             panic!("{name} is a spatial machine");
         };

@@ -445,7 +445,7 @@ mod tests {
 
     fn chip() -> (StreamMachine, StreamLosses) {
         let groq = registry::find("groqchip").expect("a built-in machine");
-        match (&groq.model, groq.losses_under(None)) {
+        match (&groq.model, groq.before_calibration().losses_under(None)) {
             (ExecutionModel::Stream(machine), Losses::Stream(losses)) => (machine.clone(), losses),
             _ => panic!("a machine of streams"),
         }

@@ -294,7 +294,7 @@ mod tests {
         let system = find(name).unwrap_or_else(|error| panic!("{error}"));
         let precision = system.precision(Some(precision)).unwrap_or_else(|error| panic!("{error}"));
         let (ExecutionModel::Wafer(machine), Losses::Wafer(losses)) =
-            (&system.model, &system.losses_under(None))
+            (&system.model, &system.before_calibration().losses_under(None))
         else {
             panic!("{name} is a wafer")
         };

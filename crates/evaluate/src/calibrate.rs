@@ -17,7 +17,6 @@ use crate::compare::in_parallel;
 use crate::validate::{is_rate, predicted, quantile};
 use fit::{Data, Fit, Solution};
 use orrery_base::{Progress, Result};
-use orrery_machine::calibration::SOURCE;
 use orrery_machine::{Band, CalibratedLoss, Parameter, Status, System, Value};
 use orrery_record::{Measurement, Record, Scored};
 use serde::Serialize;
@@ -83,7 +82,7 @@ pub fn calibrate(
     threads: usize,
     progress: &Progress,
 ) -> Result<Option<Calibrated>> {
-    let start = begin(system);
+    let start = system.before_calibration();
     let mut groups: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut points = Vec::new();
     for record in records.iter().filter(|r| start.answers_to(&r.identity.machine)) {
@@ -113,7 +112,7 @@ pub fn calibrate(
     let mut solution = Solution::none(losses.len(), start.software.len());
     let mut data = None;
     for _ in 0..ROUNDS {
-        let current = with_losses(&start, &losses, &solution);
+        let current = with_losses(&start, &start, &losses, &solution);
         let base = evaluate(&current, &all)?;
         let mut effects = Vec::new();
         for (number, key) in losses.iter().enumerate() {
@@ -121,7 +120,7 @@ pub fn calibrate(
             for factor in FACTORS {
                 let mut one = Solution::none(losses.len(), start.software.len());
                 one.losses[number] = factor.ln();
-                let system = with_losses(&current, std::slice::from_ref(key), &one.only(number));
+                let system = with_losses(&current, &start, std::slice::from_ref(key), &one.only(number));
                 let errors = if factor == 1.0 { base.clone() } else { evaluate(&system, &all)? };
                 moved.push(errors.iter().zip(&base).map(|(moved, base)| moved - base).collect());
             }
@@ -140,13 +139,13 @@ pub fn calibrate(
         data = Some(found);
     }
     let data = data.expect("there is at least one round");
-    let after = evaluate(&with_losses(&start, &losses, &solution), &all)?;
+    let after = evaluate(&with_losses(&start, &start, &losses, &solution), &all)?;
     let mut cross: Vec<Option<f64>> = vec![None; points.len()];
     if groups.len() > 1 {
         for group in 0..groups.len() {
             let left_out: Vec<usize> = (0..points.len()).filter(|&i| points[i].group == group).collect();
             let without = Fit::new(&data, FACTORS.map(f64::ln).to_vec()).solve(Some(group));
-            let system = with_losses(&start, &losses, &without);
+            let system = with_losses(&start, &start, &losses, &without);
             let rows: Vec<&Point<'_>> = left_out.iter().map(|&i| &points[i]).collect();
             for (i, error) in left_out.iter().zip(evaluate(&system, &rows)?) {
                 cross[*i] = Some(error);
@@ -166,31 +165,9 @@ pub fn calibrate(
     Ok(Some(Calibrated { system: system.name.clone(), rows, losses: fitted, bands, kinds }))
 }
 
-/// The machine as it was before any measurement was looked at.
-fn begin(system: &System) -> System {
-    let mut start = system.clone();
-    for parameter in start.losses.values_mut() {
-        if let Some(prior) = prior(parameter) {
-            parameter.value = Value::Number(prior);
-        }
-    }
-    for stack in &mut start.software {
-        stack.losses.retain(|_, parameter| !parameter.sources.iter().any(|s| s == SOURCE));
-    }
-    start
-}
-
-/// What a calibrated loss was before.
-fn prior(parameter: &Parameter) -> Option<f64> {
-    let assumed = |a: &&orrery_machine::Alternative| a.status != Status::Calibrated;
-    let before =
-        (parameter.status == Status::Calibrated).then(|| parameter.alternatives.iter().find(assumed));
-    before.flatten().map(|a| a.value)
-}
-
 /// Losses that nobody published.
 fn movable(system: &System) -> Vec<String> {
-    let open = |parameter: &Parameter| parameter.status == Status::Assumed || prior(parameter).is_some();
+    let open = |parameter: &Parameter| parameter.status == Status::Assumed;
     system.losses.iter().filter(|(_, p)| open(p)).map(|(key, _)| key.clone()).collect()
 }
 
@@ -203,19 +180,26 @@ fn highest(system: &System, key: &str) -> f64 {
     }
 }
 
-/// A machine with its losses moved.
-fn with_losses(system: &System, losses: &[String], solution: &Solution) -> System {
+/// A machine with its losses moved; what the file says of a stack itself stays as it is in `start`.
+fn with_losses(system: &System, start: &System, losses: &[String], solution: &Solution) -> System {
     let mut moved = system.clone();
     for (number, key) in losses.iter().enumerate() {
+        let factor = solution.losses[number];
         for (stack, deviations) in solution.stacks.iter().enumerate() {
-            let Some(current) = system.loss(key, system.software.get(stack)).cloned() else { continue };
-            let factor = (solution.losses[number] + deviations[number]).exp();
-            if factor != solution.losses[number].exp() || system.software[stack].losses.contains_key(key) {
-                moved.software[stack].losses.insert(key.clone(), times(&current, factor));
+            let own = system.software[stack].losses.get(key);
+            if start.software[stack].losses.contains_key(key) || (own.is_none() && deviations[number] == 0.0)
+            {
+                continue;
+            }
+            let current = own.or_else(|| system.losses.get(key)).cloned();
+            if let Some(current) = current {
+                moved.software[stack]
+                    .losses
+                    .insert(key.clone(), times(&current, (factor + deviations[number]).exp()));
             }
         }
         if let Some(parameter) = moved.losses.get_mut(key) {
-            *parameter = times(parameter, solution.losses[number].exp());
+            *parameter = times(parameter, factor.exp());
         }
     }
     moved
@@ -237,7 +221,7 @@ fn error_of(system: &System, point: &Point<'_>) -> f64 {
 /// Losses that differ from what they were, after three digits.
 fn calibrated_losses(start: &System, losses: &[String], solution: &Solution) -> Vec<CalibratedLoss> {
     const LEAST: f64 = 0.01;
-    let moved = with_losses(start, losses, solution);
+    let moved = with_losses(start, start, losses, solution);
     let mut found = Vec::new();
     for (number, key) in losses.iter().enumerate() {
         let of = |system: &System, stack: Option<usize>| {
@@ -258,7 +242,10 @@ fn calibrated_losses(start: &System, losses: &[String], solution: &Solution) -> 
         if solution.losses[number].abs() > LEAST {
             add(None);
         }
-        for stack in (0..start.software.len()).filter(|&s| solution.stacks[s][number].abs() > LEAST) {
+        let open = |s: &usize| !start.software[*s].losses.contains_key(key);
+        for stack in
+            (0..start.software.len()).filter(open).filter(|&s| solution.stacks[s][number].abs() > LEAST)
+        {
             add(Some(stack));
         }
     }

@@ -1,7 +1,9 @@
 //! What calibration found, written into the text of a system file; everything else in it stays, comments too.
 
 use crate::band::Band;
+use crate::parameter::Parameter;
 use crate::section::Section;
+use crate::system::System;
 use orrery_base::{Diagnostic, Result};
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Value, value};
 
@@ -38,6 +40,28 @@ pub struct CalibratedLoss {
     pub prior: f64,
     /// What fits the measurements.
     pub value: f64,
+}
+
+impl System {
+    /// The machine as it was before any measurement was looked at: calibrated losses have their assumed values, and
+    /// calibrated deviations of stacks are gone.
+    #[must_use]
+    pub fn before_calibration(&self) -> Self {
+        let ours = |parameter: &Parameter| parameter.sources.iter().any(|source| source == SOURCE);
+        let mut before = self.clone();
+        for parameter in before.losses.values_mut().filter(|p| ours(p)) {
+            if let Some(prior) = parameter.alternatives.first().cloned() {
+                parameter.value = crate::parameter::Value::Number(prior.value);
+                (parameter.status, parameter.sources, parameter.note) =
+                    (prior.status, prior.sources, prior.note);
+                parameter.alternatives.clear();
+            }
+        }
+        for stack in &mut before.software {
+            stack.losses.retain(|_, parameter| !ours(parameter));
+        }
+        before
+    }
 }
 
 /// The text of a system file with calibrated losses, bands and the rows that they come from in place of earlier ones.
@@ -90,6 +114,7 @@ pub fn write(
                 value("deviation from the machine's default; the rows are under [calibration]"),
             );
         }
+        entry.remove("range");
         entry.insert("value", value(rounded(loss.value)));
         entry.insert("unit", value(loss.unit.as_str()));
         entry.insert("status", value("calibrated"));
@@ -107,9 +132,12 @@ pub fn write(
     table.insert("rows", value(rows));
     document.insert("calibration", Item::Table(table));
     if let Some(sources) = document.get_mut("sources").and_then(Item::as_table_mut) {
-        let source =
-            format!("`orrery calibrate {}`: fitted to the rows under [calibration]", calibration.file);
-        sources.insert(SOURCE, value(source));
+        sources.remove(SOURCE);
+        if !losses.is_empty() {
+            let source =
+                format!("`orrery calibrate {}`: fitted to the rows under [calibration]", calibration.file);
+            sources.insert(SOURCE, value(source));
+        }
     }
     Ok(document.to_string())
 }
@@ -203,7 +231,7 @@ fn rounded(number: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Status, System, registry};
+    use crate::{Status, registry};
 
     fn found(losses: &[(Option<&str>, f64)]) -> Vec<CalibratedLoss> {
         let one = |(stack, value): &(Option<&str>, f64)| CalibratedLoss {
