@@ -224,7 +224,7 @@ fn bytes_are_summed_exactly_and_four_times_as_fast_as_halves() {
         let y = b.op(op, "y", &[x, w], Attrs::new());
         b.finish(&[("y", y)]).unwrap()
     };
-    let groq = orrery_machine::registry::find("groqchip").unwrap();
+    let groq = &orrery_machine::registry::find("groqchip").unwrap().before_calibration();
     let matrix_time = |graph: &Graph, precision: &str| {
         let target = target(groq, precision);
         let program = compile_for(graph, groq, precision).unwrap().program;
@@ -246,7 +246,7 @@ fn bytes_are_summed_exactly_and_four_times_as_fast_as_halves() {
 #[test]
 fn a_recurrent_layer_takes_as_long_as_it_has_turns() {
     for (name, precision) in [("groqchip", "fp16"), ("gaudi2", "bf16")] {
-        let system = orrery_machine::registry::find(name).unwrap();
+        let system = &orrery_machine::registry::find(name).unwrap().before_calibration();
         let target = target(system, precision);
         let seconds = |turns: u64| {
             let options = format!("steps={turns} inputs=64 hidden=64");
