@@ -15,7 +15,12 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-COUNT = "import sys, onnx_tool; m = onnx_tool.Model(sys.argv[1]); m.graph.shape_infer(); m.graph.profile()"
+COUNT = """
+import sys, numpy, onnx_tool
+model = onnx_tool.Model(sys.argv[1])
+model.graph.shape_infer({model.graph.input[0]: numpy.zeros((1, 3, 224, 224), numpy.float32)})
+model.graph.profile()
+"""
 
 
 def once(command):
