@@ -8,7 +8,7 @@ use orrery_cost::contraction::{Contraction, Operand};
 use orrery_ir::infer::{Facts, node_place, with_ctx};
 use orrery_ir::op::space::broadcast_access;
 use orrery_ir::op::{Access, AxisKind, IterSpace, Work};
-use orrery_ir::{Attrs, Bindings, Def, Dim, Graph, NodeId, Op, Type, ValueId};
+use orrery_ir::{Attrs, Bindings, Def, Dim, Graph, Node, NodeId, Op, Type, ValueId};
 use orrery_numerics::{DType, Tensor};
 use orrery_program::memory::unbound;
 use orrery_program::{
@@ -181,22 +181,8 @@ impl<'a> Emitter<'a> {
                 outside.push((value, access, inner));
                 inputs.push(Some(inner));
             }
-            let made = node.outputs.iter().map(|v| v.map(|v| names.unique(&self.graph.values[v].name)));
-            let made = graph.add_node(
-                node.op,
-                node.name.clone(),
-                inputs,
-                made.collect(),
-                node.attrs.clone(),
-                node.bodies.clone(),
-            );
-            let made = graph.nodes[made].outputs.clone();
-            for (outer, inner) in node.outputs.iter().zip(made) {
-                if let (Some(outer), Some(inner)) = (*outer, inner) {
-                    graph.values[inner].ty = self.facts[outer].ty.clone();
-                    inside.insert(outer, inner);
-                }
-            }
+            let ty = |value: ValueId| self.facts[value].ty.clone();
+            copy_node(&mut graph, &mut names, (self.graph, node), inputs, ty, &mut inside);
         }
         let last = nodes.last().map(|n| &self.graph.nodes[*n]);
         let (mut results, mut writes) = (Vec::new(), Vec::new());
@@ -396,21 +382,33 @@ pub fn join(bodies: impl Iterator<Item = Graph>) -> Graph {
 fn append(graph: &mut Graph, names: &mut Names, from: &Graph, inside: &mut BTreeMap<ValueId, ValueId>) {
     for node in from.nodes.values() {
         let inputs = node.inputs.iter().map(|v| v.map(|v| inside[&v])).collect();
-        let made = node.outputs.iter().map(|v| v.map(|v| names.unique(&from.values[v].name)));
-        let made = graph.add_node(
-            node.op,
-            node.name.clone(),
-            inputs,
-            made.collect(),
-            node.attrs.clone(),
-            node.bodies.clone(),
-        );
-        let made = graph.nodes[made].outputs.clone();
-        for (old, new) in node.outputs.iter().zip(made) {
-            if let (Some(old), Some(new)) = (*old, new) {
-                graph.values[new].ty = from.values[old].ty.clone();
-                inside.insert(old, new);
-            }
+        copy_node(graph, names, (from, node), inputs, |value| from.values[value].ty.clone(), inside);
+    }
+}
+
+/// Appends one node of another graph with these inputs; its outputs have names of their own and the types that `ty` says.
+fn copy_node(
+    graph: &mut Graph,
+    names: &mut Names,
+    (from, node): (&Graph, &Node),
+    inputs: Vec<Option<ValueId>>,
+    ty: impl Fn(ValueId) -> Type,
+    inside: &mut BTreeMap<ValueId, ValueId>,
+) {
+    let made = node.outputs.iter().map(|v| v.map(|v| names.unique(&from.values[v].name)));
+    let made = graph.add_node(
+        node.op,
+        node.name.clone(),
+        inputs,
+        made.collect(),
+        node.attrs.clone(),
+        node.bodies.clone(),
+    );
+    let made = graph.nodes[made].outputs.clone();
+    for (old, new) in node.outputs.iter().zip(made) {
+        if let (Some(old), Some(new)) = (*old, new) {
+            graph.values[new].ty = ty(old);
+            inside.insert(old, new);
         }
     }
 }
