@@ -6,6 +6,7 @@
 //! and legalised, not fused.
 
 pub mod affine;
+pub mod backward;
 pub mod clean;
 pub mod fuse;
 pub mod legalise;
@@ -14,6 +15,7 @@ pub mod report;
 mod rewrite;
 
 pub use affine::fold_batch_norm;
+pub use backward::differentiate;
 pub use clean::clean;
 pub use fuse::fuse;
 pub use legalise::{Legalised, NarrowedWeight, Narrowing, PrecisionSpec, legalise, store_border};
