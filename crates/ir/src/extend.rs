@@ -85,10 +85,15 @@ impl Extend {
             return *value;
         }
         let wide = Tensor::from_vec(vec![], vec![number]);
-        let tensor = cast(&wide, dtype, Rounding::NearestEven, false).expect("numbers are cast to numeric types");
+        let tensor =
+            cast(&wide, dtype, Rounding::NearestEven, false).expect("numbers are cast to numeric types");
         let value = self.tensor(&format!("{number}.{dtype}"), tensor);
         self.scalars.insert(key, value);
         value
+    }
+    /// A constant scalar of the type of a value.
+    pub fn scalar_like(&mut self, value: ValueId, number: f64) -> ValueId {
+        self.scalar(self.dtype(value), number)
     }
     /// Applies an op with one output.
     ///
@@ -147,8 +152,7 @@ impl Extend {
         Ok(node)
     }
     fn unique(&mut self, name: &str) -> String {
-        let wanted =
-            if self.scope.is_empty() { name.to_owned() } else { format!("{}/{name}", self.scope) };
+        let wanted = if self.scope.is_empty() { name.to_owned() } else { format!("{}/{name}", self.scope) };
         let mut full = wanted.clone();
         loop {
             let count = self.taken.entry(full.clone()).or_insert(0);
@@ -161,6 +165,10 @@ impl Extend {
         }
     }
 
+    /// All that is known of the graph's values.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
     /// What is known of a value.
     pub fn fact(&self, value: ValueId) -> &Fact {
         &self.facts[value]
@@ -179,7 +187,9 @@ impl Extend {
         let known = shape.and_then(|shape| shape.iter().map(Dim::known).collect());
         known.ok_or_else(|| {
             let cause = format!("`{}` of type {} must have a shape of numbers here", found.name, found.ty);
-            Box::new(Diagnostic::error("open-shape", cause).help("bind the model's symbols, as in --dim seq=128"))
+            Box::new(
+                Diagnostic::error("open-shape", cause).help("bind the model's symbols, as in --dim seq=128"),
+            )
         })
     }
     /// Number of dimensions.
@@ -198,42 +208,35 @@ impl Extend {
         self.op(Op::Add, &[a, b], Attrs::new())
     }
     /// a - b.
-    #[allow(missing_docs, clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn sub(&mut self, a: ValueId, b: ValueId) -> Result<ValueId> {
         self.op(Op::Sub, &[a, b], Attrs::new())
     }
     /// a b, element by element.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn mul(&mut self, a: ValueId, b: ValueId) -> Result<ValueId> {
         self.op(Op::Mul, &[a, b], Attrs::new())
     }
     /// a / b.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn div(&mut self, a: ValueId, b: ValueId) -> Result<ValueId> {
         self.op(Op::Div, &[a, b], Attrs::new())
     }
     /// An op of one operand without attributes.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn unary(&mut self, op: Op, a: ValueId) -> Result<ValueId> {
         self.op(op, &[a], Attrs::new())
     }
     /// A number times a value.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn scale(&mut self, a: ValueId, by: f64) -> Result<ValueId> {
         if by == 1.0 {
             return Ok(a);
         }
-        let by = self.scalar(self.dtype(a), by);
+        let by = self.scalar_like(a, by);
         self.mul(a, by)
     }
     /// A value plus a number.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn plus(&mut self, a: ValueId, number: f64) -> Result<ValueId> {
-        let number = self.scalar(self.dtype(a), number);
+        let number = self.scalar_like(a, number);
         self.add(a, number)
     }
     /// The value in another type; itself where it has it.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn cast(&mut self, a: ValueId, dtype: DType) -> Result<ValueId> {
         if self.dtype(a) == dtype {
             return Ok(a);
@@ -241,12 +244,10 @@ impl Extend {
         self.op(Op::Cast, &[a], Attrs::new().with("to", dtype))
     }
     /// Matrix product over the last two dimensions.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn matmul(&mut self, a: ValueId, b: ValueId) -> Result<ValueId> {
         self.op(Op::MatMul, &[a, b], Attrs::new())
     }
     /// The dimensions in another order.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn transpose(&mut self, a: ValueId, order: &[i64]) -> Result<ValueId> {
         if order.iter().copied().eq(0..order.len() as i64) {
             return Ok(a);
@@ -254,7 +255,6 @@ impl Extend {
         self.op(Op::Transpose, &[a], Attrs::new().with("perm", order.to_vec()))
     }
     /// The last two dimensions exchanged.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn transpose_last(&mut self, a: ValueId) -> Result<ValueId> {
         let rank = self.rank(a)?;
         let mut order: Vec<i64> = (0..rank as i64).collect();
@@ -264,7 +264,6 @@ impl Extend {
         self.transpose(a, &order)
     }
     /// Another shape of as many elements.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn reshape(&mut self, a: ValueId, shape: &[i64]) -> Result<ValueId> {
         if self.shape(a)? == shape {
             return Ok(a);
@@ -274,13 +273,11 @@ impl Extend {
         self.op(Op::Reshape, &[a, shape], Attrs::new().with("allowzero", 1))
     }
     /// The shape of another value, which has as many elements.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn reshape_like(&mut self, a: ValueId, like: ValueId) -> Result<ValueId> {
         let shape = self.shape(like)?;
         self.reshape(a, &shape)
     }
     /// Broadcast to a shape.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn expand(&mut self, a: ValueId, shape: &[i64]) -> Result<ValueId> {
         if self.shape(a)? == shape {
             return Ok(a);
@@ -289,13 +286,11 @@ impl Extend {
         self.op(Op::Expand, &[a, shape], Attrs::new())
     }
     /// Zeros of a type and shape.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn zeros(&mut self, dtype: DType, shape: &[i64]) -> Result<ValueId> {
         let zero = self.scalar(dtype, 0.0);
         self.expand(zero, shape)
     }
     /// The sum over dimensions, which stay with extent 1 where `keep`.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn sum(&mut self, a: ValueId, axes: &[i64], keep: bool) -> Result<ValueId> {
         if axes.is_empty() {
             return Ok(a);
@@ -304,7 +299,6 @@ impl Extend {
         self.op(Op::ReduceSum, &[a, axes], Attrs::new().with("keepdims", i64::from(keep)))
     }
     /// The sum over whatever broadcasting from `shape` had repeated: the gradient of broadcasting.
-    #[allow(clippy::missing_errors_doc, reason = "as for `add`")]
     pub fn sum_to(&mut self, a: ValueId, shape: &[i64]) -> Result<ValueId> {
         let from = self.shape(a)?;
         if from == shape {

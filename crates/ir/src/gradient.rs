@@ -5,7 +5,8 @@
 //! that nobody [wants](Backward::wants). Gradients have the type and shape of what they are the gradient of.
 
 use crate::extend::Extend;
-use crate::infer::node_place;
+use crate::infer::{node_place, with_ctx};
+use crate::op::Ctx;
 use crate::{Attrs, Node, NodeId, ValueId};
 use orrery_base::{Diagnostic, Result};
 use std::ops::{Deref, DerefMut};
@@ -87,6 +88,17 @@ impl<'a> Backward<'a> {
         let summed = self.graph.sum_to(gradient, &shape)?;
         self.give(i, summed);
         Ok(())
+    }
+    /// Asks the node's type rule, or a part of it.
+    pub fn ask<T>(&self, ask: impl FnOnce(&Ctx<'_>) -> T) -> T {
+        with_ctx(self.graph.graph(), self.graph.facts(), self.id, ask)
+    }
+    /// Result of a part of the type rule.
+    ///
+    /// # Errors
+    /// `gradient` with what it says.
+    pub fn known<T>(&self, ask: impl FnOnce(&Ctx<'_>) -> std::result::Result<T, String>) -> Result<T> {
+        self.ask(ask).map_err(|cause| self.fails(cause))
     }
     /// A diagnostic at the node.
     pub fn fails(&self, cause: String) -> Box<Diagnostic> {

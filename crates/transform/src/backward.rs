@@ -99,6 +99,11 @@ fn total(graph: &mut Extend, parts: &[ValueId]) -> Result<Option<ValueId>> {
 
 fn no_rule(graph: &Extend, id: NodeId) -> Diagnostic {
     let op = graph.graph().nodes[id].op;
-    at_node(graph.graph(), id, "no-gradient", format!("{op} has no gradient rule, and the loss depends on it"))
-        .help("keep what is before it fixed, or replace it by ops that can be differentiated")
+    at_node(
+        graph.graph(),
+        id,
+        "no-gradient",
+        format!("{op} has no gradient rule, and the loss depends on it"),
+    )
+    .help("keep what is before it fixed, or replace it by ops that can be differentiated")
 }
