@@ -37,6 +37,7 @@ families!(
     matrix,
     movement,
     normalization,
+    optimizer,
     pooling,
     quantization,
     random,
@@ -114,6 +115,8 @@ ops! {
     NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss
     // training
     Adam Adagrad Momentum
+    // optimizer
+    SgdStep AdamStep AdamaxStep RmsPropStep LambDirection
     // strings
     StringNormalizer StringConcat StringSplit RegexFullMatch TfIdfVectorizer LabelEncoder ArrayFeatureExtractor Binarizer
 }
