@@ -76,24 +76,14 @@ pub(super) fn attach(
     outputs: &[ValueId],
     names: &[String],
 ) -> Result<Attached> {
-    let at = match &spec.output {
-        None => 0,
-        Some(name) => names.iter().position(|n| n == name).ok_or_else(|| {
-            let cause = format!("the model has no output called `{name}`");
-            Box::new(Diagnostic::error("loss-output", cause).help(format!("outputs: {}", names.join(", "))))
-        })?,
-    };
-    let Some(&output) = outputs.get(at) else {
-        return Diagnostic::error("loss-output", "the model has no output").err();
-    };
-    let mut notes = Vec::new();
-    let scores = before(graph, spec.kind, output, &mut notes);
+    let output = named(spec, outputs, names)?;
+    let (scores, notes) = before(graph, spec.kind, output);
     graph.set_scope("loss");
     let shape = graph.shape(scores)?;
     let (loss, labels) = match spec.kind {
         Loss::Output if shape.iter().product::<i64>() == 1 => (graph.reshape(scores, &[])?, None),
         Loss::Output => {
-            let cause = format!("`{}` of shape {shape:?} is no loss: it must be one number", names[at]);
+            let cause = format!("an output of shape {shape:?} is no loss: it must be one number");
             return Diagnostic::error("loss-output", cause).help("name the loss, as in --loss mse").err();
         }
         Loss::CrossEntropy => cross_entropy(graph, scores, &shape)?,
@@ -108,9 +98,33 @@ pub(super) fn attach(
     Ok(Attached { loss, labels, notes })
 }
 
+/// What the loss is taken of: an output, or what goes into the softmax or sigmoid that makes it.
+pub(super) fn scores(
+    graph: &Extend,
+    spec: &LossSpec,
+    outputs: &[ValueId],
+    names: &[String],
+) -> Result<ValueId> {
+    Ok(before(graph, spec.kind, named(spec, outputs, names)?).0)
+}
+
+fn named(spec: &LossSpec, outputs: &[ValueId], names: &[String]) -> Result<ValueId> {
+    let at = match &spec.output {
+        None => 0,
+        Some(name) => names.iter().position(|n| n == name).ok_or_else(|| {
+            let cause = format!("the model has no output called `{name}`");
+            Box::new(Diagnostic::error("loss-output", cause).help(format!("outputs: {}", names.join(", "))))
+        })?,
+    };
+    match outputs.get(at) {
+        Some(output) => Ok(*output),
+        None => Diagnostic::error("loss-output", "the model has no output").err(),
+    }
+}
+
 /// What a softmax or sigmoid at the end of the model is made of, where the loss has it inside.
-fn before(graph: &Extend, kind: Loss, output: ValueId, notes: &mut Vec<Diagnostic>) -> ValueId {
-    let Def::Node(maker, 0) = graph.graph().values[output].def else { return output };
+fn before(graph: &Extend, kind: Loss, output: ValueId) -> (ValueId, Vec<Diagnostic>) {
+    let Def::Node(maker, 0) = graph.graph().values[output].def else { return (output, Vec::new()) };
     let node = &graph.graph().nodes[maker];
     let inside = matches!(
         (kind, node.op),
@@ -123,10 +137,9 @@ fn before(graph: &Extend, kind: Loss, output: ValueId, notes: &mut Vec<Diagnosti
                 kind.name(),
                 node.op
             );
-            notes.push(Diagnostic::note("loss-inside", cause));
-            input
+            (input, vec![Diagnostic::note("loss-inside", cause)])
         }
-        None => output,
+        None => (output, Vec::new()),
     }
 }
 

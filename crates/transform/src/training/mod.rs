@@ -9,10 +9,12 @@
 //! 3. the result is brought to the machine's formats: parameters are cast where they are read, gradients cast back;
 //! 4. the update is added in binary32: unscaling, clipping, optimizer.
 
+mod evaluation;
 mod loss;
 mod optimizer;
 mod parameters;
 
+pub use evaluation::{Evaluation, evaluation};
 pub use loss::{Loss, LossSpec};
 pub use optimizer::Optimizer;
 
