@@ -19,6 +19,6 @@ pub mod weights;
 pub use attrs::{Attr, AttrKind, Attrs};
 pub use builder::Builder;
 pub use dim::{Bindings, Dim};
-pub use graph::{Def, Graph, Node, NodeId, Value, ValueId, Weight};
+pub use graph::{Def, Graph, Node, NodeId, State, Value, ValueId, Weight};
 pub use op::{Op, OpDef};
 pub use types::{TensorType, Type};
