@@ -120,7 +120,8 @@ fn states(graph: &Graph) -> Result<()> {
         };
         let name = &graph.values[*input].name;
         if state.output >= graph.outputs.len() {
-            return invalid(10, format!("output {} becomes `{name}`, but does not exist", state.output)).err();
+            return invalid(10, format!("output {} becomes `{name}`, but does not exist", state.output))
+                .err();
         }
         if !inputs.insert(state.input) {
             return invalid(10, format!("two outputs become `{name}`")).err();

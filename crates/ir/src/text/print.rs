@@ -107,7 +107,8 @@ impl Printer<'_> {
     }
     fn state(&self, f: &mut fmt::Formatter<'_>, state: &State) -> fmt::Result {
         let input = self.graph.inputs.get(state.input).copied();
-        let name = input.map_or_else(|| format!("%{:?}", format!("input {}", state.input)), |id| self.name(id));
+        let name =
+            input.map_or_else(|| format!("%{:?}", format!("input {}", state.input)), |id| self.name(id));
         let ty = input.and_then(|id| self.graph.values.get(id)).map_or(&Type::Unknown, |value| &value.ty);
         write!(f, " becomes {name} = {}", weight_text(&state.initial, ty))
     }
