@@ -22,7 +22,7 @@ use crate::backward::differentiate;
 use crate::legalise::{PrecisionSpec, legalise};
 use crate::{Options, Prepared, Report, Weights, prepare};
 use orrery_base::{Diagnostic, Result};
-use orrery_ir::{Extend, Graph, Op, Type, ValueId, Weight};
+use orrery_ir::{Extend, Graph, Op, State, Type, ValueId, Weight};
 use orrery_numerics::DType;
 
 /// What a training step is to do.
@@ -258,6 +258,10 @@ pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weigh
     }
     graph.outputs = outputs.iter().map(|(_, v)| *v).collect();
     graph.output_names = outputs.into_iter().map(|(name, _)| name).collect();
+    graph.states = states
+        .iter()
+        .map(|slot| State { input: slot.input, output: slot.output, initial: slot.initial.clone() })
+        .collect();
     crate::check(&graph)?;
     Ok(Step {
         graph,
