@@ -81,7 +81,8 @@ ops! {
     ArgMax ArgMin CumSum CumProd Softmax LogSoftmax Hardmax SoftmaxGrad
     // normalization
     BatchNormalization InstanceNormalization LayerNormalization GroupNormalization RMSNormalization LpNormalization LRN
-    MeanVarianceNormalization
+    MeanVarianceNormalization LayerNormalizationGrad LayerNormalizationScaleGrad RMSNormalizationGrad
+    RMSNormalizationScaleGrad ChannelMoments
     // matrix
     MatMul Gemm MatMulInteger QLinearMatMul Einsum Det GatherMatMul GatherMatMulGrad
     // convolution
