@@ -88,7 +88,7 @@ ops! {
     // convolution
     Conv ConvTranspose ConvInteger QLinearConv DeformConv
     // attention
-    Attention RotaryEmbedding
+    Attention RotaryEmbedding AttentionGrad
     // pooling
     MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool MaxUnpool MaxRoiPool RoiAlign
     // movement
@@ -113,7 +113,7 @@ ops! {
     // signal
     DFT STFT HannWindow HammingWindow BlackmanWindow MelWeightMatrix
     // loss
-    NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss
+    NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss SoftmaxCrossEntropyGrad
     // training
     Adam Adagrad Momentum
     // strings
