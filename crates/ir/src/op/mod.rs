@@ -82,13 +82,14 @@ ops! {
     ArgMax ArgMin CumSum CumProd Softmax LogSoftmax Hardmax SoftmaxGrad
     // normalization
     BatchNormalization InstanceNormalization LayerNormalization GroupNormalization RMSNormalization LpNormalization LRN
-    MeanVarianceNormalization
+    MeanVarianceNormalization LayerNormalizationGrad LayerNormalizationScaleGrad RMSNormalizationGrad
+    RMSNormalizationScaleGrad ChannelMoments
     // matrix
     MatMul Gemm MatMulInteger QLinearMatMul Einsum Det GatherMatMul GatherMatMulGrad
     // convolution
     Conv ConvTranspose ConvInteger QLinearConv DeformConv
     // attention
-    Attention RotaryEmbedding
+    Attention RotaryEmbedding AttentionGrad
     // pooling
     MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool MaxUnpool MaxRoiPool RoiAlign
     // movement
@@ -113,7 +114,7 @@ ops! {
     // signal
     DFT STFT HannWindow HammingWindow BlackmanWindow MelWeightMatrix
     // loss
-    NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss
+    NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss SoftmaxCrossEntropyGrad
     // training
     Adam Adagrad Momentum
     // optimizer
