@@ -87,11 +87,12 @@ ops! {
     // matrix
     MatMul Gemm MatMulInteger QLinearMatMul Einsum Det GatherMatMul GatherMatMulGrad
     // convolution
-    Conv ConvTranspose ConvInteger QLinearConv DeformConv
+    Conv ConvTranspose ConvInteger QLinearConv DeformConv ConvWeightGrad
     // attention
     Attention RotaryEmbedding AttentionGrad
     // pooling
     MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool MaxUnpool MaxRoiPool RoiAlign
+    MaxPoolGrad AveragePoolGrad
     // movement
     Shape Size Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Expand Tile Pad DepthToSpace SpaceToDepth
     ConstantOfShape Range EyeLike Trilu ReverseSequence CenterCropPad

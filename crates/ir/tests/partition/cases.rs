@@ -239,6 +239,18 @@ fn convolutions() -> Vec<Case> {
             .attr("output_padding", vec![1, 1]),
         on(Op::ConvTranspose, &[&[2, 4, 5], &[4, 3, 2]]).attr("group", 2),
         on(Op::ConvTranspose, &[&[2, 3, 4, 5], &[3, 5, 2, 3], &[5]]).attr("strides", vec![2, 3]),
+        on(Op::ConvWeightGrad, &[&[2, 3, 7, 8], &[2, 4, 3, 8]])
+            .attr("kernel_shape", vec![3, 2])
+            .attr("pads", pads())
+            .attr("strides", vec![2, 1])
+            .attr("dilations", vec![1, 2]),
+        on(Op::ConvWeightGrad, &[&[3, 4, 9], &[3, 6, 4]])
+            .attr("kernel_shape", vec![3])
+            .attr("strides", vec![2]),
+        on(Op::ConvWeightGrad, &[&[2, 6, 5, 5], &[2, 9, 5, 4]])
+            .attr("kernel_shape", vec![3, 3])
+            .attr("group_channels", 2)
+            .attr("pads", vec![1; 4]),
         on_tensors(Op::ConvInteger, vec![bytes(&[1, 3, 6, 6]), bytes(&[4, 3, 3, 3])])
             .with(Tensor::scalar(5_u8))
             .with(Tensor::from_vec(vec![4], vec![1_u8, 2, 3, 4]))
@@ -306,6 +318,12 @@ fn pooling() -> Vec<Case> {
         pooled(Op::AveragePool).attr("pads", vec![1, 0, 2, 1]).attr("count_include_pad", 1),
         pooled(Op::AveragePool).attr("ceil_mode", 1),
         pooled(Op::LpPool).attr("pads", vec![1, 0, 2, 1]).attr("p", 3),
+        pooled(Op::MaxPoolGrad).with(floats(&[2, 3, 4, 8])).attr("pads", vec![1, 0, 2, 1]),
+        on(Op::AveragePoolGrad, &[&[2, 3, 4, 9]])
+            .attr("kernel_shape", vec![3, 2])
+            .attr("strides", vec![2, 1])
+            .attr("pads", vec![1, 0, 2, 1])
+            .attr("extents", vec![7, 9]),
         on(Op::GlobalAveragePool, &[&[2, 3, 4, 5]]),
         on(Op::GlobalMaxPool, &[&[2, 3, 4, 5]]),
         on(Op::GlobalLpPool, &[&[2, 3, 4]]),
