@@ -6,17 +6,22 @@
 use super::super::elements::{Float, Loops, by_float, strides};
 use super::super::space::{parallel, reduced};
 use super::super::{
-    Access, Class, Combine, Ctx, Datum, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work, rules,
+    Access, Class, Combine, Ctx, Datum, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work, opt, rules,
 };
 use crate::extend::Extend;
 use crate::gradient::Backward;
-use crate::{Attrs, Dim, ValueId};
+use crate::{AttrKind, Attrs, Dim, ValueId};
 use orrery_base::Result;
 use orrery_numerics::DType;
 
 pub(super) const CHANNEL_MOMENTS: OpDef = OpDef {
     inputs: &[Port::One("X"), Port::One("shift"), Port::Optional("dY")],
     outputs: &[Port::One("sum"), Port::One("product")],
+    attrs: &[opt(
+        "count",
+        AttrKind::Int,
+        "What sums are divided by: the number of a channel's elements makes means of them; 1.",
+    )],
     class: Class::Rounding,
     infer,
     // Distance, sum, product, sum.
@@ -86,7 +91,9 @@ fn eval(ctx: &EvalCtx<'_>) -> std::result::Result<Vec<Datum>, String> {
             sums[0][c as usize] += other;
             sums[1][c as usize] += other * distance;
         });
-        sums.into_iter().map(|sum| T::tensor(dtype, channels.clone(), sum).into()).collect()
+        let count = T::from_f64(ctx.attrs().int_or("count", 1) as f64);
+        let share = |sum: Vec<T>| sum.into_iter().map(|s| s / count).collect();
+        sums.into_iter().map(|sum| T::tensor(dtype, channels.clone(), share(sum)).into()).collect()
     }))
 }
 
@@ -100,27 +107,28 @@ pub(super) fn spread(graph: &mut Extend, value: ValueId, x: ValueId) -> Result<V
     graph.reshape(value, &shape)
 }
 
-/// D = X - shift: the sums of D and D² pass on dS and 2 D dQ.
+/// With D = X - shift, the sums S of D and Q of D² pass on dS and 2 D dQ.
 fn gradient(b: &mut Backward<'_>) -> Result<()> {
     if b.given(2).is_some() {
         return Err(b.fails("there is no gradient rule for the sums of a gradient".into()));
     }
-    let (x, shift) = (b.x(0)?, b.x(1)?);
+    let (x, shift, sum) = (b.x(0)?, b.x(1)?, b.y(0)?);
     let shape = b.shape(x)?;
-    let count = shape.iter().product::<i64>() / shape[1].max(1);
-    let sums = b.y(0)?;
+    let share = 1.0 / b.attrs().int_or("count", 1) as f64;
+    let elements = shape.iter().product::<i64>() / shape[1].max(1);
     let (mut to_x, mut to_shift) = (Vec::new(), Vec::new());
     if let Some(ds) = b.dy(0) {
-        to_x.push(spread(b, ds, x)?);
-        to_shift.push(b.scale(ds, -count as f64)?);
+        let each = b.scale(ds, share)?;
+        to_shift.push(b.scale(each, -elements as f64)?);
+        to_x.push(spread(b, each, x)?);
     }
     if let Some(dq) = b.dy(1) {
-        let twice = b.scale(dq, 2.0)?;
-        let (near, each) = (spread(b, shift, x)?, spread(b, twice, x)?);
+        let all = b.mul(sum, dq)?;
+        to_shift.push(b.scale(all, -2.0)?);
+        let each = b.scale(dq, 2.0 * share)?;
+        let (near, each) = (spread(b, shift, x)?, spread(b, each, x)?);
         let distance = b.sub(x, near)?;
         to_x.push(b.mul(distance, each)?);
-        let product = b.mul(sums, twice)?;
-        to_shift.push(b.scale(product, -1.0)?);
     }
     if b.wants(0) {
         let dx = b.op(Op::Sum, &to_x, Attrs::new())?;
@@ -144,14 +152,13 @@ fn gradient(b: &mut Backward<'_>) -> Result<()> {
 pub fn batch_moments(graph: &mut Extend, x: ValueId, shift: ValueId) -> Result<[ValueId; 2]> {
     let shape = graph.shape(x)?;
     let count = shape.iter().product::<i64>() / shape.get(1).copied().unwrap_or(1).max(1);
-    let share = 1.0 / count.max(1) as f64;
     let dtype = wide(graph.dtype(x));
     let shift = graph.cast(shift, dtype)?;
-    let sums = graph.ops(Op::ChannelMoments, &[Some(x), Some(shift)], Attrs::new(), 2)?;
-    let distance = graph.scale(sums[0], share)?;
+    let attrs = Attrs::new().with("count", count.max(1));
+    let means = graph.ops(Op::ChannelMoments, &[Some(x), Some(shift)], attrs, 2)?;
+    let (distance, around) = (means[0], means[1]);
     let mean = graph.add(shift, distance)?;
     let square = graph.mul(distance, distance)?;
-    let around = graph.scale(sums[1], share)?;
     let variance = graph.sub(around, square)?;
     // Rounding may leave it below zero.
     let variance = graph.unary(Op::Relu, variance)?;
