@@ -94,8 +94,7 @@ fn eval(ctx: &EvalCtx<'_>) -> std::result::Result<Vec<Datum>, String> {
                 sums[out[1] + c as usize] += other * distance;
             });
             let count = T::from_f64(ctx.attrs().int_or("count", 1) as f64);
-            sums.iter_mut().for_each(|sum| *sum = *sum / count);
-            T::tensor(dtype, out, sums)
+            T::tensor(dtype, out, sums.into_iter().map(|sum| sum / count).collect())
         })
         .into(),
     ])
