@@ -7,6 +7,7 @@
 
 pub mod affine;
 pub mod backward;
+pub mod batch;
 pub mod clean;
 pub mod fuse;
 pub mod legalise;
@@ -17,6 +18,7 @@ pub mod training;
 
 pub use affine::fold_batch_norm;
 pub use backward::differentiate;
+pub use batch::spread_batch_norm;
 pub use clean::clean;
 pub use fuse::fuse;
 pub use legalise::{Legalised, NarrowedWeight, Narrowing, PrecisionSpec, legalise, store_border};
