@@ -97,11 +97,11 @@ ops! {
     // indexing
     Gather GatherElements GatherND ScatterElements ScatterND OneHot NonZero TopK Unique Compress NonMaxSuppression TensorScatter
     // resampling
-    Resize GridSample AffineGrid Col2Im
+    Resize ResizeGrad GridSample AffineGrid Col2Im
     // quantization
     QuantizeLinear DequantizeLinear DynamicQuantizeLinear
     // recurrent
-    RNN GRU LSTM
+    RNN GRU LSTM RNNGrad GRUGrad LSTMGrad
     // control
     If Loop Scan
     // sequence
