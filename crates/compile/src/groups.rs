@@ -90,7 +90,10 @@ pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>) -> Result<Vec<Gro
         {
             let [Some(output)] = graph.nodes[last].outputs[..] else { break };
             let Some(next) = sole_user[output.index()] else { break };
-            if taken[next.index()] || !follows(graph, facts, output, next) {
+            if taken[next.index()]
+                || !follows(graph, facts, output, next)
+                || changes_state(graph, &group, next)
+            {
                 break;
             }
             check(graph, facts, next)?;
@@ -130,12 +133,21 @@ fn follows(graph: &Graph, facts: &Facts, input: ValueId, next: NodeId) -> bool {
     with_ctx(graph, facts, next, |ctx| (node.op.def().space)(ctx)).is_some_and(|space| is_elementwise(&space))
 }
 
-/// True where every axis is parallel and every operand follows the output's dimensions one to one.
+/// True where `next` would make a state's new value in a step that is no element-wise one: changing states is a step of its
+/// own, which need not be where the gradients are made.
+fn changes_state(graph: &Graph, group: &Group, next: NodeId) -> bool {
+    let left = graph.states.iter().map(|state| graph.outputs[state.output]);
+    let elementwise = group.space.as_ref().is_some_and(is_elementwise);
+    !elementwise && left.into_iter().any(|value| graph.nodes[next].outputs.contains(&Some(value)))
+}
+
+/// True where every axis is parallel and every operand follows the dimensions of the outputs one to one.
 pub fn is_elementwise(space: &IterSpace) -> bool {
-    let [output] = &space.outputs[..] else { return false };
+    let Some(output) = space.outputs.first() else { return false };
     space.axes.iter().all(|a| a.kind == AxisKind::Parallel)
         && output.len() == space.axes.len()
         && output.iter().enumerate().all(|(d, a)| *a == Access::along(d))
+        && space.outputs.iter().all(|other| other == output)
         && space.inputs.iter().all(|dims| {
             let lead = output.len() - dims.len().min(output.len());
             dims.iter().enumerate().all(|(d, a)| *a == Access::Whole || *a == Access::along(lead + d))

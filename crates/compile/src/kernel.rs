@@ -3,17 +3,20 @@
 use crate::groups::{Group, GroupKind};
 use crate::lower::{Emitter, fill, grid, reads, reduction_body, retype_output};
 use crate::needed::needed;
-use crate::{Compiled, Fidelity, Options, states};
+use crate::states::{Kept, Way, growing, in_place};
+use crate::{Compiled, Fidelity, Options};
 use orrery_base::Result;
 use orrery_cost::contraction::SPLIT;
 use orrery_cost::{Measure, Role, Target, kernel};
 use orrery_ir::infer::Facts;
 use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};
-use orrery_ir::{Bindings, Dim, Graph, Op, ValueId};
+use orrery_ir::{Bindings, Dim, Graph, Op, State, ValueId};
 use orrery_machine::{KernelMachine, Losses};
 use orrery_numerics::DType;
 use orrery_program::memory::unbound;
-use orrery_program::{Buffer, BufferClass, BufferId, Cut, Cutting, Growth, Layout, MemoryId, Step, StepKind};
+use orrery_program::{
+    Buffer, BufferClass, BufferId, Cut, Cutting, Growth, Layout, MemoryId, Step, StepKind, Unit,
+};
 use std::collections::BTreeMap;
 
 /// Compiles groups for a machine with a queue of kernels.
@@ -31,7 +34,7 @@ pub fn compile(
     let mut emitter = Emitter::new(graph, facts, target, options);
     let host = emitter.memory("host", 1, u64::MAX, 0);
     let device = emitter.memory("device", 1, machine.hbm_bytes, machine.hbm_reserved_bytes);
-    let (nominal, states) = (options.nominal(), states::growing(graph));
+    let (nominal, states) = (options.nominal(), growing(graph));
     let mut lowering = Lowering { emitter, device, machine, nominal, states };
     for &value in &graph.inputs {
         lowering.host_input(value, host);
@@ -44,10 +47,21 @@ pub fn compile(
             GroupKind::Compute => lowering.compute(group)?,
         }
     }
-    for (i, &value) in graph.outputs.iter().enumerate() {
-        lowering.host_output(value, graph.output_name(i), host)?;
+    let way: Way<'_> = &|_, _| (StepKind::Exchange, Unit::Device);
+    let mut kept = Vec::new();
+    for state in &graph.states {
+        kept.push(lowering.kept(state)?);
     }
-    let Emitter { program, nodes, .. } = lowering.emitter;
+    lowering.emitter.set_aside(&mut kept, way);
+    for (i, &value) in graph.outputs.iter().enumerate() {
+        if !lowering.emitter.stays(i) {
+            lowering.host_output(value, graph.output_name(i), host)?;
+        }
+    }
+    lowering.emitter.keep(kept, way);
+    lowering.emitter.list_inputs();
+    let Emitter { mut program, nodes, .. } = lowering.emitter;
+    in_place(&mut program);
     Ok(Compiled { program: needed(program), nodes, notes: Vec::new() })
 }
 
@@ -66,14 +80,13 @@ impl Lowering<'_> {
     }
     fn host_input(&mut self, value: ValueId, host: MemoryId) {
         let layout = Layout::whole(self.whole(value).len(), 0);
-        if self.states.values().any(|past| *past == value) {
-            let state = self.emitter.buffer(value, "", BufferClass::State, self.device, layout);
-            self.emitter.program.inputs.push(state);
+        if self.emitter.is_state(value) || self.states.values().any(|past| *past == value) {
+            let state = self.emitter.state(value, self.device, layout);
             self.emitter.buffer_of.insert(value, state);
             return;
         }
         let from = self.emitter.buffer(value, "@host", BufferClass::Input, host, layout.clone());
-        self.emitter.program.inputs.push(from);
+        self.emitter.given.insert(value, from);
         let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.device, layout);
         let mut step = self.emitter.step(
             format!("{} to device", self.emitter.name_of(value)),
@@ -103,6 +116,12 @@ impl Lowering<'_> {
         self.emitter.push(step);
         self.emitter.program.outputs.push((name.to_owned(), to));
         Ok(())
+    }
+    /// A state's new value, which stays.
+    fn kept(&mut self, state: &State) -> Result<Kept> {
+        let (input, value) = self.emitter.ends(state);
+        let (from, to) = (self.operand(value)?, self.emitter.given[&input]);
+        Ok(Kept { name: self.emitter.name_of(input), from, moved: None, to })
     }
     fn operand(&mut self, value: ValueId) -> Result<BufferId> {
         let layout = Layout::whole(self.whole(value).len(), 0);

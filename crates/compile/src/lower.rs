@@ -32,6 +32,8 @@ pub struct Emitter<'a> {
     pub program: Program,
     /// The buffer of each value that has one.
     pub buffer_of: BTreeMap<ValueId, BufferId>,
+    /// The buffers of the graph's inputs: where the host gives them, or where a state lives.
+    pub given: BTreeMap<ValueId, BufferId>,
     /// Nodes mapped so far.
     pub nodes: Vec<(String, Fidelity)>,
     /// The step that wrote each buffer.
@@ -77,6 +79,7 @@ impl<'a> Emitter<'a> {
                 grows: Vec::new(),
             },
             buffer_of: BTreeMap::new(),
+            given: BTreeMap::new(),
             nodes: Vec::new(),
             writer: BTreeMap::new(),
             rounding: if options.stochastic_rounding {
@@ -314,6 +317,7 @@ impl<'a> Emitter<'a> {
     pub fn push(&mut self, mut step: Step) -> StepId {
         if step.unit == Unit::Streaming
             && let Some((last, _)) = self.program.steps.iter().rfind(|(_, s)| s.unit == Unit::Device)
+            && !step.after.contains(&last)
         {
             step.after.push(last);
         }

@@ -6,13 +6,14 @@
 use crate::groups::{Group, GroupKind};
 use crate::lower::{Emitter, fill, grid, join, reads};
 use crate::needed::needed;
+use crate::states::{Kept, Way, in_place};
 use crate::{Compiled, Fidelity, Options};
 use orrery_base::Result;
 use orrery_cost::{Role, Target};
 use orrery_ir::infer::Facts;
 use orrery_ir::op::{Access, Engine};
 use orrery_ir::{Bindings, Graph, ValueId};
-use orrery_program::{BufferClass, BufferId, Cutting, Layout, Memory, MemoryId, StepKind};
+use orrery_program::{BufferClass, BufferId, Cutting, Layout, Memory, MemoryId, StepKind, Unit};
 use std::collections::BTreeMap;
 
 /// Where groups find their values, and how wide a block of outputs a matrix unit makes.
@@ -62,8 +63,10 @@ pub(crate) fn emit(
             GroupKind::Compute => lowering.compute(group)?,
         }
     }
-    lowering.host_outputs()?;
-    let Emitter { program, nodes, .. } = lowering.emitter;
+    lowering.outputs()?;
+    lowering.emitter.list_inputs();
+    let Emitter { mut program, nodes, .. } = lowering.emitter;
+    in_place(&mut program);
     Ok(Compiled { program: needed(program), nodes, notes: Vec::new() })
 }
 
@@ -115,8 +118,15 @@ impl Lowering<'_> {
     fn host_inputs(&mut self, first_use: &BTreeMap<ValueId, usize>) {
         let (mut values, mut from, mut to) = (Vec::new(), Vec::new(), Vec::new());
         for &value in &self.emitter.graph.inputs {
+            if self.emitter.is_state(value) {
+                let at = first_use.get(&value).copied().unwrap_or(0);
+                let layout = Layout::whole(self.whole(value).len(), 0);
+                let state = self.emitter.state(value, self.memories[at], layout);
+                self.emitter.buffer_of.insert(value, state);
+                continue;
+            }
             let given = self.make(value, "@host", BufferClass::Input, self.host);
-            self.emitter.program.inputs.push(given);
+            self.emitter.given.insert(value, given);
             if let Some(&at) = first_use.get(&value) {
                 let made = self.make(value, "", BufferClass::Scratch, self.memories[at]);
                 self.emitter.buffer_of.insert(value, made);
@@ -129,22 +139,38 @@ impl Lowering<'_> {
             self.pass("inputs to device".to_owned(), StepKind::Host, &values, &from, &to);
         }
     }
-    /// All outputs in one transfer.
-    fn host_outputs(&mut self) -> Result<()> {
-        let values = &self.emitter.graph.outputs.clone()[..];
-        let (mut from, mut to) = (Vec::new(), Vec::new());
-        for (i, &value) in values.iter().enumerate() {
-            from.push(match self.emitter.buffer_of.get(&value) {
-                Some(&buffer) => buffer,
-                None => self.operand(value)?,
-            });
+    /// The buffer of a value where it was made.
+    fn made(&mut self, value: ValueId) -> Result<BufferId> {
+        match self.emitter.buffer_of.get(&value) {
+            Some(&buffer) => Ok(buffer),
+            None => self.operand(value),
+        }
+    }
+    /// All outputs in one transfer, but for new values of states, which stay.
+    fn outputs(&mut self) -> Result<()> {
+        let way: Way<'_> = &|_, _| (StepKind::Exchange, Unit::Device);
+        let (graph, mut kept) = (self.emitter.graph, Vec::new());
+        for state in &graph.states {
+            let (input, value) = self.emitter.ends(state);
+            let (from, to) = (self.made(value)?, self.emitter.given[&input]);
+            kept.push(Kept { name: self.emitter.name_of(input), from, moved: None, to });
+        }
+        self.emitter.set_aside(&mut kept, way);
+        let (mut values, mut from, mut to) = (Vec::new(), Vec::new(), Vec::new());
+        for (i, &value) in graph.outputs.iter().enumerate() {
+            if self.emitter.stays(i) {
+                continue;
+            }
+            from.push(self.made(value)?);
             let made = self.make(value, &format!("@host.{i}"), BufferClass::Scratch, self.host);
-            self.emitter.program.outputs.push((self.emitter.graph.output_name(i).to_owned(), made));
+            self.emitter.program.outputs.push((graph.output_name(i).to_owned(), made));
             to.push(made);
+            values.push(value);
         }
         if !values.is_empty() {
-            self.pass("outputs to host".to_owned(), StepKind::Host, values, &from, &to);
+            self.pass("outputs to host".to_owned(), StepKind::Host, &values, &from, &to);
         }
+        self.emitter.keep(kept, way);
         Ok(())
     }
     /// The buffer of a value in the memory that steps are emitted for. Parameters are in every memory that uses them;

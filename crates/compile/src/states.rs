@@ -1,7 +1,206 @@
-//! States that a run lengthens: keys and values of the tokens before.
+//! What lives from run to run: states that a run changes, and states that it lengthens.
+//!
+//! A state has one buffer, which the run before has left. Its new value is made like any other, and copied there after the
+//! last step that reads the old one; [`in_place`] then lets the step that makes it write there at once, where that is safe.
 
-use orrery_ir::{Def, Graph, NodeId, Op, ValueId};
+use crate::lower::{Emitter, fill, reads};
+use orrery_base::index::Id;
+use orrery_ir::op::Access;
+use orrery_ir::{Def, Graph, NodeId, Op, State, ValueId};
+use orrery_program::{
+    Buffer, BufferClass, BufferId, Layout, MemoryId, Program, Step, StepId, StepKind, Unit, Write, WriteMode,
+};
 use std::collections::BTreeMap;
+
+/// A state's new value, and where it goes.
+pub(crate) struct Kept {
+    /// The user's name for it.
+    pub(crate) name: String,
+    /// Where it is.
+    pub(crate) from: BufferId,
+    /// How it is moved, where it is not copied as it is.
+    pub(crate) moved: Option<Graph>,
+    /// The state.
+    pub(crate) to: BufferId,
+}
+
+/// How and by which unit a value goes from a memory to another, or within one.
+pub(crate) type Way<'a> = &'a dyn Fn(MemoryId, MemoryId) -> (StepKind, Unit);
+
+impl Emitter<'_> {
+    /// True for the input of a state.
+    pub(crate) fn is_state(&self, value: ValueId) -> bool {
+        self.graph.state_of_input(value).is_some()
+    }
+    /// The buffer of a state; made in this place where it has none yet.
+    pub(crate) fn state(&mut self, value: ValueId, home: MemoryId, layout: Layout) -> BufferId {
+        if let Some(&there) = self.given.get(&value) {
+            return there;
+        }
+        let made = self.buffer(value, "", BufferClass::State, home, layout);
+        self.given.insert(value, made);
+        made
+    }
+    /// The buffer of a state, where it has one already.
+    pub(crate) fn given_state(&self, value: ValueId) -> Option<BufferId> {
+        self.given.get(&value).copied().filter(|_| self.is_state(value))
+    }
+    /// The input of a state, and the output that becomes it.
+    pub(crate) fn ends(&self, state: &State) -> (ValueId, ValueId) {
+        (self.graph.inputs[state.input], self.graph.outputs[state.output])
+    }
+    /// True for an output, by its position, that a state keeps; it is listed as an output of the program then.
+    pub(crate) fn stays(&mut self, output: usize) -> bool {
+        let Some(state) = self.graph.state_of_output(output) else { return false };
+        let buffer = self.given[&self.graph.inputs[state.input]];
+        self.program.outputs.push((self.graph.output_name(output).to_owned(), buffer));
+        true
+    }
+    /// Copies what becomes of one state another, or the same moved, before any state changes. `way` says how and by which
+    /// unit from a memory to another, or within one.
+    pub(crate) fn set_aside(&mut self, kept: &mut [Kept], way: Way<'_>) {
+        for (number, kept) in kept.iter_mut().enumerate() {
+            let source = self.program.storage(kept.from);
+            let unchanged = source == kept.to && kept.moved.is_none();
+            if self.program.buffers[source].class == BufferClass::State && !unchanged {
+                let buffer = &self.program.buffers[kept.from];
+                let copy = Buffer {
+                    name: format!("{}@before.{number}", buffer.name),
+                    class: BufferClass::Scratch,
+                    view_of: None,
+                    ..buffer.clone()
+                };
+                let to = self.program.buffers.push(copy);
+                let home = self.program.buffers[to].home;
+                let name = format!("{} before the run", kept.name);
+                let step = self.copy(name, way(home, home), kept.from, to, None);
+                self.push(step);
+                kept.from = to;
+            }
+        }
+    }
+    /// Copies new values to their states, once nothing reads the old ones any more.
+    pub(crate) fn keep(&mut self, kept: Vec<Kept>, way: Way<'_>) {
+        for Kept { name, from, moved, to } in kept {
+            if self.program.storage(from) == to {
+                continue;
+            }
+            let home = |buffer: BufferId| self.program.buffers[buffer].home;
+            let mut step = self.copy(format!("{name} kept"), way(home(from), home(to)), from, to, moved);
+            step.writes[0].mode = WriteMode::InPlace;
+            let readers = self.program.steps.iter().filter(|(_, s)| {
+                s.unit != step.unit && s.reads.iter().any(|r| self.program.storage(r.buffer) == to)
+            });
+            step.after.extend(readers.map(|(id, _)| id));
+            self.push(step);
+        }
+    }
+    fn copy(
+        &self,
+        name: String,
+        (kind, unit): (StepKind, Unit),
+        from: BufferId,
+        to: BufferId,
+        moved: Option<Graph>,
+    ) -> Step {
+        let whole = |b: BufferId| vec![Access::Whole; self.program.buffers[b].shape.len()];
+        let body = moved.unwrap_or_else(|| pass_through(&self.program.buffers[from]));
+        let mut step = self.step(name, kind, body);
+        step.unit = unit;
+        step.reads = reads(&[from], vec![whole(from)]);
+        step.writes = vec![fill(to, whole(to))];
+        step
+    }
+    /// Sets the program's inputs, once all have their buffers.
+    pub(crate) fn list_inputs(&mut self) {
+        self.program.inputs = self.graph.inputs.iter().map(|value| self.given[value]).collect();
+    }
+}
+
+/// A body that passes a buffer on as it is.
+pub(crate) fn pass_through(buffer: &Buffer) -> Graph {
+    let mut graph = Graph::new("");
+    let ty = orrery_ir::Type::tensor(buffer.dtype, buffer.shape.iter().cloned());
+    let input = graph.add_input(buffer.name.clone(), ty.clone());
+    let made = vec![Some("moved".to_owned())];
+    let node = graph.add_node(Op::Identity, "", vec![Some(input)], made, Default::default(), Vec::new());
+    if let [Some(output)] = graph.nodes[node].outputs[..] {
+        graph.values[output].ty = ty;
+        graph.outputs.push(output);
+    }
+    graph
+}
+
+/// Lets the steps that make new values of states write them where the states lie, where the copy that follows shows that
+/// this is the place, and no step reads the old value any more. The copies then write nothing; false where there are none.
+pub(crate) fn in_place(program: &mut Program) -> bool {
+    let mut any = false;
+    for id in program.steps.ids().collect::<Vec<_>>() {
+        if let Some((maker, state)) = replaceable(program, id) {
+            replace(program, id, maker, state);
+            any = true;
+        }
+    }
+    any
+}
+
+/// The step that makes what a copy brings to a state, and the state, where that step can write there itself.
+fn replaceable(program: &Program, copy: StepId) -> Option<(StepId, BufferId)> {
+    let step = &program.steps[copy];
+    let ([read], [write]) = (&step.reads[..], &step.writes[..]) else { return None };
+    let passes = step.body.nodes.values().all(|node| node.op == Op::Identity);
+    if write.mode != WriteMode::InPlace || step.kind == StepKind::Compute || !passes {
+        return None;
+    }
+    let (made, state) = (&program.buffers[read.buffer], &program.buffers[write.buffer]);
+    let alike = (made.home, made.dtype, &made.shape) == (state.home, state.dtype, &state.shape)
+        && made.layout.same_place(&state.layout);
+    let own = made.class == BufferClass::Scratch && made.view_of.is_none() && made.pieces.is_none();
+    let seen = program.buffers.values().any(|b| b.view_of == Some(read.buffer))
+        || program.outputs.iter().any(|(_, b)| *b == read.buffer);
+    if !alike || !own || seen {
+        return None;
+    }
+    let mut makers = program.steps.iter().filter(|(_, s)| s.writes.iter().any(|w| w.buffer == read.buffer));
+    let (Some((maker, making)), None) = (makers.next(), makers.next()) else { return None };
+    let wrote = making.writes.iter().find(|w| w.buffer == read.buffer)?;
+    // What a part reads of the state it must be the only one to write.
+    let reads_state = |s: &Step| s.reads.iter().any(|r| program.storage(r.buffer) == write.buffer);
+    let apart =
+        making.reads.iter().filter(|r| program.storage(r.buffer) == write.buffer).all(|r| {
+            making.kind == StepKind::Compute && r.buffer == write.buffer && r.access == wrote.access
+        });
+    let later = program.steps.iter().any(|(id, s)| id > maker && id != copy && reads_state(s));
+    (wrote.mode == WriteMode::Fill && apart && !later).then_some((maker, write.buffer))
+}
+
+fn replace(program: &mut Program, copy: StepId, maker: StepId, state: BufferId) {
+    let made = program.steps[copy].reads[0].buffer;
+    program.steps[copy].writes.clear();
+    let unit = program.steps[maker].unit;
+    let before: Vec<StepId> = program
+        .steps
+        .iter()
+        .take(maker.index())
+        .filter(|(_, s)| s.unit != unit && s.reads.iter().any(|r| program.storage(r.buffer) == state))
+        .map(|(id, _)| id)
+        .collect();
+    let after = &mut program.steps[maker].after;
+    after.extend(before);
+    after.sort_unstable();
+    after.dedup();
+    for (_, step) in program.steps.iter_mut() {
+        for read in step.reads.iter_mut().filter(|r| r.buffer == made) {
+            read.buffer = state;
+        }
+        for Write { buffer, mode, .. } in step.writes.iter_mut().filter(|w| w.buffer == made) {
+            (*buffer, *mode) = (state, WriteMode::InPlace);
+        }
+        for before in step.after.iter_mut().filter(|before| **before == copy) {
+            *before = maker;
+        }
+    }
+}
 
 /// For each output of the graph that is an input with more elements behind its own, that input: keys and values that
 /// attention, or a concatenation, appends to. What a run leaves so, the next one finds.

@@ -72,6 +72,8 @@ pub enum Resource {
     ChipLink,
     /// Way of weights into a wafer.
     Ingress,
+    /// Way of gradients out of a wafer.
+    Egress,
     /// Between a router of a mesh and its core.
     Ramp,
     /// Links of a mesh, and sums that run along it.
@@ -105,6 +107,7 @@ impl Resource {
             Self::Transit => "stream transit",
             Self::ChipLink => "chip links",
             Self::Ingress => "weight ingress",
+            Self::Egress => "gradient egress",
             Self::Ramp => "ramp",
             Self::Mesh => "mesh",
         }

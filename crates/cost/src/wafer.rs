@@ -9,7 +9,7 @@ use crate::{Measure, Product, Resource, StepCost, slowest};
 use orrery_base::Picoseconds;
 use orrery_machine::{Precision, WaferLosses, WaferMachine};
 use orrery_numerics::DType;
-use orrery_program::{Program, Region, Step, StepKind};
+use orrery_program::{Program, Region, Step, StepKind, Unit};
 
 /// What arithmetic on a PE depends on.
 #[derive(Clone, Copy, Debug)]
@@ -177,6 +177,13 @@ pub fn cost(
     let pes = region.map_or(machine.grid_columns * machine.grid_rows, Region::cores) as f64;
     let (time, resources, idle_slots) = match step.kind {
         StepKind::View | StepKind::Load => (Picoseconds::ZERO, Vec::new(), 0.0),
+        StepKind::Stream if step.unit == Unit::Outward => {
+            // They leave after every item.
+            let time = seconds(bytes / (machine.ingress_bandwidth * losses.ingress_fraction)) * items;
+            (time, vec![(Resource::Egress, time)], 0.0)
+        }
+        // MemoryX changes what it holds as gradients arrive, and keeps up with them: assumed, nobody publishes its rate.
+        _ if step.unit == Unit::Outward => (Picoseconds::ZERO, Vec::new(), 0.0),
         StepKind::Host => {
             let time = seconds(machine.host_latency_seconds + bytes / machine.ingress_bandwidth);
             (time, vec![(Resource::HostLink, time)], 0.0)

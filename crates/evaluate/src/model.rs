@@ -302,6 +302,9 @@ impl Bound {
         for (_, value) in self.graph.values.iter() {
             digest.add(&value.ty.to_string());
         }
+        for state in &self.graph.states {
+            digest.add(&format!("{} becomes {}", state.output, state.input));
+        }
         format!("{:016x}", digest.0)
     }
 }

@@ -75,6 +75,20 @@ pub struct Node {
     pub bodies: Vec<Graph>,
 }
 
+/// A value that lives from run to run: a weight that is trained, a moment of an optimizer, a running mean.
+///
+/// The input finds what the run before left in the output; before the first run it finds `initial`. Inputs and outputs
+/// are named by their positions in the graph's lists, which passes keep.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// Position of the input.
+    pub input: usize,
+    /// Position of the output.
+    pub output: usize,
+    /// What the first run finds, of the input's type.
+    pub initial: Weight,
+}
+
 /// A model or a body.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Graph {
@@ -90,6 +104,8 @@ pub struct Graph {
     pub outputs: Vec<ValueId>,
     /// Names of the outputs in the user's file, where they differ from the values' names.
     pub output_names: Vec<String>,
+    /// What lives from run to run, in the order of the outputs.
+    pub states: Vec<State>,
     /// What the file says of itself: producer, opset.
     pub metadata: BTreeMap<String, String>,
 }
@@ -148,6 +164,14 @@ impl Graph {
     /// The name under which output number `i` is known to the user.
     pub fn output_name(&self, i: usize) -> &str {
         self.output_names.get(i).filter(|n| !n.is_empty()).map_or(&self.values[self.outputs[i]].name, |n| n)
+    }
+    /// The state whose input a value is.
+    pub fn state_of_input(&self, id: ValueId) -> Option<&State> {
+        self.states.iter().find(|state| self.inputs.get(state.input) == Some(&id))
+    }
+    /// The state that an output, by its position, leaves to the next run.
+    pub fn state_of_output(&self, output: usize) -> Option<&State> {
+        self.states.iter().find(|state| state.output == output)
     }
     /// How often each value is used, graph outputs counted.
     pub fn uses(&self) -> IndexVec<ValueId, u32> {

@@ -22,6 +22,6 @@ pub use attrs::{Attr, AttrKind, Attrs};
 pub use builder::Builder;
 pub use dim::{Bindings, Dim};
 pub use extend::Extend;
-pub use graph::{Def, Graph, Node, NodeId, Value, ValueId, Weight};
+pub use graph::{Def, Graph, Node, NodeId, State, Value, ValueId, Weight};
 pub use op::{Op, OpDef};
 pub use types::{TensorType, Type};

@@ -9,7 +9,9 @@
 //! 6. attributes are known to the op and of the right kind, and none that must be given is missing;
 //! 7. a constant's data are of the constant's type;
 //! 8. bodies are graphs of their own that hold all of this;
-//! 9. the op's type rule holds and agrees with the types written in the graph.
+//! 9. the op's type rule holds and agrees with the types written in the graph;
+//! 10. a state leads from an output to an input of the same type, neither of which has another; its first value is of that
+//!     type; states stand in the order of their outputs, and bodies have none.
 
 use crate::op::Port;
 use crate::{Def, Graph, NodeId, Type, Weight, infer};
@@ -30,6 +32,21 @@ pub fn verify(graph: &Graph) -> Result<()> {
             return invalid(9, format!("`{}` is written as {written} but is {found}", value.name)).err();
         }
     }
+    for state in &graph.states {
+        let (input, output) = (graph.inputs[state.input], graph.outputs[state.output]);
+        let agree = match (&facts[input].ty, &facts[output].ty) {
+            (Type::Tensor(found), Type::Tensor(left)) => {
+                found.dtype == left.dtype
+                    && (found.shape == left.shape || found.shape.is_none() || left.shape.is_none())
+            }
+            (found, left) => found == left,
+        };
+        if !agree {
+            let (input, output) = (&graph.values[input], &graph.values[output]);
+            let cause = format!("`{}` becomes `{}`, which is of another type", output.name, input.name);
+            return invalid(10, cause).err();
+        }
+    }
     Ok(())
 }
 
@@ -38,7 +55,7 @@ fn invalid(invariant: u32, cause: impl AsRef<str>) -> Diagnostic {
     Diagnostic::error("graph-invalid", format!("{cause} (invariant {invariant})"))
 }
 
-/// Checks invariants 1 to 8, which need no inference.
+/// Checks invariants 1 to 8, and 10 but for the types of outputs, which need no inference.
 ///
 /// # Errors
 /// `graph-invalid`.
@@ -86,8 +103,38 @@ pub fn structure(graph: &Graph) -> Result<()> {
             Def::Constant(_) => {}
         }
     }
+    states(graph)?;
     for (id, _) in graph.nodes.iter() {
         node_structure(graph, id)?;
+    }
+    Ok(())
+}
+
+/// What invariant 10 says but for the types of outputs.
+fn states(graph: &Graph) -> Result<()> {
+    let mut inputs = BTreeSet::new();
+    for (number, state) in graph.states.iter().enumerate() {
+        let Some(input) = graph.inputs.get(state.input) else {
+            return invalid(10, format!("state {number} has input {}, which does not exist", state.input))
+                .err();
+        };
+        let name = &graph.values[*input].name;
+        if state.output >= graph.outputs.len() {
+            return invalid(10, format!("output {} becomes `{name}`, but does not exist", state.output))
+                .err();
+        }
+        if !inputs.insert(state.input) {
+            return invalid(10, format!("two outputs become `{name}`")).err();
+        }
+        if graph.states[..number].last().is_some_and(|before| before.output >= state.output) {
+            return invalid(10, format!("the state of `{name}` is out of the order of the outputs")).err();
+        }
+        if let Weight::Data(tensor) = &state.initial
+            && graph.values[*input].ty != Type::tensor(tensor.dtype(), tensor.shape().iter().copied())
+        {
+            let cause = format!("`{name}` is {} but begins as {tensor:?}", graph.values[*input].ty);
+            return invalid(10, cause).err();
+        }
     }
     Ok(())
 }
@@ -144,6 +191,9 @@ pub fn node_structure(graph: &Graph, id: NodeId) -> Result<()> {
         return broken(6, format!("lacks attribute `{}`", missing.name));
     }
     for body in &node.bodies {
+        if !body.states.is_empty() {
+            return broken(10, format!("has the body `{}` with states", body.name));
+        }
         structure(body).map_err(|d| Box::new(d.at(infer::node_place(graph, id))))?;
     }
     Ok(())

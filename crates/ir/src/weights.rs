@@ -1,6 +1,6 @@
 //! Elements of constants that are made rather than read.
 
-use crate::{Def, Graph, Type, ValueId, Weight};
+use crate::{Def, Graph, State, Type, Value, ValueId, Weight};
 use orrery_base::{Diagnostic, Result};
 use orrery_numerics::{Rounding, Tensor};
 
@@ -39,6 +39,19 @@ pub fn materialize(graph: &Graph, id: ValueId) -> Result<Tensor> {
     let Def::Constant(weight) = &value.def else {
         return Diagnostic::error("weights-absent", format!("`{}` is no constant", value.name)).err();
     };
+    elements(value, weight)
+}
+
+/// What the first run finds in a state.
+///
+/// # Errors
+/// As [`materialize`].
+pub fn initial(graph: &Graph, state: &State) -> Result<Tensor> {
+    elements(&graph.values[graph.inputs[state.input]], &state.initial)
+}
+
+/// The elements of a weight that a value has.
+fn elements(value: &Value, weight: &Weight) -> Result<Tensor> {
     match weight {
         Weight::Data(tensor) => Ok(tensor.clone()),
         Weight::Absent | Weight::Digest(_) => Diagnostic::error(

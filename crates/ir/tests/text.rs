@@ -1,7 +1,7 @@
 //! Print, parse, print gives the same graph and the same text; no text makes the parser panic.
 
 use orrery_base::index::Id;
-use orrery_ir::{Attr, Attrs, Dim, Graph, Op, TensorType, Type, ValueId, Weight, text};
+use orrery_ir::{Attr, Attrs, Dim, Graph, Op, State, TensorType, Type, ValueId, Weight, text};
 use orrery_numerics::{DType, Tensor};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -91,7 +91,7 @@ enum Statement {
         attrs: Vec<(String, Attr)>,
         bodies: Vec<Graph>,
     },
-    Output(Index, String),
+    Output(Index, String, Option<(Index, Weight)>),
 }
 
 fn weight() -> impl Strategy<Value = Weight> {
@@ -122,7 +122,8 @@ fn statement(bodies: impl Strategy<Value = Vec<Graph>>) -> impl Strategy<Value =
         3 => node.prop_map(|(op, name, inputs, outputs, attrs, bodies)| Statement::Node {
             op, name, inputs, outputs, attrs, bodies
         }),
-        1 => (any::<Index>(), any::<String>()).prop_map(|(id, name)| Statement::Output(id, name)),
+        1 => (any::<Index>(), any::<String>(), option::weighted(0.3, (any::<Index>(), weight())))
+            .prop_map(|(id, name, state)| Statement::Output(id, name, state)),
     ]
 }
 
@@ -169,7 +170,11 @@ fn build(
                     }
                 }
             }
-            Statement::Output(id, name) if count > 0 => {
+            Statement::Output(id, name, state) if count > 0 => {
+                if let Some((input, initial)) = state.filter(|_| !graph.inputs.is_empty()) {
+                    let input = input.index(graph.inputs.len());
+                    graph.states.push(State { input, output: graph.outputs.len(), initial });
+                }
                 graph.outputs.push(pick(id));
                 if names_outputs {
                     graph.output_names.push(name);

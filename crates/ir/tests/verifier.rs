@@ -1,7 +1,7 @@
 //! Broken graphs that no text can express. The others are file tests.
 
 use orrery_base::index::Id;
-use orrery_ir::{Attrs, Def, Graph, NodeId, Op, Type, ValueId, Weight, verify};
+use orrery_ir::{Attrs, Def, Graph, NodeId, Op, State, Type, ValueId, Weight, verify};
 use orrery_numerics::DType;
 
 /// `y = Relu(x)` with a constant beside it.
@@ -16,10 +16,14 @@ fn graph() -> (Graph, [ValueId; 3]) {
     (graph, [x, c, y])
 }
 
+fn state(input: usize, output: usize) -> State {
+    State { input, output, initial: Weight::Absent }
+}
+
 #[test]
 fn a_broken_structure_is_named() {
     type Damage = fn(&mut Graph, [ValueId; 3]);
-    let damages: [(u32, &str, Damage); 11] = [
+    let damages: [(u32, &str, Damage); 14] = [
         (1, "an output that does not exist", |g, _| g.outputs.push(ValueId::new(99))),
         (1, "an input of a node that does not exist", |g, _| {
             g.nodes[NodeId::new(0)].inputs[0] = Some(ValueId::new(99));
@@ -36,6 +40,12 @@ fn a_broken_structure_is_named() {
         (3, "a value of another output", |g, [.., y]| g.values[y].def = Def::Node(NodeId::new(0), 1)),
         (3, "a node that makes an input", |g, [x, ..]| g.nodes[NodeId::new(0)].outputs.push(Some(x))),
         (3, "a node that no longer makes its value", |g, _| g.nodes[NodeId::new(0)].outputs[0] = None),
+        (10, "a state of an input that does not exist", |g, _| g.states = vec![state(1, 0)]),
+        (10, "a state of an output that does not exist", |g, _| g.states = vec![state(0, 1)]),
+        (10, "two states of an input", |g, [.., y]| {
+            g.outputs.push(y);
+            g.states = vec![state(0, 0), state(0, 1)];
+        }),
         (4, "a name twice", |g, [.., y]| g.values[y].name = "x".into()),
     ];
     let (sound, _) = graph();
@@ -54,6 +64,7 @@ fn broken_graphs_print() {
     let (mut graph, _) = graph();
     graph.nodes[NodeId::new(0)].inputs[0] = Some(ValueId::new(99));
     graph.outputs.push(ValueId::new(98));
+    graph.states.push(state(7, 0));
     let printed = graph.to_string();
     assert!(printed.contains("Relu(%\"v99, which does not exist\")"), "{printed}");
 }

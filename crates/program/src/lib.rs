@@ -150,6 +150,8 @@ pub enum Unit {
     Streaming,
     /// The link to the host.
     HostLink,
+    /// The link out to the memory behind the chip, where it is one of its own, and what that memory itself computes.
+    Outward,
 }
 
 /// How a step writes a buffer.

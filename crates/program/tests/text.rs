@@ -154,7 +154,7 @@ fn step() -> impl Strategy<Value = Step> {
         (
             any::<bool>(),
             collection::vec(0_usize..4, 0..3),
-            select(&[Unit::Device, Unit::Streaming, Unit::HostLink][..]),
+            select(&[Unit::Device, Unit::Streaming, Unit::HostLink, Unit::Outward][..]),
             (option::weighted(0.4, (0_usize..3, count())), option::of(0_u32..3)),
         ),
     )

@@ -13,6 +13,7 @@ pub mod legalise;
 mod pattern;
 pub mod report;
 mod rewrite;
+pub mod training;
 
 pub use affine::fold_batch_norm;
 pub use backward::differentiate;

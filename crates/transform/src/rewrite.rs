@@ -403,6 +403,7 @@ impl Rewriter {
             inputs,
             outputs,
             output_names: Vec::new(),
+            states: self.graph.states,
             metadata: self.graph.metadata,
         };
         name_outputs(&mut graph, self.output_names);

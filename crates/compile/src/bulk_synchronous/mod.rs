@@ -13,17 +13,18 @@ use crate::groups::{Group, GroupKind, is_inline};
 use crate::lower::{Body, Emitter, fill, grid, reads};
 use crate::needed::needed;
 use crate::partition::{Choice, Inner, Problem, Tiles};
+use crate::states::{Kept, Way, in_place};
 use crate::{Compiled, Fidelity, Options};
 use arrive::Arrival;
 use orrery_base::{Diagnostic, Result};
 use orrery_cost::Target;
 use orrery_ir::infer::Facts;
 use orrery_ir::op::{Access, AxisKind, Combine};
-use orrery_ir::{Bindings, Dim, Graph, NodeId, ValueId};
+use orrery_ir::{Bindings, Dim, Graph, NodeId, State, ValueId};
 use orrery_machine::{BspLosses, BspMachine, Losses};
 use orrery_program::memory::unbound;
 use orrery_program::{
-    Buffer, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Program, Step, StepKind, verify,
+    BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit, verify,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use weights::{Weights, missing_bytes};
@@ -103,10 +104,24 @@ fn emit(
             GroupKind::Compute => lowering.compute(group)?,
         }
     }
-    for (i, &value) in graph.outputs.iter().enumerate() {
-        lowering.host_output(value, graph.output_name(i))?;
+    let way: Way<'_> = &|from, to| match from == to {
+        true => (StepKind::Exchange, Unit::Device),
+        false => (StepKind::Stream, Unit::Streaming),
+    };
+    let mut kept = Vec::new();
+    for state in &graph.states {
+        kept.push(lowering.kept(state)?);
     }
-    let Emitter { program, nodes, .. } = lowering.emitter;
+    lowering.emitter.set_aside(&mut kept, way);
+    for (i, &value) in graph.outputs.iter().enumerate() {
+        if !lowering.emitter.stays(i) {
+            lowering.host_output(value, graph.output_name(i))?;
+        }
+    }
+    lowering.emitter.keep(kept, way);
+    lowering.emitter.list_inputs();
+    let Emitter { mut program, nodes, .. } = lowering.emitter;
+    in_place(&mut program);
     let mut program = needed(program);
     program.memories[tile].reserved = code_bytes(&program, machine);
     Ok((Compiled { program, nodes, notes: Vec::new() }, tile))
@@ -170,9 +185,13 @@ impl Lowering<'_> {
         Ok(Layout { base, cuts, access: (0..shape.len()).map(Access::along).collect() })
     }
     fn host_input(&mut self, value: ValueId) -> Result<()> {
+        if self.emitter.is_state(value) {
+            // It lies where its first user would have it.
+            return Ok(());
+        }
         let whole = Layout::whole(self.whole(value).len(), 0);
         let from = self.emitter.buffer(value, "@host", BufferClass::Input, self.host, whole);
-        self.emitter.program.inputs.push(from);
+        self.emitter.given.insert(value, from);
         let layout = self.spread(value)?;
         let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.tile, layout);
         self.transfer(format!("{} to tiles", self.emitter.name_of(value)), StepKind::Host, value, from, to);
@@ -189,20 +208,57 @@ impl Lowering<'_> {
     fn origin(&self, value: ValueId) -> (ValueId, Vec<NodeId>) {
         self.moved.get(&value).cloned().unwrap_or((value, Vec::new()))
     }
+    /// A layout in which a value can be kept: the wanted one, where it makes no copies, or an even spread.
+    fn lasting(&mut self, value: ValueId, wanted: Option<&Layout>) -> Result<Layout> {
+        match wanted.filter(|layout| layout.copies().is_empty()) {
+            Some(layout) => Ok(layout.clone()),
+            None => self.spread(value),
+        }
+    }
+    /// The buffer of a state: on the tiles or in streaming memory.
+    fn state(&mut self, value: ValueId, wanted: Option<&Layout>) -> Result<BufferId> {
+        if let Some(&there) = self.emitter.given.get(&value) {
+            return Ok(there);
+        }
+        if self.streamed.contains(&value) {
+            let whole = Layout::whole(self.whole(value).len(), 0);
+            return Ok(self.emitter.state(value, self.streaming, whole));
+        }
+        let layout = self.lasting(value, wanted)?;
+        Ok(self.emitter.state(value, self.tile, layout))
+    }
+    /// A state's new value, which stays.
+    fn kept(&mut self, state: &State) -> Result<Kept> {
+        let (input, value) = self.emitter.ends(state);
+        let (source, chain) = self.origin(value);
+        let from = self.operand(source, None)?;
+        let moved = (!chain.is_empty()).then(|| self.emitter.body(&chain, None).graph);
+        let layout = self.emitter.program.buffers[from].layout.clone();
+        let wanted = moved.is_none().then_some(&layout);
+        let to = self.state(input, wanted)?;
+        Ok(Kept { name: self.emitter.name_of(input), from, moved, to })
+    }
     /// The buffer of a value that is not a movement of another. `wanted` is where its user would have it.
     fn operand(&mut self, value: ValueId, wanted: Option<&Layout>) -> Result<BufferId> {
         if let Some(&buffer) = self.emitter.buffer_of.get(&value) {
             return Ok(buffer);
         }
-        let layout = match wanted.filter(|layout| layout.copies().is_empty()) {
-            Some(layout) => layout.clone(),
-            None => self.spread(value)?,
-        };
+        let state = self.emitter.is_state(value);
+        if state && !self.streamed.contains(&value) {
+            return self.state(value, wanted);
+        }
+        let layout = self.lasting(value, wanted)?;
         if self.streamed.contains(&value) {
             let whole = Layout::whole(self.whole(value).len(), 0);
-            let from =
-                self.emitter.buffer(value, "@streaming", BufferClass::Parameter, self.streaming, whole);
-            let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.tile, layout);
+            let from = match state {
+                true => self.state(value, None)?,
+                false => {
+                    self.emitter.buffer(value, "@streaming", BufferClass::Parameter, self.streaming, whole)
+                }
+            };
+            let suffix =
+                if state { format!("@{}", self.emitter.program.buffers.len()) } else { String::new() };
+            let to = self.emitter.buffer(value, &suffix, BufferClass::Scratch, self.tile, layout);
             self.transfer(
                 format!("stream {}", self.emitter.name_of(value)),
                 StepKind::Stream,
@@ -210,7 +266,10 @@ impl Lowering<'_> {
                 from,
                 to,
             );
-            self.emitter.buffer_of.insert(value, to);
+            // A state comes each time that it is used: from the forward pass to its update is a long way.
+            if !state {
+                self.emitter.buffer_of.insert(value, to);
+            }
             return Ok(to);
         }
         let buffer = self.emitter.buffer(value, "", BufferClass::Parameter, self.tile, layout);
@@ -294,12 +353,13 @@ impl Lowering<'_> {
         let mut cuts = grid(space, |i| Cutting::Parts(choice.parts[i]));
         set_strides(&mut cuts, choice.price.inner);
         let mut base = 0;
-        if let Some((kept, at)) = self.kept_grid(group, &body)
+        let stays = self.staying_operand(&body);
+        if let Some((kept, at)) = self.kept_grid(group, &body, stays)
             && let Some(parts) = kept.iter().map(parts_of).collect::<Option<Vec<_>>>()
         {
             // What lies where it was made need not be exchanged.
-            let staying =
-                Problem { operands: problem.operands[1..].to_vec(), turned: None, ..problem.clone() };
+            let mut staying = Problem { turned: None, ..problem.clone() };
+            staying.operands.remove(stays);
             let inner = (0..kept.len()).find(|&i| kept[i].is_cut() && kept[i].stride == 1);
             let price = self.tiles.price(&staying, &parts, Inner::Fixed(inner));
             let fits = price.bytes <= self.tiles.budget || choice.price.bytes > self.tiles.budget;
@@ -415,24 +475,4 @@ fn set_strides(cuts: &mut [Cut], inner: Option<usize>) -> u64 {
         stride *= parts;
     }
     stride
-}
-
-/// A body that passes a buffer through.
-fn pass_through(buffer: &Buffer) -> Graph {
-    let mut graph = Graph::new("");
-    let ty = orrery_ir::Type::tensor(buffer.dtype, buffer.shape.iter().cloned());
-    let input = graph.add_input("partials", ty.clone());
-    let node = graph.add_node(
-        orrery_ir::Op::Identity,
-        "",
-        vec![Some(input)],
-        vec![Some("moved".into())],
-        Default::default(),
-        Vec::new(),
-    );
-    if let [Some(output)] = graph.nodes[node].outputs[..] {
-        graph.values[output].ty = ty;
-        graph.outputs.push(output);
-    }
-    graph
 }

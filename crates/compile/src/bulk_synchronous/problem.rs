@@ -20,19 +20,24 @@ impl Lowering<'_> {
         let key = signature(problem);
         self.chosen.entry(key).or_insert_with(|| self.tiles.choose(problem)).clone()
     }
-    /// The grid under which the group's first operand stays where it is, where there is one.
-    pub(super) fn kept_grid(&self, group: &Group, body: &Body) -> Option<(Vec<Cut>, u64)> {
+    /// The operand for which a step should go where it lies: a state, which what is made of it replaces, or else the first.
+    pub(super) fn staying_operand(&self, body: &Body) -> usize {
+        body.operands.iter().position(|value| self.emitter.given_state(*value).is_some()).unwrap_or(0)
+    }
+    /// The grid under which an operand stays where it is, where there is one.
+    pub(super) fn kept_grid(&self, group: &Group, body: &Body, operand: usize) -> Option<(Vec<Cut>, u64)> {
         let space = group.space.as_ref()?;
-        let first = *body.operands.first()?;
-        if self.moved.contains_key(&first) {
+        let value = *body.operands.get(operand)?;
+        if self.moved.contains_key(&value) {
             return None;
         }
-        let buffer = &self.emitter.program.buffers[*self.emitter.buffer_of.get(&first)?];
+        let there = self.emitter.buffer_of.get(&value).copied().or(self.emitter.given_state(value))?;
+        let buffer = &self.emitter.program.buffers[there];
         if buffer.home != self.tile || !buffer.layout.copies().is_empty() {
             return None;
         }
         let mut cuts = grid(space, |_| Cutting::Parts(1));
-        for (have, want) in buffer.layout.access.iter().zip(&body.reads[0]) {
+        for (have, want) in buffer.layout.access.iter().zip(&body.reads[operand]) {
             match (have, want) {
                 (Access::Along { axis, scale }, Access::Along { axis: to, scale: wanted })
                     if scale == wanted && scale.is(1) =>

@@ -10,6 +10,7 @@ use crate::groups::Group;
 use crate::kernel::split_axis;
 use crate::lower::{fill, reads, reduction_body, retype_output};
 use crate::partition::{Choice, Problem, stretch};
+use crate::states::pass_through;
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::op::{Access, AxisKind, Combine, IterSpace, Work};
 use orrery_ir::{Dim, ValueId};
@@ -178,11 +179,8 @@ impl Lowering<'_> {
             ..self.emitter.program.buffers[partials].clone()
         });
         let passed = &self.emitter.program.buffers[partials];
-        let mut exchange = self.emitter.step(
-            format!("{name} (partial results)"),
-            StepKind::Exchange,
-            super::pass_through(passed),
-        );
+        let mut exchange =
+            self.emitter.step(format!("{name} (partial results)"), StepKind::Exchange, pass_through(passed));
         exchange.reads = reads(&[partials], vec![self.whole_buffer(partials)]);
         exchange.writes = vec![fill(gathered, self.whole_buffer(gathered))];
         self.emitter.push(exchange);

@@ -31,14 +31,17 @@ impl Weights {
             })?;
             Some(ty.dtype.machine_bytes(elements))
         };
-        let constants = graph
-            .values
-            .iter()
-            .filter(|(id, value)| matches!(value.def, Def::Constant(_)) && !is_inline(graph, *id));
+        let weights = graph.values.iter().filter(|(id, value)| match value.def {
+            Def::Constant(_) => !is_inline(graph, *id),
+            Def::Input => graph.state_of_input(*id).is_some(),
+            Def::Node(..) => false,
+        });
         let mut resident: Vec<(u64, ValueId)> =
-            constants.filter_map(|(id, _)| Some((bytes(id)?, id))).collect();
-        // Of equal ones the first goes first.
-        resident.sort_by_key(|&(bytes, id)| (bytes, std::cmp::Reverse(id)));
+            weights.filter_map(|(id, _)| Some((bytes(id)?, id))).collect();
+        // States that only their update reads go first; of equal ones the first.
+        let uses = graph.uses();
+        let once = |id: ValueId| uses[id] <= 1 && matches!(graph.values[id].def, Def::Input);
+        resident.sort_by_key(|&(bytes, id)| (once(id), bytes, std::cmp::Reverse(id)));
         Self { streamed: BTreeSet::new(), resident, bytes: 0 }
     }
     /// Moves the largest weights to streaming memory until so many bytes are gone from the tiles. False where none was left.

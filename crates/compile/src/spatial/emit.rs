@@ -4,11 +4,13 @@ use super::plan::Plan;
 use super::sections::cores;
 use crate::Options;
 use crate::lower::{fill, reads};
+use crate::needed::needed;
+use crate::states::{in_place, pass_through};
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Result};
 use orrery_cost::spatial::{DDR, HBM, PMU, Units};
 use orrery_ir::op::{Access, Work};
-use orrery_ir::{Attrs, Bindings, Graph, Op, Type};
+use orrery_ir::{Attrs, Bindings, Graph};
 use orrery_program::{
     Buffer, BufferClass, BufferId, MemoryId, Pipeline, PipelineId, Program, Stage, Step, StepId, StepKind,
     Unit,
@@ -79,6 +81,9 @@ pub(super) fn emit(
         emission.program.outputs.push((name.clone(), made));
     }
     let mut program = emission.program;
+    if in_place(&mut program) {
+        program = needed(program);
+    }
     settle(&mut program, memory(DDR), memory(HBM), &options.nominal())?;
     Ok(program)
 }
@@ -166,7 +171,7 @@ impl Emission<'_> {
     }
     fn stream(&mut self, from: BufferId, to: BufferId, name: String) {
         let whole = vec![Access::Whole; self.program.buffers[from].shape.len()];
-        let body = passes_through(&self.program.buffers[from]);
+        let body = pass_through(&self.program.buffers[from]);
         let mut step = self.service(name, StepKind::Stream, body, 0);
         step.reads = reads(&[from], vec![whole.clone()]);
         step.writes = vec![fill(to, whole)];
@@ -220,6 +225,7 @@ impl Emission<'_> {
         let Some(kept) = kept.filter(|_| !self.plan.is_given(id)) else { return from };
         let to = self.make(id, |b| {
             b.home = pmu;
+            b.class = BufferClass::Scratch;
             b.pieces = kept.pieces;
             b.name.push_str("@pmu");
         });
@@ -283,7 +289,10 @@ impl Emission<'_> {
     fn host(&mut self, step: &Step) {
         let mut host = step.clone();
         host.reads.iter_mut().for_each(|r| r.buffer = self.outside_of(r.buffer));
-        host.writes.iter_mut().for_each(|w| w.buffer = self.make_outside(w.buffer));
+        for write in &mut host.writes {
+            let there = self.outside.get(&write.buffer).copied();
+            write.buffer = there.unwrap_or_else(|| self.make_outside(write.buffer));
+        }
         self.push(host);
     }
     /// Ends the section that runs: what the steps from `next` on read leaves it.
@@ -302,21 +311,8 @@ impl Emission<'_> {
     }
 }
 
-/// A body that passes a buffer on as it is.
-fn passes_through(buffer: &Buffer) -> Graph {
-    let mut graph = Graph::new("");
-    let ty = Type::tensor(buffer.dtype, buffer.shape.iter().cloned());
-    let input = graph.add_input(buffer.name.clone(), ty.clone());
-    let made = vec![Some("streamed".to_owned())];
-    let node = graph.add_node(Op::Identity, "", vec![Some(input)], made, Attrs::new(), Vec::new());
-    if let [Some(output)] = graph.nodes[node].outputs[..] {
-        graph.values[output].ty = ty;
-        graph.outputs.push(output);
-    }
-    graph
-}
-
-/// Puts what is behind the chip into HBM, where there is one, and weights that it cannot hold into DDR, the largest first.
+/// Puts what is behind the chip into HBM, where there is one, and weights and states that it cannot hold into DDR, the
+/// largest first.
 fn settle(
     program: &mut Program,
     ddr: Option<MemoryId>,
@@ -334,7 +330,10 @@ fn settle(
     let mut over = peak.saturating_sub(program.memories[hbm].bytes);
     let mut weights = Vec::new();
     for (id, buffer) in program.buffers.iter() {
-        if buffer.home == hbm && buffer.class == BufferClass::Parameter && buffer.view_of.is_none() {
+        if buffer.home == hbm
+            && matches!(buffer.class, BufferClass::Parameter | BufferClass::State)
+            && buffer.view_of.is_none()
+        {
             weights.push((program.block_bytes(id, nominal)?, id));
         }
     }

@@ -3,6 +3,7 @@
 use crate::groups::{Group, GroupKind};
 use crate::lower::{Emitter, fill, grid, reads};
 use crate::needed::needed;
+use crate::states::{Kept, Way};
 use crate::{Fidelity, Options};
 use orrery_base::Result;
 use orrery_cost::spatial::{DDR, HBM, PMU, Units, read_again, stage_cycles, stage_work};
@@ -11,7 +12,7 @@ use orrery_ir::infer::Facts;
 use orrery_ir::op::{Access, AxisKind, Engine, IterSpace};
 use orrery_ir::{Bindings, Graph, ValueId};
 use orrery_program::memory::unbound;
-use orrery_program::{BufferClass, BufferId, Cutting, Layout, MemoryId, Program, Step, StepKind};
+use orrery_program::{BufferClass, BufferId, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit};
 
 /// Most pieces of a step: enough that a piece of a large batch is a sample, and that filling a pipeline of a hundred stages
 const MOST_PIECES: u64 = 1024;
@@ -53,9 +54,21 @@ pub(super) fn emit(
             GroupKind::Compute => plain.compute(group)?,
         }
     }
-    for (i, &value) in graph.outputs.iter().enumerate() {
-        plain.host_output(value, graph.output_name(i), host)?;
+    let way: Way<'_> = &|_, _| (StepKind::Stream, Unit::Device);
+    let mut kept = Vec::new();
+    for state in &graph.states {
+        let (input, value) = plain.emitter.ends(state);
+        let (from, to) = (plain.operand(value)?, plain.emitter.given[&input]);
+        kept.push(Kept { name: plain.emitter.name_of(input), from, moved: None, to });
     }
+    plain.emitter.set_aside(&mut kept, way);
+    for (i, &value) in graph.outputs.iter().enumerate() {
+        if !plain.emitter.stays(i) {
+            plain.host_output(value, graph.output_name(i), host)?;
+        }
+    }
+    plain.emitter.keep(kept, way);
+    plain.emitter.list_inputs();
     let Emitter { program, nodes, .. } = plain.emitter;
     Ok((needed(program), nodes))
 }
@@ -83,8 +96,14 @@ impl Plain<'_> {
         self.emitter.push(step);
     }
     fn host_input(&mut self, value: ValueId, host: MemoryId) {
+        if self.emitter.is_state(value) {
+            let layout = Layout::whole(self.whole(value).len(), 0);
+            let state = self.emitter.state(value, self.ddr, layout);
+            self.emitter.buffer_of.insert(value, state);
+            return;
+        }
         let from = self.made(value, "@host", BufferClass::Input, host);
-        self.emitter.program.inputs.push(from);
+        self.emitter.given.insert(value, from);
         let to = self.made(value, "", BufferClass::Scratch, self.ddr);
         self.passes(format!("{} to device", self.emitter.name_of(value)), value, from, to);
         self.emitter.buffer_of.insert(value, to);
@@ -169,7 +188,8 @@ impl Plain<'_> {
         }
         let mut followers = Vec::new();
         for read in &step.reads {
-            let given = program.buffers[program.storage(read.buffer)].class == BufferClass::Parameter;
+            let class = program.buffers[program.storage(read.buffer)].class;
+            let given = matches!(class, BufferClass::Parameter | BufferClass::State);
             if !given && self.bytes(read.buffer)? > made * SMALL_OPERAND {
                 followers.push(&read.access);
             }

@@ -108,7 +108,7 @@ impl Plan {
         for (id, step) in program.steps.iter() {
             for read in &step.reads {
                 plan.value_mut(read.buffer).last_read = Some(id);
-                if step.kind == StepKind::Host {
+                if matches!(step.kind, StepKind::Host | StepKind::Stream) {
                     plan.with_sources(program, read.buffer, |value| value.leaves = true);
                 }
             }

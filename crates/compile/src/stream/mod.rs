@@ -29,6 +29,14 @@ pub fn compile(
     machine: &StreamMachine,
     options: &Options,
 ) -> Result<Compiled> {
+    if !graph.states.is_empty() {
+        return Diagnostic::error(
+            "unsupported",
+            format!("{} is an inference machine: nothing on it stays from run to run", target.system.title),
+        )
+        .help("train on another machine, and bring the trained model here")
+        .err();
+    }
     let groups = &stages::just_in_time(graph, groups)[..];
     let one = Stages::one(groups.len());
     let mut compiled = emit(graph, facts, groups, target, options, &one.places(machine))?;

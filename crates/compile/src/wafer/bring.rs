@@ -81,7 +81,7 @@ impl Lowering<'_> {
         copies.iter().rev().find(there).copied()
     }
     /// How a value comes of what it is a movement of.
-    fn movement_of(&self, value: ValueId) -> Graph {
+    pub(super) fn movement_of(&self, value: ValueId) -> Graph {
         let (_, chain) = self.origin(value);
         if chain.is_empty() { self.emitter.identity(value) } else { self.emitter.body(&chain, None).graph }
     }
@@ -97,7 +97,10 @@ impl Lowering<'_> {
         let body = self.movement_of(value);
         let number = self.emitter.program.buffers.len();
         let whole = Layout::whole(self.whole(source).len(), 0);
-        let from = self.emitter.buffer(source, "@memoryx", BufferClass::Parameter, self.memoryx, whole);
+        let from = match self.emitter.given_state(source) {
+            Some(state) => state,
+            None => self.emitter.buffer(source, "@memoryx", BufferClass::Parameter, self.memoryx, whole),
+        };
         let to = self.emitter.buffer(value, &format!("@{number}"), BufferClass::Scratch, home, layout);
         let name = self.emitter.name_of(value);
         arrivals.push(Arrival { name, from, to, body, kind: StepKind::Stream });
@@ -190,7 +193,7 @@ impl Lowering<'_> {
     /// Bytes of a PE in which the weights of two layers wait until they are sent over the mesh, spread evenly.
     pub(super) fn staging_bytes(&self) -> u64 {
         let program = &self.emitter.program;
-        let streams = program.steps.values().filter(|step| step.kind == StepKind::Stream);
+        let streams = program.steps.values().filter(|step| step.unit == Unit::Streaming);
         let bytes = |step: &Step| -> u64 {
             let of = |buffer: BufferId| program.block_bytes(buffer, &self.nominal).unwrap_or(0);
             step.reads.iter().map(|read| of(read.buffer)).sum()

@@ -7,14 +7,15 @@ use crate::bulk_synchronous::problem::{problem, signature};
 use crate::groups::{Group, is_inline};
 use crate::lower::{Body, Emitter, fill, grid, reads, reduction_body, retype_output};
 use crate::partition::Problem;
+use crate::states::Kept;
 use orrery_base::Result;
 use orrery_cost::wafer::{Core, Traffic, exchange_cycles};
 use orrery_ir::op::{Access, AxisKind, IterSpace};
-use orrery_ir::{Bindings, Def, Dim, NodeId, ValueId};
+use orrery_ir::{Bindings, Def, Dim, NodeId, State, ValueId};
 use orrery_program::memory::unbound;
 use orrery_program::{
     BoundGrid, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Read, Region, Step, StepId, StepKind,
-    Write, WriteMode,
+    Unit, Write, WriteMode,
 };
 use std::collections::BTreeMap;
 
@@ -67,6 +68,10 @@ pub(super) struct Lowering<'a> {
     pub(super) stage: usize,
     /// Items of the batch that go through the stages, or through the whole program, one after the other.
     pub(super) items: u64,
+    /// Values that are in MemoryX beside where they were made.
+    pub(super) sent: BTreeMap<ValueId, BufferId>,
+    /// Steps that read what leaves the wafer, for which the next step on it waits: they leave room.
+    pub(super) leaving: Vec<StepId>,
     /// The last step of each layer so far that weights streamed in for.
     pub(super) layers: Vec<StepId>,
     /// Where values have been brought beside where they were made.
@@ -91,7 +96,15 @@ impl Lowering<'_> {
         if self.way == Way::Resident && matches!(step.kind, StepKind::Compute | StepKind::Exchange) {
             step.region = u32::try_from(self.stage).ok();
         }
-        self.emitter.push(step)
+        let (unit, takes) = (step.unit, step.kind == StepKind::Stream);
+        if unit == Unit::Device {
+            step.after.append(&mut self.leaving);
+        }
+        let id = self.emitter.push(step);
+        if unit == Unit::Outward && takes {
+            self.leaving.push(id);
+        }
+        id
     }
     /// A layout that spreads a value evenly over the current region, its first dimensions apart.
     pub(super) fn spread(&mut self, value: ValueId) -> Result<Layout> {
@@ -120,18 +133,27 @@ impl Lowering<'_> {
     pub(super) fn origin(&self, value: ValueId) -> (ValueId, Vec<NodeId>) {
         self.moved.get(&value).cloned().unwrap_or((value, Vec::new()))
     }
-    /// True for weights and other constants, moved or not.
+    /// True for weights and other constants, and for states, moved or not.
     pub(super) fn is_weight(&self, value: ValueId) -> bool {
         let (source, _) = self.origin(value);
-        matches!(self.emitter.graph.values[source].def, Def::Constant(_))
+        matches!(self.emitter.graph.values[source].def, Def::Constant(_)) || self.emitter.is_state(source)
     }
 
-    pub(super) fn host_input(&mut self, value: ValueId) -> Result<()> {
+    /// An input from the host, to the wafer or where only MemoryX needs it to there; a state lies in MemoryX.
+    pub(super) fn host_input(&mut self, value: ValueId, for_memoryx: bool) -> Result<()> {
         let whole = Layout::whole(self.whole(value).len(), 0);
+        if self.emitter.is_state(value) {
+            self.emitter.state(value, self.memoryx, whole);
+            return Ok(());
+        }
         let from = self.emitter.buffer(value, "@host", BufferClass::Input, self.host, whole);
-        self.emitter.program.inputs.push(from);
-        let layout = self.spread(value)?;
-        let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.pe, layout);
+        self.emitter.given.insert(value, from);
+        let to = if for_memoryx {
+            self.memoryx_buffer(value, "", BufferClass::Scratch)
+        } else {
+            let layout = self.spread(value)?;
+            self.emitter.buffer(value, "", BufferClass::Scratch, self.pe, layout)
+        };
         let name = format!("{} to the wafer", self.emitter.name_of(value));
         let mut step = self.emitter.step(name, StepKind::Host, self.emitter.identity(value));
         step.reads = reads(&[from], vec![self.whole(value)]);
@@ -156,6 +178,18 @@ impl Lowering<'_> {
         self.push(step);
         self.emitter.program.outputs.push((name.to_owned(), to));
         Ok(())
+    }
+    /// A state's new value, which stays in MemoryX.
+    pub(super) fn kept(&mut self, state: &State) -> Result<Kept> {
+        let (input, value) = self.emitter.ends(state);
+        let (source, chain) = self.origin(value);
+        let from = match self.emitter.given_state(source) {
+            Some(there) => there,
+            None => self.held(source)?,
+        };
+        let moved = (!chain.is_empty()).then(|| self.emitter.body(&chain, None).graph);
+        let to = self.emitter.given[&input];
+        Ok(Kept { name: self.emitter.name_of(input), from, moved, to })
     }
     /// Integers that follow from extents stay on the host.
     pub(super) fn extents(&mut self, group: &Group) -> Result<()> {

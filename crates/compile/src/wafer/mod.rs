@@ -5,6 +5,7 @@
 //! in it, and the samples of a batch flow through all of them as a pipeline at the rate of the slowest. The software stack
 //! says which; without one the faster way that the machine's stacks offer is taken.
 
+mod beside;
 mod bring;
 pub mod cut;
 pub mod floor_plan;
@@ -13,7 +14,8 @@ mod lowering;
 use crate::groups::{Group, GroupKind};
 use crate::lower::Emitter;
 use crate::needed::needed;
-use crate::{Compiled, Options};
+use crate::{Compiled, Options, states};
+use beside::{beside, in_order};
 use floor_plan::floor_plan;
 use lowering::{Lowering, Way};
 use orrery_base::{Diagnostic, Picoseconds, Result};
@@ -23,7 +25,7 @@ use orrery_cost::{StepCost, Target, step_cost};
 use orrery_ir::Graph;
 use orrery_ir::infer::Facts;
 use orrery_machine::{Losses, WaferLosses, WaferMachine};
-use orrery_program::{Program, Region, Unit, verify};
+use orrery_program::{Program, Region, StepKind, Unit, verify};
 use std::collections::BTreeMap;
 
 /// How often areas are dealt anew by what the layers took in them.
@@ -57,7 +59,19 @@ pub fn compile(
         return Diagnostic::error("cost-model", "the machine's losses are of another execution model").err();
     };
     let wafer = Wafer { graph, facts, groups, target, machine, losses, options };
-    match target.stack.and_then(|stack| stack.resident) {
+    let resident = target.stack.and_then(|stack| stack.resident);
+    if !graph.states.is_empty() {
+        if resident == Some(true) {
+            return Diagnostic::error(
+                "unsupported",
+                "states lie in MemoryX and stream in; with all layers on the wafer they are not described",
+            )
+            .help("a software stack that streams weights")
+            .err();
+        }
+        return wafer.streamed();
+    }
+    match resident {
         Some(true) => wafer.resident(),
         Some(false) => wafer.streamed(),
         None => wafer.faster(),
@@ -148,28 +162,44 @@ impl Wafer<'_> {
             stage: 0,
             items,
             layers: Vec::new(),
+            sent: BTreeMap::new(),
+            leaving: Vec::new(),
             brought: BTreeMap::new(),
             chosen: BTreeMap::new(),
         }
     }
 
     fn emit(&self, mut lowering: Lowering<'_>) -> Result<Compiled> {
+        let order = in_order(self.graph, self.groups, &beside(self.graph, self.groups));
         for &value in &self.graph.inputs {
-            lowering.host_input(value)?;
+            lowering.host_input(value, lowering.is_for_memoryx(value, &order))?;
         }
-        for group in self.groups {
+        for (group, beside) in order {
             match group.kind {
+                _ if beside => lowering.update(group)?,
                 GroupKind::Extents => lowering.extents(group)?,
                 GroupKind::View | GroupKind::Movement => lowering.movement(group)?,
                 GroupKind::Compute => lowering.compute(group)?,
             }
         }
-        for (i, &value) in self.graph.outputs.iter().enumerate() {
-            lowering.host_output(value, self.graph.output_name(i))?;
+        let way: states::Way<'_> =
+            &|from, to| (if from == to { StepKind::Exchange } else { StepKind::Stream }, Unit::Outward);
+        let mut kept = Vec::new();
+        for state in &self.graph.states {
+            kept.push(lowering.kept(state)?);
         }
+        lowering.emitter.set_aside(&mut kept, way);
+        for (i, &value) in self.graph.outputs.iter().enumerate() {
+            if !lowering.emitter.stays(i) {
+                lowering.host_output(value, self.graph.output_name(i))?;
+            }
+        }
+        lowering.emitter.keep(kept, way);
+        lowering.emitter.list_inputs();
         let reserved = lowering.staging_bytes();
         let pe = lowering.pe;
-        let Emitter { program, nodes, .. } = lowering.emitter;
+        let Emitter { mut program, nodes, .. } = lowering.emitter;
+        states::in_place(&mut program);
         let mut program = needed(program);
         program.memories[pe].reserved += reserved;
         Ok(Compiled { program, nodes, notes: Vec::new() })
@@ -338,7 +368,8 @@ impl Wafer<'_> {
     /// Samples that can flow through a pipeline: the first dimension of the inputs, where all have the same.
     fn samples(&self) -> u64 {
         let nominal = self.options.nominal();
-        let mut firsts = self.graph.inputs.iter().filter_map(|value| {
+        let data = self.graph.inputs.iter().filter(|value| self.graph.state_of_input(**value).is_none());
+        let mut firsts = data.filter_map(|value| {
             let shape = self.facts[*value].ty.as_tensor()?.shape.as_ref()?;
             shape.first()?.eval(&nominal).ok()
         });

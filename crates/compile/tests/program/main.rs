@@ -7,6 +7,7 @@ mod graphs;
 mod oracle;
 mod random;
 mod spatial;
+mod states;
 mod stream;
 mod wafer;
 mod zoo;

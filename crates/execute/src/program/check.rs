@@ -40,20 +40,17 @@ struct Expected {
 }
 
 impl Machine<'_> {
-    /// Compares what a compute step wrote with the interpreter. `before` is, for each write that adds to what was there,
-    /// what was there.
+    /// Compares what a compute step wrote with the interpreter on what it read. `before` is, for each write that adds to
+    /// what was there, what was there.
     pub(super) fn check(
         &mut self,
         id: StepId,
         step: &Step,
         evaluator: &Evaluator<'_>,
+        operands: &[Array],
         before: &[Option<Array>],
     ) -> Result<()> {
-        let mut operands = Vec::new();
-        for read in &step.reads {
-            operands.push(self.whole(read.buffer)?);
-        }
-        let expected = expect(&step.body, &operands, evaluator, split_parts(step).max(combined_parts(step)))?;
+        let expected = expect(&step.body, operands, evaluator, split_parts(step).max(combined_parts(step)))?;
         self.checked += 1;
         for ((write, mut expected), before) in step.writes.iter().zip(expected).zip(before) {
             let got = self.whole(write.buffer)?;

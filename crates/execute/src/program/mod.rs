@@ -221,6 +221,13 @@ impl Machine<'_> {
             seed: orrery_ir::weights::hash64(self.options.seed, u64::from(id.0)),
         };
         let check = self.options.check && step.kind == StepKind::Compute;
+        // A step that writes a state in place leaves nothing of what it read.
+        let mut given = Vec::new();
+        if check {
+            for read in &step.reads {
+                given.push(self.whole(read.buffer)?);
+            }
+        }
         let mut before = vec![None; step.writes.len()];
         for (before, write) in before.iter_mut().zip(&step.writes) {
             if check && matches!(write.mode, WriteMode::Reduce(_)) {
@@ -240,7 +247,7 @@ impl Machine<'_> {
             }
         }
         if check {
-            self.check(id, step, &evaluator, &before)?;
+            self.check(id, step, &evaluator, &given, &before)?;
         }
         Ok(())
     }

@@ -37,6 +37,7 @@ families!(
     matrix,
     movement,
     normalization,
+    optimizer,
     pooling,
     quantization,
     random,
@@ -78,16 +79,17 @@ ops! {
     PRelu Max Min Mean Sum Where
     // reduction
     ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare
-    ArgMax ArgMin CumSum CumProd Softmax LogSoftmax Hardmax
+    ArgMax ArgMin CumSum CumProd Softmax LogSoftmax Hardmax SoftmaxGrad
     // normalization
     BatchNormalization InstanceNormalization LayerNormalization GroupNormalization RMSNormalization LpNormalization LRN
-    MeanVarianceNormalization
+    MeanVarianceNormalization LayerNormalizationGrad LayerNormalizationScaleGrad RMSNormalizationGrad
+    RMSNormalizationScaleGrad ChannelMoments
     // matrix
-    MatMul Gemm MatMulInteger QLinearMatMul Einsum Det GatherMatMul
+    MatMul Gemm MatMulInteger QLinearMatMul Einsum Det GatherMatMul GatherMatMulGrad
     // convolution
     Conv ConvTranspose ConvInteger QLinearConv DeformConv ConvWeightGrad
     // attention
-    Attention RotaryEmbedding
+    Attention RotaryEmbedding AttentionGrad
     // pooling
     MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool MaxUnpool MaxRoiPool RoiAlign
     MaxPoolGrad AveragePoolGrad
@@ -96,6 +98,7 @@ ops! {
     ConstantOfShape Range EyeLike Trilu ReverseSequence CenterCropPad
     // indexing
     Gather GatherElements GatherND ScatterElements ScatterND OneHot NonZero TopK Unique Compress NonMaxSuppression TensorScatter
+    GatherGrad
     // resampling
     Resize ResizeGrad GridSample AffineGrid Col2Im
     // quantization
@@ -112,9 +115,11 @@ ops! {
     // signal
     DFT STFT HannWindow HammingWindow BlackmanWindow MelWeightMatrix
     // loss
-    NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss
+    NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss SoftmaxCrossEntropyGrad
     // training
     Adam Adagrad Momentum
+    // optimizer
+    SgdStep AdamStep AdamaxStep RmsPropStep LambDirection
     // strings
     StringNormalizer StringConcat StringSplit RegexFullMatch TfIdfVectorizer LabelEncoder ArrayFeatureExtractor Binarizer
 }

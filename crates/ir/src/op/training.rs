@@ -5,6 +5,7 @@
 //! `norm_coefficient` times the parameter is added to its gradient.
 
 use super::elements::{Float, by_float, scalar_f64, scalar_i64};
+use super::space::elementwise;
 use super::{AttrDef, Class, Ctx, Datum, EvalCtx, Fact, Op, OpDef, Port, Work, opt, req, rules};
 use crate::{AttrKind, Attrs, Dim};
 use orrery_numerics::Tensor;
@@ -30,6 +31,7 @@ pub const TABLE: &[OpDef] = &[
         class: Class::Rounding,
         infer: |ctx| infer(ctx, 2),
         work: |ctx| work(ctx, 2, 10),
+        space: elementwise,
         eval: |ctx| evaluate(ctx, 2),
         ..OpDef::new(Op::Adam, "Adam: states are the running means V of the gradient and H of its square.")
     },
@@ -44,6 +46,7 @@ pub const TABLE: &[OpDef] = &[
         class: Class::Rounding,
         infer: |ctx| infer(ctx, 1),
         work: |ctx| work(ctx, 1, 5),
+        space: elementwise,
         eval: |ctx| evaluate(ctx, 1),
         ..OpDef::new(Op::Adagrad, "AdaGrad: the state H is the sum of all squared gradients.")
     },
@@ -63,6 +66,7 @@ pub const TABLE: &[OpDef] = &[
         class: Class::Rounding,
         infer: |ctx| infer(ctx, 1),
         work: |ctx| work(ctx, 1, 5),
+        space: elementwise,
         eval: |ctx| evaluate(ctx, 1),
         ..OpDef::new(Op::Momentum, "Gradient descent with momentum V, plain or Nesterov's.")
     },

@@ -10,7 +10,7 @@
 //!            | "input" value ":" type
 //!            | "constant" value ":" type "=" weight
 //!            | results "=" op "(" [operand {"," operand}] ")" [attributes] ["@" string] graph*
-//!            | "output" value ["as" string]
+//!            | "output" value ["as" string] ["becomes" value "=" weight]
 //! results    = "(" ")" | result {"," result}          result  = "_" | value ":" type
 //! operand    = "_" | value                            value   = "%" name
 //! attributes = "{" [name "=" attribute {"," name "=" attribute}] "}"
@@ -34,6 +34,7 @@
 //! - A constant of more than [`INLINE_ELEMENTS`] elements prints as a digest of its elements and parses back as
 //!   [`crate::Weight::Digest`], without them.
 //! - A constant's elements are preceded by their own type where that is not the constant's, which no valid graph has.
+//! - What an output `becomes` is an input that stands before it: the input of the next run, with the value of the first.
 //! - Inputs, outputs and nodes keep their order. Values are numbered in the order in which they stand in the text,
 //!   which keeps the numbers of every graph that was built from front to back.
 

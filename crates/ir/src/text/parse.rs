@@ -3,7 +3,7 @@
 use super::elements::{elements, float};
 use super::lex::{Cursor, Token};
 use super::parts::{all, attribute, ty};
-use crate::{Attrs, Def, Graph, Node, NodeId, Op, Type, Value, ValueId, Weight};
+use crate::{Attrs, Def, Graph, Node, NodeId, Op, State, Type, Value, ValueId, Weight};
 use orrery_base::{Result, index::Id};
 use orrery_numerics::Format;
 use std::borrow::Cow;
@@ -83,6 +83,9 @@ impl<'a> Parser<'a> {
                     self.graph.output_names.resize(self.outputs.len() - 1, String::new());
                     self.graph.output_names.push(name);
                 }
+                if cursor.take_name("becomes")? {
+                    self.state(cursor)?;
+                }
                 Ok(())
             }
             Token::Value(_) | Token::Name("_") | Token::Punctuation("(") => self.node(cursor),
@@ -104,6 +107,20 @@ impl<'a> Parser<'a> {
             return cursor.diagnostic_at(start, "text-repeated-name", cause).err();
         }
         Ok(self.graph.values.push(Value { name, ty, def }))
+    }
+    /// The input that the last output becomes, and what it is at first.
+    fn state(&mut self, cursor: &mut Cursor<'a>) -> Result<()> {
+        let (name, at) = operand(cursor)?;
+        let id = self.names.get(name.as_ref()).copied();
+        let input = id.and_then(|id| self.graph.inputs.iter().position(|input| *input == id));
+        let (Some(id), Some(input)) = (id, input) else {
+            let cause = format!("there is no input named `{name}` up to here");
+            return cursor.diagnostic_at(at, "text-unknown-value", cause).err();
+        };
+        cursor.expect("=")?;
+        let initial = weight(cursor, &self.graph.values[id].ty)?;
+        self.graph.states.push(State { input, output: self.outputs.len() - 1, initial });
+        Ok(())
     }
     fn node(&mut self, cursor: &mut Cursor<'a>) -> Result<()> {
         let id = NodeId::new(self.graph.nodes.len());

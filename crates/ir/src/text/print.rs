@@ -4,7 +4,7 @@ use super::INLINE_ELEMENTS;
 use super::elements::{digest, elements_text, float_text};
 use super::lex::name_text;
 use super::parts::attribute_text;
-use crate::{Attrs, Def, Graph, Node, Type, ValueId, Weight};
+use crate::{Attrs, Def, Graph, Node, State, Type, ValueId, Weight};
 use orrery_base::index::Id;
 use orrery_numerics::Format;
 use std::fmt::{self, Write};
@@ -52,6 +52,9 @@ impl Printer<'_> {
             write!(f, "output {}", self.name(*id))?;
             if let Some(name) = self.graph.output_names.get(i) {
                 write!(f, " as {name:?}")?;
+            }
+            for state in self.graph.states.iter().filter(|state| state.output == i) {
+                self.state(f, state)?;
             }
         }
         self.indented(f, 0)?;
@@ -101,6 +104,13 @@ impl Printer<'_> {
             Printer { graph: body, indent: self.indent + 2, values: 0, inputs: 0 }.graph(f)?;
         }
         Ok(())
+    }
+    fn state(&self, f: &mut fmt::Formatter<'_>, state: &State) -> fmt::Result {
+        let input = self.graph.inputs.get(state.input).copied();
+        let name =
+            input.map_or_else(|| format!("%{:?}", format!("input {}", state.input)), |id| self.name(id));
+        let ty = input.and_then(|id| self.graph.values.get(id)).map_or(&Type::Unknown, |value| &value.ty);
+        write!(f, " becomes {name} = {}", weight_text(&state.initial, ty))
     }
     fn typed(&self, id: ValueId) -> String {
         format!("{}: {}", self.name(id), self.graph.values.get(id).map_or(&Type::Unknown, |value| &value.ty))

@@ -118,6 +118,7 @@ pub(crate) fn all() -> Vec<Case> {
         pooling(),
         attention(),
         movement(),
+        losses(),
         rest(),
     ]
     .into_iter()
@@ -176,6 +177,7 @@ fn reductions() -> Vec<Case> {
     for op in [Op::Softmax, Op::LogSoftmax, Op::Hardmax] {
         cases.push(on(op, &[&[3, 4, 5]]).attr("axis", 1));
     }
+    cases.push(on(Op::SoftmaxGrad, &[&[3, 4, 5], &[3, 4, 5]]).attr("axis", 1));
     cases
 }
 
@@ -214,6 +216,9 @@ fn matrices() -> Vec<Case> {
             .with(Tensor::from_vec(vec![5, 2], vec![0_i64, 3, 1, 2, 3, 0, 2, 1, 1, 0])),
         on(Op::GatherMatMul, &[&[2, 3, 6], &[4, 6, 5]])
             .with(Tensor::from_vec(vec![2, 3], vec![0_i64, 3, 1, 2, 2, 0])),
+        on(Op::GatherMatMulGrad, &[&[5, 1, 6], &[5, 2, 3]])
+            .with(Tensor::from_vec(vec![5, 2], vec![0_i64, 3, 1, 2, 3, 0, 2, 1, 1, 0]))
+            .attr("matrices", 4),
     ]
 }
 
@@ -288,6 +293,12 @@ fn normalizations() -> Vec<Case> {
         on(Op::LpNormalization, &[&[2, 3, 4]]).attr("axis", 1),
         on(Op::LRN, &[&[2, 6, 4]]).attr("size", 3),
         on(Op::MeanVarianceNormalization, &[&[2, 3, 4, 5]]),
+        on(Op::LayerNormalizationGrad, &[&[2, 3, 4, 5], &[4, 5], &[2, 3, 4, 5]]).attr("axis", 2),
+        on(Op::LayerNormalizationScaleGrad, &[&[4, 3, 5], &[4, 3, 5]]).outputs(2),
+        on(Op::RMSNormalizationGrad, &[&[4, 3, 5], &[5], &[4, 3, 5]]),
+        on(Op::RMSNormalizationScaleGrad, &[&[4, 3, 5], &[4, 3, 5]]).attr("axis", 1),
+        on(Op::ChannelMoments, &[&[4, 3, 5, 2], &[3]]).outputs(2),
+        on(Op::ChannelMoments, &[&[4, 3, 5], &[3], &[4, 3, 5]]).outputs(2),
     ]
 }
 
@@ -342,6 +353,13 @@ fn attention() -> Vec<Case> {
         on(Op::Attention, &[&[2, 5, 24], &[2, 6, 8], &[2, 6, 6]])
             .attr("q_num_heads", 6)
             .attr("kv_num_heads", 2),
+        on(Op::AttentionGrad, &[&[2, 4, 5, 4], &[2, 2, 6, 4], &[2, 2, 6, 3], &[2, 4, 5, 3], &[4, 1, 6]])
+            .attr("is_causal", 1)
+            .outputs(4),
+        on(Op::AttentionGrad, &[&[2, 5, 24], &[2, 6, 8], &[2, 6, 6], &[2, 5, 18]])
+            .attr("q_num_heads", 6)
+            .attr("kv_num_heads", 2)
+            .outputs(3),
         on(Op::RotaryEmbedding, &[&[2, 3, 4, 8], &[9, 4], &[9, 4]]).with(ints(&[2, 4], 9)),
         on(Op::RotaryEmbedding, &[&[2, 4, 24], &[2, 4, 2], &[2, 4, 2]])
             .attr("num_heads", 3)
@@ -371,8 +389,26 @@ fn movement() -> Vec<Case> {
         on(Op::ReverseSequence, &[&[4, 3, 2]]).with(i64s(&[2, 4, 1])),
         on(Op::Gather, &[&[5, 4]]).with(ints(&[2, 3], 5)),
         on(Op::Gather, &[&[3, 5, 4]]).with(ints(&[2], 5)).attr("axis", 1),
+        on_tensors(Op::GatherGrad, vec![ints(&[2, 3], 5), floats(&[4, 2, 3, 2])])
+            .attr("axis", 1)
+            .attr("extent", 5),
+        on_tensors(Op::GatherGrad, vec![ints(&[4], 3), floats(&[4, 5])]).attr("extent", 3),
         on(Op::GatherElements, &[&[3, 5]]).with(ints(&[3, 4], 5)).attr("axis", 1),
         on(Op::TopK, &[&[3, 5]]).with(i64s(&[2])).outputs(2),
+    ]
+}
+
+fn losses() -> Vec<Case> {
+    let labels = || ints(&[4, 3], 5);
+    let loss = |op: Op| on(op, &[&[4, 5, 3]]).with(labels());
+    vec![
+        loss(Op::SoftmaxCrossEntropyLoss).with(positive(&[5])).attr("reduction", "none").outputs(2),
+        loss(Op::SoftmaxCrossEntropyLoss).attr("reduction", "sum").attr("ignore_index", 2),
+        loss(Op::SoftmaxCrossEntropyLoss),
+        loss(Op::NegativeLogLikelihoodLoss).with(positive(&[5])).attr("reduction", "sum"),
+        loss(Op::NegativeLogLikelihoodLoss),
+        loss(Op::SoftmaxCrossEntropyGrad).with(scalar(0.25)).with(positive(&[5])),
+        loss(Op::SoftmaxCrossEntropyGrad).with(floats(&[4, 3])).attr("ignore_index", 2),
     ]
 }
 

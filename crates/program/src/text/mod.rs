@@ -72,8 +72,12 @@ const KINDS: &[(&str, StepKind)] = &[
     ("load", StepKind::Load),
 ];
 /// Words for the units.
-const UNITS: &[(&str, Unit)] =
-    &[("device", Unit::Device), ("streaming", Unit::Streaming), ("host_link", Unit::HostLink)];
+const UNITS: &[(&str, Unit)] = &[
+    ("device", Unit::Device),
+    ("streaming", Unit::Streaming),
+    ("host_link", Unit::HostLink),
+    ("outward", Unit::Outward),
+];
 /// Words for how a buffer is written.
 const MODES: &[(&str, WriteMode)] = &[
     ("fill", WriteMode::Fill),

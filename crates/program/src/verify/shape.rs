@@ -3,8 +3,8 @@
 use super::{broken, ends, step_place};
 use crate::memory::unbound;
 use crate::{
-    BoundGrid, Buffer, BufferClass, BufferId, Cut, Growth, Layout, Program, Range, Step, StepId, StepKind,
-    Write, WriteMode, access_range,
+    BoundGrid, Buffer, BufferClass, BufferId, Cut, Growth, Layout, Program, Range, Read, Step, StepId,
+    StepKind, Write, WriteMode, access_range,
 };
 use orrery_base::Result;
 use orrery_base::index::Id;
@@ -172,6 +172,15 @@ fn step(program: &Program, id: StepId, step: &Step, ends: &[Bindings]) -> Result
         if !allowed {
             let cause = format!("writes `{}`, a buffer of class {class:?}, by {:?}", buffer.name, write.mode);
             return broken(3, &place, &cause);
+        }
+        let own = |read: &Read| read.buffer == write.buffer && read.access == write.access;
+        let of_it = |read: &&Read| program.storage(read.buffer) == program.storage(write.buffer);
+        if write.mode == WriteMode::InPlace
+            && step.kind == StepKind::Compute
+            && !step.reads.iter().filter(of_it).all(own)
+        {
+            let cause = format!("reads of `{}` what another part may have written", buffer.name);
+            return broken(13, &place, &cause);
         }
     }
     if step.kind == StepKind::Compute && !step.approximate {

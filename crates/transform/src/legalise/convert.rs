@@ -38,6 +38,7 @@ struct Walk<'a> {
 pub(super) fn convert(old: &Graph, formats: &Formats, weights: Weights) -> Result<Legalised> {
     let mut new = Graph::new(old.name.clone());
     new.metadata = old.metadata.clone();
+    new.states.clone_from(&old.states);
     let mut walk = Walk {
         old,
         formats,

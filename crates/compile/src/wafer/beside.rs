@@ -1,0 +1,131 @@
+//! What MemoryX does itself: states lie there, and where a run only changes a state, element by element, it is changed
+//! there. What such a step needs of the wafer, a gradient above all, leaves the wafer; nothing of it comes back in this run.
+
+use super::lowering::Lowering;
+use crate::Fidelity;
+use crate::groups::{Group, GroupKind, is_elementwise, is_inline};
+use crate::lower::{fill, reads};
+use orrery_base::Result;
+use orrery_ir::op::Engine;
+use orrery_ir::{Def, Graph, ValueId};
+use orrery_program::{BufferClass, BufferId, Layout, StepKind, Unit};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Which groups run in MemoryX: those of element-wise work that nothing but a state's new value, or another such group, needs.
+pub(super) fn beside(graph: &Graph, groups: &[Group]) -> Vec<bool> {
+    let mut on_wafer: BTreeSet<ValueId> = BTreeSet::new();
+    for (i, value) in graph.outputs.iter().enumerate() {
+        if graph.state_of_output(i).is_none() {
+            on_wafer.insert(*value);
+        }
+    }
+    let mut left: BTreeSet<ValueId> = graph.states.iter().map(|state| graph.outputs[state.output]).collect();
+    let mut found = vec![false; groups.len()];
+    for (number, group) in groups.iter().enumerate().rev() {
+        let made = group.nodes.iter().flat_map(|n| graph.nodes[*n].outputs.iter().flatten());
+        let (mut here, mut there) = (false, false);
+        for value in made {
+            here |= on_wafer.contains(value);
+            there |= left.contains(value);
+        }
+        let updates = group.nodes.iter().all(|n| graph.nodes[*n].op.def().engine == Engine::Vector)
+            && group.space.as_ref().is_some_and(is_elementwise);
+        found[number] = group.kind == GroupKind::Compute && there && !here && updates;
+        let read = group.nodes.iter().flat_map(|n| graph.nodes[*n].inputs.iter().flatten());
+        if found[number] { left.extend(read) } else { on_wafer.extend(read) }
+    }
+    found
+}
+
+/// The groups in an order in which those in MemoryX come one step of the wafer after what they wait for: so what leaves
+/// the wafer leaves while it goes on. With each whether it runs in MemoryX.
+pub(super) fn in_order<'a>(graph: &Graph, groups: &'a [Group], beside: &[bool]) -> Vec<(&'a Group, bool)> {
+    let mut made_at: BTreeMap<ValueId, usize> = BTreeMap::new();
+    let mut keyed = Vec::new();
+    for (number, (group, &beside)) in groups.iter().zip(beside).enumerate() {
+        let read = group.nodes.iter().flat_map(|n| graph.nodes[*n].inputs.iter().flatten());
+        let last = read.filter_map(|value| made_at.get(value)).max().map_or(0, |last| last + 1);
+        let at = if beside { last } else { number };
+        for node in &group.nodes {
+            // Steps in MemoryX follow one another without waiting for the wafer.
+            let at = if beside { at.saturating_sub(1) } else { at };
+            made_at.extend(graph.nodes[*node].outputs.iter().flatten().map(|value| (*value, at)));
+        }
+        keyed.push((at, beside, number, group));
+    }
+    keyed.sort_by_key(|(at, beside, number, _)| (*at, *beside, *number));
+    keyed.into_iter().map(|(_, beside, _, group)| (group, beside)).collect()
+}
+
+impl Lowering<'_> {
+    /// A group in MemoryX.
+    pub(super) fn update(&mut self, group: &Group) -> Result<()> {
+        let body = self.emitter.body(&group.nodes, None);
+        let mut sources = Vec::new();
+        for &value in &body.operands {
+            sources.push(self.in_memoryx(value)?);
+        }
+        let mut step = self.emitter.step(group.name(self.emitter.graph), StepKind::Compute, body.graph);
+        step.unit = Unit::Outward;
+        step.work = self.emitter.work(&group.nodes);
+        step.reads = reads(&sources, body.reads);
+        for &value in &body.results {
+            let buffer = self.memoryx_buffer(value, "", BufferClass::Scratch);
+            self.emitter.buffer_of.insert(value, buffer);
+            step.writes.push(fill(buffer, self.whole(value)));
+        }
+        self.push(step);
+        self.emitter.mapped(group, Fidelity::Exact);
+        Ok(())
+    }
+    pub(super) fn memoryx_buffer(&mut self, value: ValueId, suffix: &str, class: BufferClass) -> BufferId {
+        let whole = Layout::whole(self.whole(value).len(), 0);
+        self.emitter.buffer(value, suffix, class, self.memoryx, whole)
+    }
+    /// The buffer of a value in MemoryX, to which it leaves the wafer where it was made there.
+    fn in_memoryx(&mut self, value: ValueId) -> Result<BufferId> {
+        let (source, chain) = self.origin(value);
+        let from = match (self.emitter.given_state(source), &self.emitter.graph.values[source].def) {
+            (Some(state), _) => state,
+            (None, Def::Constant(_)) => {
+                let there = self.sent.get(&source).copied();
+                there.unwrap_or_else(|| self.memoryx_buffer(source, "@memoryx", BufferClass::Parameter))
+            }
+            (None, _) => self.held(source)?,
+        };
+        if matches!(self.emitter.graph.values[source].def, Def::Constant(_)) {
+            self.sent.insert(source, from);
+        }
+        let home = self.emitter.program.buffers[from].home;
+        if chain.is_empty() && home == self.memoryx {
+            return Ok(from);
+        }
+        if let Some(&there) = self.sent.get(&value) {
+            return Ok(there);
+        }
+        let suffix = format!("@{}", self.emitter.program.buffers.len());
+        let to = self.memoryx_buffer(value, &suffix, BufferClass::Scratch);
+        let (kind, name) = if home == self.memoryx {
+            (StepKind::Exchange, format!("{} moved", self.emitter.name_of(value)))
+        } else {
+            (StepKind::Stream, format!("{} from the wafer", self.emitter.name_of(value)))
+        };
+        let mut step = self.emitter.step(name, kind, self.movement_of(value));
+        step.unit = Unit::Outward;
+        step.reads = reads(&[from], vec![self.whole_buffer(from)]);
+        step.writes = vec![fill(to, self.whole(value))];
+        self.push(step);
+        self.sent.insert(value, to);
+        Ok(to)
+    }
+    /// True for an input that only groups in MemoryX read.
+    pub(super) fn is_for_memoryx(&self, value: ValueId, order: &[(&Group, bool)]) -> bool {
+        let graph = self.emitter.graph;
+        let reads = |group: &Group| group.nodes.iter().any(|n| graph.nodes[*n].inputs.contains(&Some(value)));
+        let mut readers = order.iter().filter(|(group, _)| reads(group)).peekable();
+        readers.peek().is_some()
+            && readers.all(|(_, beside)| *beside)
+            && !graph.outputs.contains(&value)
+            && !is_inline(graph, value)
+    }
+}
