@@ -15,6 +15,7 @@ mod pattern;
 pub mod report;
 mod rewrite;
 pub mod training;
+pub mod unroll;
 
 pub use affine::fold_batch_norm;
 pub use backward::differentiate;
@@ -23,6 +24,7 @@ pub use clean::clean;
 pub use fuse::fuse;
 pub use legalise::{Legalised, NarrowedWeight, Narrowing, PrecisionSpec, legalise, store_border};
 pub use report::{Exactness, Kind, Replacement, Report};
+pub use unroll::unroll;
 
 use orrery_base::Result;
 use orrery_ir::{Graph, infer, verify};

@@ -314,6 +314,7 @@ fn is_multiplied(op: Op, input: usize) -> bool {
         Op::Conv | Op::ConvTranspose | Op::ConvWeightGrad | Op::DeformConv => input < 2,
         Op::AttentionGrad => input < 4,
         Op::Attention | Op::RNN | Op::GRU | Op::LSTM => input < 3,
+        Op::RNNGrad | Op::GRUGrad | Op::LSTMGrad => input < 3,
         Op::Einsum => true,
         _ => false,
     }

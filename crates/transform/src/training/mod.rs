@@ -20,6 +20,7 @@ pub use optimizer::Optimizer;
 
 use crate::backward::differentiate;
 use crate::legalise::{PrecisionSpec, legalise};
+use crate::unroll::unroll;
 use crate::{Options, Prepared, Report, Weights, prepare};
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::{Extend, Graph, Op, State, Type, ValueId, Weight};
@@ -136,7 +137,7 @@ pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weigh
     // Weights become inputs before anything is folded or shared: equal ones would become the same.
     let (graph, mut found) = parameters::to_inputs(graph, &statistics, &spec.frozen, spec.parameters_in)?;
     let options = Options { weights, fold_batch_norm: false, ..Options::default() };
-    let Prepared { graph, report } = prepare(&graph, &options)?;
+    let Prepared { graph, report } = prepare(&unroll(&graph)?, &options)?;
     if !found.iter().any(|p| p.kind == StateKind::Parameter) {
         return Diagnostic::error("no-parameters", "the model has no weights that could be trained")
             .at(graph.name)
