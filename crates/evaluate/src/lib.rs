@@ -16,6 +16,7 @@ pub mod run;
 pub mod setup;
 mod suggest;
 pub mod sweep;
+pub mod training;
 pub mod validate;
 mod variant;
 pub mod way;

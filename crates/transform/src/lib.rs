@@ -6,14 +6,17 @@
 //! and legalised, not fused.
 
 pub mod affine;
+pub mod backward;
 pub mod clean;
 pub mod fuse;
 pub mod legalise;
 mod pattern;
 pub mod report;
 mod rewrite;
+pub mod training;
 
 pub use affine::fold_batch_norm;
+pub use backward::differentiate;
 pub use clean::clean;
 pub use fuse::fuse;
 pub use legalise::{Legalised, NarrowedWeight, Narrowing, PrecisionSpec, legalise, store_border};

@@ -63,7 +63,7 @@ pub fn compile(
     if !graph.states.is_empty() {
         if resident == Some(true) {
             return Diagnostic::error(
-                "unsupported",
+                "unsupported-training",
                 "states lie in MemoryX and stream in; with all layers on the wafer they are not described",
             )
             .help("a software stack that streams weights")

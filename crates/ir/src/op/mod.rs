@@ -37,6 +37,7 @@ families!(
     matrix,
     movement,
     normalization,
+    optimizer,
     pooling,
     quantization,
     random,
@@ -114,6 +115,8 @@ ops! {
     NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss
     // training
     Adam Adagrad Momentum
+    // optimizer
+    SgdStep AdamStep AdamaxStep RmsPropStep LambDirection
     // strings
     StringNormalizer StringConcat StringSplit RegexFullMatch TfIdfVectorizer LabelEncoder ArrayFeatureExtractor Binarizer
 }
@@ -170,6 +173,20 @@ pub enum Engine {
     Host,
 }
 
+/// Appends the gradients of a node's inputs to a graph: see [`crate::gradient`].
+pub type Rule = fn(&mut crate::gradient::Backward<'_>) -> orrery_base::Result<()>;
+
+/// How the gradient of an op is had.
+#[derive(Clone, Copy)]
+pub enum Gradient {
+    /// By a rule.
+    Rule(Rule),
+    /// It is zero wherever it exists: steps, comparisons, indices, shapes.
+    Zero,
+    /// There is no rule.
+    Unknown,
+}
+
 /// Work in counts, as formulas over symbols. Bytes follow from the operands' types.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Work {
@@ -216,6 +233,8 @@ pub struct OpDef {
     pub work: fn(&Ctx<'_>) -> Work,
     /// How it can be cut into parts; none where only as a whole.
     pub space: fn(&Ctx<'_>) -> Option<IterSpace>,
+    /// Gradient.
+    pub gradient: Gradient,
     /// Meaning: the outputs' values. Plain, in the declared types; the definition, not the fast path.
     pub eval: fn(&EvalCtx<'_>) -> Result<Vec<Datum>, String>,
 }
@@ -234,8 +253,17 @@ impl OpDef {
             infer: context::same_as_first,
             work: context::no_work,
             space: space::indivisible,
+            gradient: Gradient::Unknown,
             eval: context::not_defined,
         }
+    }
+    /// With a gradient rule.
+    pub(crate) const fn gradient(self, rule: Rule) -> Self {
+        Self { gradient: Gradient::Rule(rule), ..self }
+    }
+    /// With a gradient that is zero wherever it exists.
+    pub(crate) const fn flat(self) -> Self {
+        Self { gradient: Gradient::Zero, ..self }
     }
     /// Least and largest number of inputs; no largest where variadic.
     pub fn input_range(&self) -> (usize, Option<usize>) {

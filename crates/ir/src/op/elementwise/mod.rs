@@ -4,6 +4,7 @@
 //! the op is cut. What takes a transcendental function or several roundings is of class rounding.
 
 pub(crate) mod functions;
+mod gradient;
 mod kernels;
 mod rules;
 
@@ -79,7 +80,8 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::unary(ctx, Takes::Numbers, |d| Some(d.larger(&Dim::Known(0)))),
         each::<1, 0>,
         k::relu,
-    ),
+    )
+    .gradient(gradient::relu),
     entry(
         Op::Floor,
         "Rounds down to an integer.",
@@ -329,21 +331,24 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::joined(ctx, Takes::Numbers, None, |a, b| Some(a.clone() + b.clone())),
         each::<1, 0>,
         k::add,
-    ),
+    )
+    .gradient(gradient::add),
     binary(
         Op::Sub,
         "Difference; integers wrap.",
         |ctx| rules::joined(ctx, Takes::Numbers, None, |a, b| Some(a.clone() - b.clone())),
         each::<1, 0>,
         k::sub,
-    ),
+    )
+    .gradient(gradient::sub),
     binary(
         Op::Mul,
         "Product; integers wrap.",
         |ctx| rules::joined(ctx, Takes::Numbers, None, |a, b| Some(a.clone() * b.clone())),
         each::<1, 0>,
         k::mul,
-    ),
+    )
+    .gradient(gradient::mul),
     binary(Op::Div, "Quotient; of integers, rounded towards zero.", rules::div, rules::quotient, k::div),
     OpDef {
         attrs: &[opt("fmod", AttrKind::Int, "The sign is that of the first operand, not of the second; 0.")],
@@ -430,28 +435,32 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::compared(ctx, Takes::Numbers, std::cmp::Ordering::is_lt),
         each::<1, 0>,
         k::less,
-    ),
+    )
+    .flat(),
     binary(
         Op::Greater,
         "True where the first is greater than the second.",
         |ctx| rules::compared(ctx, Takes::Numbers, std::cmp::Ordering::is_gt),
         each::<1, 0>,
         k::greater,
-    ),
+    )
+    .flat(),
     binary(
         Op::LessOrEqual,
         "True where the first is less than the second or equal.",
         |ctx| rules::compared(ctx, Takes::Numbers, std::cmp::Ordering::is_le),
         each::<1, 0>,
         k::less_or_equal,
-    ),
+    )
+    .flat(),
     binary(
         Op::GreaterOrEqual,
         "True where the first is greater than the second or equal.",
         |ctx| rules::compared(ctx, Takes::Numbers, std::cmp::Ordering::is_ge),
         each::<1, 0>,
         k::greater_or_equal,
-    ),
+    )
+    .flat(),
     OpDef {
         inputs: &[Port::One("input"), Port::One("slope")],
         ..entry(

@@ -2,13 +2,14 @@
 
 mod einsum;
 mod gathered;
+mod gradient;
 mod integer;
 pub mod kernel;
 
 use super::elements::{Float, by_float, integers};
 use super::space::{broadcast_access, parallel, reduced};
 use super::{
-    Access, AttrDef, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work,
+    Access, AttrDef, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, Gradient, IterSpace, Op, OpDef, Port, Work,
 };
 use super::{context, elements, opt, rules};
 use crate::{AttrKind, Attrs, Dim};
@@ -32,6 +33,7 @@ pub const TABLE: &[OpDef] = &[
         work: |ctx| product_work(ctx, [0, 1]),
         space: |ctx| product_space(ctx, [0, 1], true),
         eval: matmul,
+        gradient: Gradient::Rule(gradient::matmul),
         ..OpDef::new(
             Op::MatMul,
             "Matrix product over the last two dimensions, those before broadcast; a vector is a row on the left and a \

@@ -1,5 +1,6 @@
 //! Ops that combine elements along dimensions: sums, extremes, running sums, softmax.
 
+mod gradient;
 mod kernels;
 mod rules;
 
@@ -156,7 +157,8 @@ pub const TABLE: &[OpDef] = &[
         each::<1, 0, 0>,
         |ctx| reduce_space(ctx, Some(Combine::Sum)),
         k::sum,
-    ),
+    )
+    .gradient(gradient::sum),
     reduce(
         Op::ReduceMean,
         "Mean over dimensions.",

@@ -1,0 +1,151 @@
+//! Steps of training, and the states they leave.
+
+use super::engine::{Engine, in_type, precision};
+use crate::model::Bound;
+use crate::run::Place;
+use orrery_base::{Diagnostic, Result};
+use orrery_ir::weights::normal;
+use orrery_ir::{Type, Weight};
+use orrery_numerics::{DType, Rounding, Tensor, cast};
+use orrery_transform::Weights;
+use orrery_transform::training::{self, Spec, Step};
+
+/// What a step found.
+#[derive(Clone, Debug)]
+pub struct StepOutcome {
+    /// The loss before the step.
+    pub loss: f64,
+    /// Norm of all gradients, where the step gives it; not a number where one of them is none.
+    pub gradient_norm: Option<f64>,
+    /// The model's outputs, where the step gives them.
+    pub predictions: Vec<Tensor>,
+    /// Whether the states were changed: they stay as they are where the gradients are no numbers and loss scaling is on.
+    pub applied: bool,
+}
+
+/// A model in training.
+pub struct Trainer {
+    step: Step,
+    engine: Engine,
+    /// What the states hold, in the order of [`Step::states`].
+    states: Vec<Tensor>,
+}
+
+impl Trainer {
+    /// Makes and compiles the step of a model with the batch it is bound to. `stochastic` rounds results at random in
+    /// proportion, on machines that can.
+    ///
+    /// # Errors
+    /// `weights-absent` where the model has no elements to start from; those of [`training::step`] and of compiling.
+    pub fn new(model: &Bound, spec: &Spec, place: &Place, threads: usize, stochastic: bool) -> Result<Self> {
+        let formats = precision(place)?;
+        let step = training::step(&model.graph, spec, formats.as_ref(), Weights::Compute)?;
+        let states = step.states.iter().map(|slot| initial(&slot.name, &slot.ty, &slot.initial));
+        let states = states.collect::<Result<_>>()?;
+        let engine = Engine::new(&step.graph, place, threads, stochastic)?;
+        Ok(Self { step, engine, states })
+    }
+    /// The step.
+    pub const fn description(&self) -> &Step {
+        &self.step
+    }
+    /// What the states hold, with their names.
+    pub fn states(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.step.states.iter().map(|slot| slot.name.as_str()).zip(&self.states)
+    }
+    /// Puts elements in a state.
+    ///
+    /// # Errors
+    /// `state-mismatch` where there is no state of that name, type and shape.
+    pub fn set_state(&mut self, name: &str, tensor: Tensor) -> Result<()> {
+        let at = self.step.states.iter().position(|slot| slot.name == name);
+        let Some(at) = at else {
+            return Diagnostic::error("state-mismatch", format!("the training has no state `{name}`")).err();
+        };
+        let held = &self.states[at];
+        if (held.dtype(), held.shape()) != (tensor.dtype(), tensor.shape()) {
+            let cause = format!("state `{name}` is {held:?}, got {tensor:?}");
+            return Diagnostic::error("state-mismatch", cause).err();
+        }
+        self.states[at] = tensor;
+        Ok(())
+    }
+    /// One step on a batch: `data` in the order of the model's inputs. `number` is 1 for the first; `seed` is that of
+    /// dropouts and stochastic rounding in this step.
+    ///
+    /// # Errors
+    /// Those of running.
+    pub fn step(
+        &mut self,
+        data: Vec<Tensor>,
+        labels: Option<Tensor>,
+        rate: f64,
+        number: u64,
+        loss_scale: f64,
+        seed: u64,
+    ) -> Result<StepOutcome> {
+        let step = &self.step;
+        let mut inputs: Vec<Option<Tensor>> = vec![None; step.graph.inputs.len()];
+        let mut put = |at: usize, tensor: Tensor| -> Result<()> {
+            let ty = step.graph.values[step.graph.inputs[at]].ty.as_tensor();
+            inputs[at] = Some(in_type(&tensor, ty.map_or(tensor.dtype(), |ty| ty.dtype))?);
+            Ok(())
+        };
+        for (at, tensor) in step.data.clone().zip(data) {
+            put(at, tensor)?;
+        }
+        if let (Some(at), Some(labels)) = (step.labels, labels) {
+            put(at, labels)?;
+        }
+        put(step.learning_rate, Tensor::scalar(rate as f32))?;
+        put(step.step, Tensor::scalar(number as i64))?;
+        if let Some(at) = step.loss_scale {
+            put(at, Tensor::scalar(loss_scale as f32))?;
+        }
+        for (slot, state) in step.states.iter().zip(&self.states) {
+            inputs[slot.input] = Some(state.clone());
+        }
+        let all: Option<Vec<Tensor>> = inputs.into_iter().collect();
+        let Some(all) = all else {
+            return Diagnostic::error("input-mismatch", "the batch does not have all inputs of the model")
+                .err();
+        };
+        let mut made = self.engine.run(all, seed)?;
+        let number =
+            |tensor: &Tensor| tensor.to_f64().ok().and_then(|v| v.first().copied()).unwrap_or(f64::NAN);
+        let loss = number(&made[0]);
+        let gradient_norm = step.gradient_norm.map(|at| number(&made[at]));
+        let broken = gradient_norm.is_some_and(|norm| !norm.is_finite());
+        let applied = !(broken && step.loss_scale.is_some());
+        if applied {
+            for (slot, state) in step.states.iter().zip(&mut self.states) {
+                std::mem::swap(state, &mut made[slot.output]);
+            }
+        }
+        let predictions = made.drain(step.predictions.clone()).collect();
+        Ok(StepOutcome { loss, gradient_norm, predictions, applied })
+    }
+}
+
+/// The elements of a state before the first step.
+fn initial(name: &str, ty: &Type, weight: &Weight) -> Result<Tensor> {
+    let extents = ty.as_tensor().and_then(|ty| Some((ty.dtype, ty.extents()?)));
+    let Some((dtype, shape)) = extents else {
+        return Diagnostic::error("open-shape", format!("state `{name}` of type {ty} has no extents")).err();
+    };
+    match weight {
+        Weight::Data(tensor) => Ok(tensor.clone()),
+        Weight::Seeded { seed, mean, deviation } => {
+            let count = shape.iter().product();
+            let values = Tensor::from_vec(shape, normal(*seed, count, *mean, *deviation));
+            if dtype == DType::F32 {
+                return Ok(values);
+            }
+            cast(&values, dtype, Rounding::NearestEven, false)
+                .map_err(|error| Box::new(Diagnostic::error("input-mismatch", error.to_string())))
+        }
+        _ => Diagnostic::error("weights-absent", format!("the elements of `{name}` are not in the model"))
+            .help("training starts from weights: give a file that has them, or a model of the zoo with seeded ones")
+            .err(),
+    }
+}

@@ -1,0 +1,292 @@
+//! A training step as a graph: forward, loss, backward and update.
+//!
+//! [`step`] takes a model's graph and gives one whose inputs are data, labels and three scalars, and then states: the
+//! parameters, the optimizer's moments, the running statistics of batch normalizations. Outputs are the loss, what is
+//! asked for beside it, and the states anew. It is made in this order:
+//!
+//! 1. dropouts and batch normalizations are put in training mode, and the graph is cleaned and fused;
+//! 2. weights become inputs, the loss is added, and the whole is differentiated in the model's own types;
+//! 3. the result is brought to the machine's formats: parameters are cast where they are read, gradients cast back;
+//! 4. the update is added in binary32: unscaling, clipping, optimizer.
+
+mod evaluation;
+mod loss;
+mod optimizer;
+mod parameters;
+
+pub use evaluation::{Evaluation, evaluation};
+pub use loss::{Loss, LossSpec};
+pub use optimizer::Optimizer;
+
+use crate::backward::differentiate;
+use crate::legalise::{PrecisionSpec, legalise};
+use crate::{Options, Prepared, Report, Weights, prepare};
+use orrery_base::{Diagnostic, Result};
+use orrery_ir::{Extend, Graph, Op, State, Type, ValueId, Weight};
+use orrery_numerics::DType;
+
+/// What a training step is to do.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// What is minimised.
+    pub loss: LossSpec,
+    /// How.
+    pub optimizer: Optimizer,
+    /// Gradients are scaled down together so that their norm is at most this.
+    pub clip_norm: Option<f64>,
+    /// The gradient of the loss starts at the input `loss_scale` and is divided by it before the update.
+    pub loss_scaling: bool,
+    /// The step gives the norm of all gradients: not a number where one of them is none.
+    pub gradient_norm: bool,
+    /// The step gives the model's outputs.
+    pub predictions: bool,
+    /// Parameters whose names start with one of these stay as they are.
+    pub frozen: Vec<String>,
+    /// Parameters whose names contain one of these, or that have one dimension where `bias` is among them, are not
+    /// decayed.
+    pub undecayed: Vec<String>,
+    /// Type in which parameters are kept between steps.
+    pub parameters_in: DType,
+}
+
+impl Spec {
+    /// A loss on the model's first output, an optimizer, and nothing else.
+    pub fn new(loss: Loss, optimizer: Optimizer) -> Self {
+        Self {
+            loss: LossSpec { kind: loss, output: None },
+            optimizer,
+            clip_norm: None,
+            loss_scaling: false,
+            gradient_norm: false,
+            predictions: false,
+            frozen: Vec::new(),
+            undecayed: Vec::new(),
+            parameters_in: DType::F32,
+        }
+    }
+}
+
+/// What a state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StateKind {
+    /// A trained parameter.
+    Parameter,
+    /// What an optimizer keeps of earlier gradients.
+    Moment,
+    /// Running mean or variance of a batch normalization.
+    Statistic,
+}
+
+/// A value that the step finds in one of its inputs and leaves in one of its outputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slot {
+    /// Name: the weight's in the model, followed by the moment's.
+    pub name: String,
+    /// What it is.
+    pub kind: StateKind,
+    /// Position among the inputs.
+    pub input: usize,
+    /// Position among the outputs.
+    pub output: usize,
+    /// Elements before the first step.
+    pub initial: Weight,
+    /// Type.
+    pub ty: Type,
+}
+
+/// A training step.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The graph.
+    pub graph: Graph,
+    /// Positions of the model's own inputs.
+    pub data: std::ops::Range<usize>,
+    /// Position of the input `labels`; none where the model makes its loss itself.
+    pub labels: Option<usize>,
+    /// Position of the input `learning_rate`, f32[].
+    pub learning_rate: usize,
+    /// Position of the input `step`, i64[], 1 for the first.
+    pub step: usize,
+    /// Position of the input `loss_scale`, f32[].
+    pub loss_scale: Option<usize>,
+    /// Position of the output with the norm of all gradients; the loss is output 0.
+    pub gradient_norm: Option<usize>,
+    /// Positions of the model's outputs.
+    pub predictions: std::ops::Range<usize>,
+    /// The states, in the order of their inputs.
+    pub states: Vec<Slot>,
+    /// Node at which the backward pass starts, and that at which the update does.
+    pub backward: usize,
+    /// First node of the update.
+    pub update: usize,
+    /// What was recognised and replaced in the model.
+    pub report: Report,
+    /// What the user should know.
+    pub notes: Vec<Diagnostic>,
+}
+
+/// Makes a training step of a model whose shapes are numbers.
+///
+/// # Errors
+/// `no-parameters` where nothing can be trained; `loss-output` where the loss does not fit the model; `no-gradient` with
+/// the node; those of the passes.
+pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weights: Weights) -> Result<Step> {
+    let own = model.outputs.len();
+    let (graph, statistics) = parameters::training_mode(model);
+    // Weights become inputs before anything is folded or shared: equal ones would become the same.
+    let (graph, mut found) = parameters::to_inputs(graph, &statistics, &spec.frozen, spec.parameters_in)?;
+    let options = Options { weights, fold_batch_norm: false, ..Options::default() };
+    let Prepared { graph, report } = prepare(&graph, &options)?;
+    if !found.iter().any(|p| p.kind == StateKind::Parameter) {
+        return Diagnostic::error("no-parameters", "the model has no weights that could be trained")
+            .at(graph.name)
+            .help(
+                "weights are float constants that products, convolutions, normalizations or embeddings read",
+            )
+            .err();
+    }
+    let data = 0..graph.inputs.len() - found.len();
+    let moved = graph.outputs[own..].to_vec();
+    let outputs = graph.outputs[..own].to_vec();
+    let names: Vec<String> = (0..own).map(|i| graph.output_name(i).to_owned()).collect();
+    let mut extend = Extend::new(graph)?;
+    let attached = loss::attach(&mut extend, &spec.loss, &outputs, &names)?;
+    let loss_scale =
+        spec.loss_scaling.then(|| extend.input("loss_scale", Type::tensor(DType::F32, [0_i64; 0])));
+    let forward = extend.graph().nodes.len();
+    let seed = match loss_scale {
+        Some(scale) => extend.cast(scale, extend.dtype(attached.loss))?,
+        None => extend.scalar_like(attached.loss, 1.0),
+    };
+    let trained: Vec<usize> = (0..found.len()).filter(|i| found[*i].kind == StateKind::Parameter).collect();
+    let wrt: Vec<ValueId> = trained.iter().map(|i| extend.graph().inputs[found[*i].input]).collect();
+    let gradients = differentiate(&mut extend, attached.loss, seed, &wrt)?;
+    let mut notes = attached.notes;
+    let idle: Vec<&str> = trained
+        .iter()
+        .zip(&gradients)
+        .filter(|(_, g)| g.is_none())
+        .map(|(i, _)| found[*i].name.as_str())
+        .collect();
+    notes.extend(idle_note(&idle));
+
+    // Outputs of the graph that is brought to the machine's formats: loss, predictions, statistics, gradients.
+    let mut graph = extend.finish();
+    let kept: Vec<ValueId> = if spec.predictions { outputs.clone() } else { Vec::new() };
+    // The statistics are the first of what was found.
+    let statistic_outputs: Vec<(usize, ValueId)> = moved.into_iter().enumerate().collect();
+    let given: Vec<(usize, ValueId)> =
+        trained.iter().zip(gradients).filter_map(|(i, g)| Some((*i, g?))).collect();
+    graph.outputs = std::iter::once(attached.loss)
+        .chain(kept.iter().copied())
+        .chain(statistic_outputs.iter().map(|(_, v)| *v))
+        .chain(given.iter().map(|(_, v)| *v))
+        .collect();
+    graph.output_names = std::iter::once("loss".to_owned())
+        .chain(names.into_iter().take(kept.len()))
+        .chain(statistic_outputs.iter().map(|(i, _)| format!("{}.new", found[*i].name)))
+        .chain(given.iter().map(|(i, _)| format!("{}.gradient", found[*i].name)))
+        .collect();
+    let made_by = |graph: &Graph, from: usize| {
+        let nodes = graph.nodes.iter().skip(from);
+        let names: Vec<String> = nodes.take(1).map(|(_, n)| n.name.clone()).collect();
+        names.into_iter().next()
+    };
+    let first_backward = made_by(&graph, forward);
+    if let Some(precision) = precision {
+        let legal = legalise(&graph, precision, weights)?;
+        graph = legal.graph;
+        notes.extend(legal.notes);
+    }
+    let backward = first_backward
+        .and_then(|name| graph.nodes.values().position(|n| n.name == name))
+        .unwrap_or(graph.nodes.len());
+    let update = graph.nodes.len();
+    let statistics_at = 1 + kept.len();
+    let gradients_at = statistics_at + statistic_outputs.len();
+    let legal_outputs = graph.outputs.clone();
+    let (labels, scale) = (attached.labels.is_some(), loss_scale.is_some());
+    let labels = labels.then(|| data.end + found.len());
+    let loss_scale = scale.then(|| data.end + found.len() + usize::from(labels.is_some()));
+
+    let mut extend = Extend::new(graph)?;
+    let learning_rate = extend.graph().inputs.len();
+    let rate = extend.input("learning_rate", Type::tensor(DType::F32, [0_i64; 0]));
+    let time = extend.input("step", Type::tensor(DType::I64, [0_i64; 0]));
+    let scale = loss_scale.map(|at| extend.graph().inputs[at]);
+    let mut update_of = optimizer::Update::new(spec, rate, time, scale);
+    let inputs: Vec<(ValueId, ValueId, String)> = given
+        .iter()
+        .enumerate()
+        .map(|(k, (i, _))| {
+            let parameter = extend.graph().inputs[found[*i].input];
+            (parameter, legal_outputs[gradients_at + k], found[*i].name.clone())
+        })
+        .collect();
+    let updated = update_of.append(&mut extend, &inputs)?;
+    let mut outputs: Vec<(String, ValueId)> = vec![("loss".to_owned(), legal_outputs[0])];
+    let gradient_norm = updated.norm.filter(|_| spec.gradient_norm).map(|norm| {
+        outputs.push(("grad_norm".to_owned(), norm));
+        outputs.len() - 1
+    });
+    let predictions = outputs.len()..outputs.len() + kept.len();
+    for i in 0..kept.len() {
+        outputs.push((extend.graph().output_name(1 + i).to_owned(), legal_outputs[1 + i]));
+    }
+    for (k, (i, _)) in statistic_outputs.iter().enumerate() {
+        found[*i].output = outputs.len();
+        outputs.push((format!("{}.new", found[*i].name), legal_outputs[statistics_at + k]));
+    }
+    for ((i, _), new) in given.iter().zip(&updated.parameters) {
+        found[*i].output = outputs.len();
+        outputs.push((format!("{}.new", found[*i].name), *new));
+    }
+    let mut graph = extend.finish();
+    let mut states: Vec<Slot> = found.into_iter().filter(|slot| slot.output > 0).collect();
+    for moment in updated.moments {
+        let ty = graph.values[moment.input].ty.clone();
+        let position = graph.inputs.iter().position(|v| *v == moment.input).expect("it is an input");
+        states.push(Slot {
+            name: moment.name.clone(),
+            kind: StateKind::Moment,
+            input: position,
+            output: outputs.len(),
+            initial: Weight::Seeded { seed: 0, mean: 0.0, deviation: 0.0 },
+            ty,
+        });
+        outputs.push((format!("{}.new", moment.name), moment.output));
+    }
+    graph.outputs = outputs.iter().map(|(_, v)| *v).collect();
+    graph.output_names = outputs.into_iter().map(|(name, _)| name).collect();
+    let state = |slot: &Slot| State { input: slot.input, output: slot.output, initial: slot.initial.clone() };
+    graph.states = states.iter().map(state).collect();
+    graph.states.sort_by_key(|state| state.output);
+    crate::check(&graph)?;
+    Ok(Step {
+        graph,
+        data,
+        labels,
+        learning_rate,
+        step: learning_rate + 1,
+        loss_scale,
+        gradient_norm,
+        predictions,
+        states,
+        backward,
+        update,
+        report,
+        notes,
+    })
+}
+
+fn idle_note(idle: &[&str]) -> Option<Diagnostic> {
+    let first = idle.first()?;
+    let more = if idle.len() > 1 { format!(" and {} more", idle.len() - 1) } else { String::new() };
+    let cause = format!("the loss does not depend on `{first}`{more}: they are not trained");
+    Some(Diagnostic::note("parameter-idle", cause))
+}
+
+/// True for ops that only training has.
+pub fn is_update(op: Op) -> bool {
+    matches!(op, Op::SgdStep | Op::AdamStep | Op::AdamaxStep | Op::RmsPropStep | Op::LambDirection)
+}

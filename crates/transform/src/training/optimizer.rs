@@ -1,0 +1,267 @@
+//! The update: from gradients to new parameters.
+
+use super::Spec;
+use orrery_base::Result;
+use orrery_ir::{Attrs, Extend, Op, ValueId};
+use orrery_numerics::DType;
+
+/// An optimizer, by the formulas and the names of `torch.optim`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Optimizer {
+    /// Gradient descent.
+    Sgd {
+        /// Part of the momentum that is kept.
+        momentum: f64,
+        /// Looks ahead along the momentum.
+        nesterov: bool,
+        /// Factor of the parameter that is added to its gradient.
+        weight_decay: f64,
+    },
+    /// Adam.
+    Adam {
+        /// Parts of the running means that are kept.
+        betas: [f64; 2],
+        /// Added to the root that is divided by.
+        epsilon: f64,
+        /// Factor of the parameter that is added to its gradient, or taken off the parameter where decoupled.
+        weight_decay: f64,
+        /// AdamW.
+        decoupled: bool,
+    },
+    /// Adamax.
+    Adamax {
+        /// Parts that are kept.
+        betas: [f64; 2],
+        /// Added to each gradient's magnitude.
+        epsilon: f64,
+        /// Factor of the parameter that is added to its gradient.
+        weight_decay: f64,
+    },
+    /// RMSprop.
+    RmsProp {
+        /// Part of the mean squared gradient that is kept.
+        alpha: f64,
+        /// Part of the momentum that is kept.
+        momentum: f64,
+        /// Added to the root that is divided by.
+        epsilon: f64,
+        /// Factor of the parameter that is added to its gradient.
+        weight_decay: f64,
+    },
+    /// LAMB.
+    Lamb {
+        /// Parts of the running means that are kept.
+        betas: [f64; 2],
+        /// Added to the root that is divided by.
+        epsilon: f64,
+        /// Factor of the parameter that is added to the direction.
+        weight_decay: f64,
+    },
+}
+
+impl Optimizer {
+    /// The optimizer of that name with the defaults of its paper or `torch.optim`; none where there is none such.
+    pub fn parse(name: &str) -> Option<Self> {
+        let betas = [0.9, 0.999];
+        Some(match name.to_ascii_lowercase().as_str() {
+            "sgd" => Self::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 },
+            "adam" => Self::Adam { betas, epsilon: 1e-8, weight_decay: 0.0, decoupled: false },
+            "adamw" => Self::Adam { betas, epsilon: 1e-8, weight_decay: 0.01, decoupled: true },
+            "adamax" => Self::Adamax { betas, epsilon: 1e-8, weight_decay: 0.0 },
+            "rmsprop" => Self::RmsProp { alpha: 0.99, momentum: 0.0, epsilon: 1e-8, weight_decay: 0.0 },
+            "lamb" => Self::Lamb { betas, epsilon: 1e-6, weight_decay: 0.01 },
+            _ => return None,
+        })
+    }
+    /// The names that [`Optimizer::parse`] knows.
+    pub const NAMES: [&'static str; 6] = ["sgd", "adam", "adamw", "adamax", "rmsprop", "lamb"];
+    /// With a momentum, where it has one.
+    #[must_use]
+    pub fn with_momentum(mut self, value: f64) -> Self {
+        if let Self::Sgd { momentum, .. } | Self::RmsProp { momentum, .. } = &mut self {
+            *momentum = value;
+        }
+        self
+    }
+    /// With a weight decay.
+    #[must_use]
+    pub fn with_weight_decay(mut self, value: f64) -> Self {
+        *self.decay_mut() = value;
+        self
+    }
+    fn decay_mut(&mut self) -> &mut f64 {
+        match self {
+            Self::Sgd { weight_decay, .. }
+            | Self::Adam { weight_decay, .. }
+            | Self::Adamax { weight_decay, .. }
+            | Self::RmsProp { weight_decay, .. }
+            | Self::Lamb { weight_decay, .. } => weight_decay,
+        }
+    }
+    /// The op of its step, its attributes, and the names of its moments.
+    fn form(&self) -> (Op, Attrs, &'static [&'static str]) {
+        let with_betas = |betas: &[f64; 2]| Attrs::new().with("beta1", betas[0]).with("beta2", betas[1]);
+        match self {
+            Self::Sgd { momentum, nesterov, weight_decay } => {
+                let attrs = Attrs::new().with("weight_decay", *weight_decay);
+                if *momentum == 0.0 {
+                    return (Op::SgdStep, attrs, &[]);
+                }
+                let attrs = attrs.with("momentum", *momentum).with("nesterov", i64::from(*nesterov));
+                (Op::SgdStep, attrs, &["momentum"])
+            }
+            Self::Adam { betas, epsilon, weight_decay, decoupled } => {
+                let attrs = with_betas(betas).with("epsilon", *epsilon).with("weight_decay", *weight_decay);
+                (Op::AdamStep, attrs.with("decoupled", i64::from(*decoupled)), &["mean", "square"])
+            }
+            Self::Adamax { betas, epsilon, weight_decay } => {
+                let attrs = with_betas(betas).with("epsilon", *epsilon).with("weight_decay", *weight_decay);
+                (Op::AdamaxStep, attrs, &["mean", "largest"])
+            }
+            Self::RmsProp { alpha, momentum, epsilon, weight_decay } => {
+                let attrs = Attrs::new().with("alpha", *alpha).with("momentum", *momentum);
+                let attrs = attrs.with("epsilon", *epsilon).with("weight_decay", *weight_decay);
+                (Op::RmsPropStep, attrs, &["momentum", "square"])
+            }
+            Self::Lamb { betas, epsilon, weight_decay } => {
+                let attrs = with_betas(betas).with("epsilon", *epsilon).with("weight_decay", *weight_decay);
+                (Op::LambDirection, attrs, &["mean", "square"])
+            }
+        }
+    }
+}
+
+/// A moment that the update keeps.
+pub(super) struct Moment {
+    pub(super) name: String,
+    pub(super) input: ValueId,
+    pub(super) output: ValueId,
+}
+
+/// What the update makes.
+pub(super) struct Updated {
+    /// The new parameters, in the order of the old.
+    pub(super) parameters: Vec<ValueId>,
+    /// Norm of all gradients, where it was needed.
+    pub(super) norm: Option<ValueId>,
+    pub(super) moments: Vec<Moment>,
+}
+
+/// Appends the update.
+pub(super) struct Update<'a> {
+    spec: &'a Spec,
+    rate: ValueId,
+    time: ValueId,
+    scale: Option<ValueId>,
+}
+
+impl<'a> Update<'a> {
+    pub(super) const fn new(spec: &'a Spec, rate: ValueId, time: ValueId, scale: Option<ValueId>) -> Self {
+        Self { spec, rate, time, scale }
+    }
+    /// Takes each parameter with its gradient and name.
+    pub(super) fn append(
+        &mut self,
+        graph: &mut Extend,
+        parameters: &[(ValueId, ValueId, String)],
+    ) -> Result<Updated> {
+        graph.set_scope("update");
+        let mut gradients = Vec::with_capacity(parameters.len());
+        for (_, gradient, _) in parameters {
+            let wide = graph.cast(*gradient, DType::F32)?;
+            gradients.push(match self.scale {
+                Some(scale) => graph.div(wide, scale)?,
+                None => wide,
+            });
+        }
+        let norm = if self.spec.clip_norm.is_some() || self.spec.gradient_norm {
+            Some(norm(graph, &gradients)?)
+        } else {
+            None
+        };
+        if let (Some(most), Some(norm)) = (self.spec.clip_norm, norm) {
+            // As torch.nn.utils.clip_grad_norm_ has it.
+            let above = graph.plus(norm, 1e-6)?;
+            let most = graph.scalar_like(above, most);
+            let share = graph.div(most, above)?;
+            let one = graph.scalar_like(share, 1.0);
+            let share = graph.op(Op::Min, &[share, one], Attrs::new())?;
+            for gradient in &mut gradients {
+                *gradient = graph.mul(*gradient, share)?;
+            }
+        }
+        let mut updated = Updated { parameters: Vec::new(), norm, moments: Vec::new() };
+        for ((parameter, _, name), gradient) in parameters.iter().zip(gradients) {
+            let new = self.one(graph, *parameter, gradient, name, &mut updated.moments)?;
+            updated.parameters.push(new);
+        }
+        graph.set_scope("");
+        Ok(updated)
+    }
+    fn one(
+        &self,
+        graph: &mut Extend,
+        parameter: ValueId,
+        gradient: ValueId,
+        name: &str,
+        moments: &mut Vec<Moment>,
+    ) -> Result<ValueId> {
+        let mut optimizer = self.spec.optimizer;
+        if self.is_undecayed(graph, parameter, name)? {
+            optimizer = optimizer.with_weight_decay(0.0);
+        }
+        let (op, attrs, kept) = optimizer.form();
+        let stored = graph.dtype(parameter);
+        let wide = graph.cast(parameter, DType::F32)?;
+        let ty = graph.fact(wide).ty.clone();
+        let scope = "";
+        graph.set_scope(scope);
+        let states: Vec<(String, ValueId)> = kept
+            .iter()
+            .map(|moment| {
+                let name = format!("{name}.{moment}");
+                (name.clone(), graph.input(&name, ty.clone()))
+            })
+            .collect();
+        graph.set_scope("update");
+        let operands = [self.rate, self.time, wide, gradient].into_iter().chain(states.iter().map(|s| s.1));
+        let operands: Vec<Option<ValueId>> = operands.map(Some).collect();
+        let node = graph.node(op, name, &operands, attrs, Vec::new(), &vec![true; 1 + states.len()])?;
+        let made: Vec<ValueId> = graph.graph().nodes[node].outputs.iter().flatten().copied().collect();
+        for ((name, input), output) in states.into_iter().zip(&made[1..]) {
+            moments.push(Moment { name, input, output: *output });
+        }
+        let new = if op == Op::LambDirection { self.lamb(graph, wide, made[0])? } else { made[0] };
+        graph.cast(new, stored)
+    }
+    /// The step along LAMB's direction: as long as the learning rate times the parameter's norm.
+    fn lamb(&self, graph: &mut Extend, parameter: ValueId, direction: ValueId) -> Result<ValueId> {
+        let own = norm(graph, &[parameter])?;
+        let way = norm(graph, &[direction])?;
+        let product = graph.mul(own, way)?;
+        let (zero, one) = (graph.scalar_like(own, 0.0), graph.scalar_like(own, 1.0));
+        let both = graph.op(Op::Greater, &[product, zero], Attrs::new())?;
+        let ratio = graph.div(own, way)?;
+        let ratio = graph.op(Op::Where, &[both, ratio, one], Attrs::new())?;
+        let rate = graph.mul(self.rate, ratio)?;
+        let moved = graph.mul(rate, direction)?;
+        graph.sub(parameter, moved)
+    }
+    fn is_undecayed(&self, graph: &Extend, parameter: ValueId, name: &str) -> Result<bool> {
+        let flat = graph.rank(parameter)? <= 1;
+        Ok(self.spec.undecayed.iter().any(|part| name.contains(part.as_str()) || (flat && part == "bias")))
+    }
+}
+
+/// Root of the sum of the squares of all elements.
+fn norm(graph: &mut Extend, values: &[ValueId]) -> Result<ValueId> {
+    let mut squares = Vec::with_capacity(values.len());
+    for value in values {
+        squares.push(graph.op(Op::ReduceSumSquare, &[*value], Attrs::new().with("keepdims", 0))?);
+    }
+    let sum = match &squares[..] {
+        [one] => *one,
+        many => graph.op(Op::Sum, many, Attrs::new())?,
+    };
+    graph.unary(Op::Sqrt, sum)
+}
