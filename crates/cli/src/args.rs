@@ -75,6 +75,18 @@ Inputs and outputs are .npz files, one array for each name. Types that .npz does
 name that ends in the type, as in `x:bf16` (u16) or `x:f8e4m3fn`, `x:i4` (u8); docs/guide.md lists them. Inputs that are
 not given are random, from --seed, and said to be so.")]
     Run(Run),
+    /// Train a model, on this host or in a machine's arithmetic
+    #[command(after_help = "\
+Examples:
+  orrery train mnist_cnn --data mnist-10k --batch 64 --lr 0.001 --epochs 5
+  orrery train mnist_cnn --data mnist-10k --on bow --batch 64,128 --lr 0.001,0.003 --epochs 2
+  orrery train braggnn --data bragg-peaks:n=20000 --batch 512 --lr 0.001 --epochs 20 --save braggnn.onnx
+  orrery train ./net.onnx --data table.csv --loss mse --checkpoint run.safetensors --checkpoint-every 100
+
+Several values of --batch, --lr, --epochs and --seed make a grid: every combination is trained. --data is a path (npy, npz,
+csv, json, jsonl, parquet, idx, text, a folder of images) or a set by name: mnist-10k, digits, bragg-peaks, codons.
+docs/guide.md tells more.")]
+    Train(Train),
     /// Time a model on several machines, side by side
     #[command(
         after_help = "Examples:\n  orrery compare braggnn\n  orrery compare resnet50 --batch 1,32 --on a100,h100,bow\n  orrery compare bert_large --dim seq=384 --precision fp16 --json"
@@ -262,6 +274,149 @@ pub(crate) struct Run {
     /// Seed of random inputs and of random ops
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Train {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Data to train on: a path, or a set by name
+    #[arg(long, value_name = "DATA")]
+    pub(crate) data: String,
+    /// How files are read: features, target, labels, shape, text, tokenizer, sequence, image-size, grey
+    #[arg(long = "data-option", value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) data_options: Vec<(String, String)>,
+    /// Which column goes into an input, where the names differ
+    #[arg(long = "column", value_name = "INPUT=COLUMN", value_parser = pair)]
+    pub(crate) columns: Vec<(String, String)>,
+    /// The column of labels
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) label: Option<String>,
+    /// Columns to bring to mean 0 and deviation 1, by the part that is trained on
+    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
+    pub(crate) normalise: Vec<String>,
+    /// Move images a little, another way in each epoch
+    #[arg(long, value_name = "COLUMN:shift=PIXELS,rotate=DEGREES,scale=SHARE", value_parser = augmentation)]
+    pub(crate) augment: Option<Augmentation>,
+    /// Part that is held out and judged after each epoch: a share below 1, or a number of samples; 0 for none
+    #[arg(long, value_name = "PART", default_value_t = 0.1, value_parser = part)]
+    pub(crate) held_out: f64,
+    /// Where: `host` (fp32, fast), or a machine, whose arithmetic is then used on the host
+    #[arg(long, value_name = "NAME", default_value = "host")]
+    pub(crate) on: String,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// Samples in a step
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = batch)]
+    pub(crate) batch: Vec<u64>,
+    /// Learning rate
+    #[arg(long, value_name = "X,…", value_delimiter = ',', default_value = "0.001", value_parser = positive)]
+    pub(crate) lr: Vec<f64>,
+    /// Passes over the data
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = batch)]
+    pub(crate) epochs: Vec<u64>,
+    /// Steps, instead of epochs
+    #[arg(long, value_name = "N", conflicts_with_all = ["samples"], value_parser = batch)]
+    pub(crate) steps: Option<u64>,
+    /// Samples to learn from, instead of epochs: held fixed over batches
+    #[arg(long, value_name = "N", value_parser = batch)]
+    pub(crate) samples: Option<u64>,
+    /// Seed of split, order, dropout and rounding
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    pub(crate) seed: Vec<u64>,
+    /// cross-entropy, mse, mae, bce, dice or output; by the type of the labels where not given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) loss: Option<String>,
+    /// The model's output that the loss is taken of; the first where not given
+    #[arg(long, value_name = "OUTPUT")]
+    pub(crate) loss_of: Option<String>,
+    /// sgd, adam, adamw, adamax, rmsprop or lamb, with the defaults of torch.optim
+    #[arg(long, value_name = "NAME", default_value = "adam")]
+    pub(crate) optimizer: String,
+    /// Momentum of sgd and rmsprop
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub(crate) momentum: Option<f64>,
+    /// Weight decay
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub(crate) weight_decay: Option<f64>,
+    /// Parameters that are not decayed: parts of names; `bias` stands for all of one dimension
+    #[arg(long, value_name = "PART,…", value_delimiter = ',')]
+    pub(crate) no_decay: Vec<String>,
+    /// Parameters that stay as they are: how their names begin
+    #[arg(long, value_name = "PREFIX,…", value_delimiter = ',')]
+    pub(crate) freeze: Vec<String>,
+    /// Factor of the learning rate: constant, linear, cosine, or pieces as in linear:0:1:500,cosine:1:0.1
+    #[arg(long, value_name = "PIECE,…", default_value = "constant")]
+    pub(crate) schedule: String,
+    /// Steps in which the learning rate rises from zero
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) warmup: u64,
+    /// Largest norm of all gradients together
+    #[arg(long, value_name = "X", value_parser = positive)]
+    pub(crate) clip_norm: Option<f64>,
+    /// none, dynamic or a factor; by the machine's habit where not given
+    #[arg(long, value_name = "HOW")]
+    pub(crate) loss_scale: Option<String>,
+    /// Round results at random in proportion; by the machine's habit where not given
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) stochastic_rounding: Option<bool>,
+    /// Keep parameters in the machine's storage type instead of fp32
+    #[arg(long)]
+    pub(crate) narrow_weights: bool,
+    /// Write checkpoints to this file, at the end and as --checkpoint-every says
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Steps from checkpoint to checkpoint
+    #[arg(long, value_name = "N", requires = "checkpoint", value_parser = batch)]
+    pub(crate) checkpoint_every: Option<u64>,
+    /// Go on from a checkpoint, to the same bits as if there had been no break
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) resume: Option<PathBuf>,
+    /// Write the trained model
+    #[arg(long, value_name = "FILE.onnx")]
+    pub(crate) save: Option<PathBuf>,
+}
+
+/// How the images of a column are moved.
+#[derive(Clone, Debug)]
+pub(crate) struct Augmentation {
+    pub(crate) column: String,
+    pub(crate) how: orrery::data::Augment,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as name=value")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x.is_finite() && x >= 0.0 => Ok(x),
+        _ => Err("a number from zero is wanted".to_owned()),
+    }
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if (0.0..1.0).contains(&x) || (x.fract() == 0.0 && (1.0..1e15).contains(&x)) => Ok(x),
+        _ => Err("a share from 0 to below 1, or a whole number of samples is wanted".to_owned()),
+    }
+}
+
+fn augmentation(text: &str) -> Result<Augmentation, String> {
+    let (column, list) = text.split_once(':').ok_or("write it as column:shift=2,rotate=10,scale=0.1")?;
+    let mut how = orrery::data::Augment::default();
+    for item in list.split(',') {
+        let (key, value) = pair(item)?;
+        let number = positive(&value)?;
+        match key.as_str() {
+            "shift" if number.fract() == 0.0 => how.shift = number as usize,
+            "rotate" => how.rotate = number,
+            "scale" => how.scale = number,
+            _ => return Err(format!("`{item}` is none of shift=PIXELS, rotate=DEGREES, scale=SHARE")),
+        }
+    }
+    Ok(Augmentation { column: column.to_owned(), how })
 }
 
 #[derive(Args, Debug)]

@@ -22,3 +22,36 @@ pub(crate) fn progress(quiet: bool) -> Progress {
         }
     })
 }
+
+/// One line on the terminal that changes.
+pub(crate) struct Line {
+    bar: Option<ProgressBar>,
+}
+
+impl Line {
+    pub(crate) fn new(quiet: bool) -> Self {
+        let bar = progress_is_visible(quiet).then(|| {
+            let bar = ProgressBar::new_spinner();
+            bar.set_style(
+                ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
+            bar
+        });
+        Self { bar }
+    }
+    /// Shows a text in place of the last one.
+    pub(crate) fn show(&self, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.to_owned());
+            bar.tick();
+        }
+    }
+    /// Takes the line away, for others to be printed.
+    pub(crate) fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.suspend(|| {});
+            bar.set_message("");
+            bar.tick();
+        }
+    }
+}

@@ -138,6 +138,14 @@ pub(crate) const MODELS: &[ZooModel] = table![
         GPT2,
         [48, 1600, 25, 6400, 50257, 1024]
     ),
+    (
+        "gpt_tiny",
+        [],
+        "a GPT to train at home: 4 blocks of width 256, 8 heads, bytes as words; 3.2 million parameters",
+        "GPT-2's form (Radford et al. 2019) at a size of ours",
+        GPT2,
+        [4, 256, 8, 1024, 256, 256]
+    ),
     ("gpt3_256m", [], "GPT-3 256M: 14 blocks of width 1088", CS2, GPT2, [14, 1088, 17, 4352, 50257, 2048]),
     ("gpt3_590m", [], "GPT-3 590M: 18 blocks of width 1536", CS2, GPT2, [18, 1536, 12, 6144, 50257, 2048]),
     ("gpt3_2.7b", [], "GPT-3 2.7B: 32 blocks of width 2560", CS2, GPT2, [32, 2560, 32, 10240, 50257, 2048]),

@@ -14,6 +14,7 @@ mod decoder;
 mod gpt;
 mod layers;
 mod llama;
+mod mnist;
 mod options;
 mod primitives;
 mod resnet;
@@ -69,7 +70,7 @@ pub fn registry() -> &'static [ZooModel] {
     static ALL: LazyLock<Vec<ZooModel>> = LazyLock::new(|| {
         let families: &[&[ZooModel]] = &[
             &[braggnn::BRAGGNN, resnet::RESNET50, unet::UNET2D, unet::UNET2D_MEDICAL],
-            &[unet3d::UNET3D, uno::UNO, uno::UNO_ALL, vit::VIT_B16],
+            &[mnist::MNIST_CNN, unet3d::UNET3D, uno::UNO, uno::UNO_ALL, vit::VIT_B16],
             &[bert::BERT_LARGE, bert::BERT_BASE, bert::BERT_TINY, bert::MINILM],
             &[bert::ROBERTA_LARGE],
             gpt::MODELS,

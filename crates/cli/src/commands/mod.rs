@@ -12,4 +12,5 @@ pub(crate) mod run;
 pub(crate) mod shared;
 pub(crate) mod sweep;
 pub(crate) mod systems;
+pub(crate) mod train;
 pub(crate) mod validate;

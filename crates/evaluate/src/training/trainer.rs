@@ -19,7 +19,7 @@ pub struct StepOutcome {
     pub gradient_norm: Option<f64>,
     /// The model's outputs, where the step gives them.
     pub predictions: Vec<Tensor>,
-    /// Whether the states were changed: they stay as they are where the gradients are no numbers and loss scaling is on.
+    /// Whether the states were changed: they stay as they are where the loss or a gradient is no number.
     pub applied: bool,
 }
 
@@ -70,60 +70,64 @@ impl Trainer {
         self.states[at] = tensor;
         Ok(())
     }
-    /// One step on a batch: `data` in the order of the model's inputs. `number` is 1 for the first; `seed` is that of
-    /// dropouts and stochastic rounding in this step.
+    /// All inputs of a step on a batch: `data` in the order of the model's inputs. `number` is 1 for the first step.
     ///
     /// # Errors
-    /// Those of running.
-    pub fn step(
-        &mut self,
+    /// `input-mismatch` where the batch does not have all inputs of the model, or one is of another type.
+    pub fn inputs(
+        &self,
         data: Vec<Tensor>,
         labels: Option<Tensor>,
         rate: f64,
         number: u64,
         loss_scale: f64,
-        seed: u64,
-    ) -> Result<StepOutcome> {
+    ) -> Result<Vec<Tensor>> {
         let step = &self.step;
         let mut inputs: Vec<Option<Tensor>> = vec![None; step.graph.inputs.len()];
-        let mut put = |at: usize, tensor: Tensor| -> Result<()> {
+        let mut put = |at: usize, tensor: &Tensor| -> Result<()> {
             let ty = step.graph.values[step.graph.inputs[at]].ty.as_tensor();
-            inputs[at] = Some(in_type(&tensor, ty.map_or(tensor.dtype(), |ty| ty.dtype))?);
+            inputs[at] = Some(in_type(tensor, ty.map_or(tensor.dtype(), |ty| ty.dtype))?);
             Ok(())
         };
-        for (at, tensor) in step.data.clone().zip(data) {
+        for (at, tensor) in step.data.clone().zip(&data) {
             put(at, tensor)?;
         }
-        if let (Some(at), Some(labels)) = (step.labels, labels) {
+        if let (Some(at), Some(labels)) = (step.labels, &labels) {
             put(at, labels)?;
         }
-        put(step.learning_rate, Tensor::scalar(rate as f32))?;
-        put(step.step, Tensor::scalar(number as i64))?;
+        put(step.learning_rate, &Tensor::scalar(rate as f32))?;
+        put(step.step, &Tensor::scalar(number as i64))?;
         if let Some(at) = step.loss_scale {
-            put(at, Tensor::scalar(loss_scale as f32))?;
+            put(at, &Tensor::scalar(loss_scale as f32))?;
         }
         for (slot, state) in step.states.iter().zip(&self.states) {
             inputs[slot.input] = Some(state.clone());
         }
         let all: Option<Vec<Tensor>> = inputs.into_iter().collect();
-        let Some(all) = all else {
-            return Diagnostic::error("input-mismatch", "the batch does not have all inputs of the model")
-                .err();
-        };
-        let mut made = self.engine.run(all, seed)?;
+        all.ok_or_else(|| {
+            let cause = "the batch does not have all inputs of the model";
+            Box::new(Diagnostic::error("input-mismatch", cause))
+        })
+    }
+    /// One step on inputs from [`Trainer::inputs`]. `seed` is that of dropouts and stochastic rounding.
+    ///
+    /// # Errors
+    /// Those of running.
+    pub fn step(&mut self, inputs: Vec<Tensor>, seed: u64) -> Result<StepOutcome> {
+        let step = &self.step;
+        let mut made = self.engine.run(inputs, seed)?;
         let number =
             |tensor: &Tensor| tensor.to_f64().ok().and_then(|v| v.first().copied()).unwrap_or(f64::NAN);
         let loss = number(&made[0]);
         let gradient_norm = step.gradient_norm.map(|at| number(&made[at]));
-        let broken = gradient_norm.is_some_and(|norm| !norm.is_finite());
-        let applied = !(broken && step.loss_scale.is_some());
-        if applied {
+        let sound = loss.is_finite() && gradient_norm.is_none_or(f64::is_finite);
+        if sound {
             for (slot, state) in step.states.iter().zip(&mut self.states) {
                 std::mem::swap(state, &mut made[slot.output]);
             }
         }
         let predictions = made.drain(step.predictions.clone()).collect();
-        Ok(StepOutcome { loss, gradient_norm, predictions, applied })
+        Ok(StepOutcome { loss, gradient_norm, predictions, applied: sound })
     }
 }
 

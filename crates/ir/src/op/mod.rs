@@ -79,12 +79,12 @@ ops! {
     PRelu Max Min Mean Sum Where
     // reduction
     ReduceSum ReduceMean ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceSumSquare
-    ArgMax ArgMin CumSum CumProd Softmax LogSoftmax Hardmax
+    ArgMax ArgMin CumSum CumProd Softmax LogSoftmax Hardmax SoftmaxGrad
     // normalization
     BatchNormalization InstanceNormalization LayerNormalization GroupNormalization RMSNormalization LpNormalization LRN
     MeanVarianceNormalization
     // matrix
-    MatMul Gemm MatMulInteger QLinearMatMul Einsum Det GatherMatMul
+    MatMul Gemm MatMulInteger QLinearMatMul Einsum Det GatherMatMul GatherMatMulGrad
     // convolution
     Conv ConvTranspose ConvInteger QLinearConv DeformConv
     // attention
@@ -96,6 +96,7 @@ ops! {
     ConstantOfShape Range EyeLike Trilu ReverseSequence CenterCropPad
     // indexing
     Gather GatherElements GatherND ScatterElements ScatterND OneHot NonZero TopK Unique Compress NonMaxSuppression TensorScatter
+    GatherGrad
     // resampling
     Resize GridSample AffineGrid Col2Im
     // quantization

@@ -176,6 +176,7 @@ fn reductions() -> Vec<Case> {
     for op in [Op::Softmax, Op::LogSoftmax, Op::Hardmax] {
         cases.push(on(op, &[&[3, 4, 5]]).attr("axis", 1));
     }
+    cases.push(on(Op::SoftmaxGrad, &[&[3, 4, 5], &[3, 4, 5]]).attr("axis", 1));
     cases
 }
 
@@ -214,6 +215,9 @@ fn matrices() -> Vec<Case> {
             .with(Tensor::from_vec(vec![5, 2], vec![0_i64, 3, 1, 2, 3, 0, 2, 1, 1, 0])),
         on(Op::GatherMatMul, &[&[2, 3, 6], &[4, 6, 5]])
             .with(Tensor::from_vec(vec![2, 3], vec![0_i64, 3, 1, 2, 2, 0])),
+        on(Op::GatherMatMulGrad, &[&[5, 1, 6], &[5, 2, 3]])
+            .with(Tensor::from_vec(vec![5, 2], vec![0_i64, 3, 1, 2, 3, 0, 2, 1, 1, 0]))
+            .attr("matrices", 4),
     ]
 }
 
@@ -353,6 +357,10 @@ fn movement() -> Vec<Case> {
         on(Op::ReverseSequence, &[&[4, 3, 2]]).with(i64s(&[2, 4, 1])),
         on(Op::Gather, &[&[5, 4]]).with(ints(&[2, 3], 5)),
         on(Op::Gather, &[&[3, 5, 4]]).with(ints(&[2], 5)).attr("axis", 1),
+        on_tensors(Op::GatherGrad, vec![ints(&[2, 3], 5), floats(&[4, 2, 3, 2])])
+            .attr("axis", 1)
+            .attr("extent", 5),
+        on_tensors(Op::GatherGrad, vec![ints(&[4], 3), floats(&[4, 5])]).attr("extent", 3),
         on(Op::GatherElements, &[&[3, 5]]).with(ints(&[3, 4], 5)).attr("axis", 1),
         on(Op::TopK, &[&[3, 5]]).with(i64s(&[2])).outputs(2),
     ]

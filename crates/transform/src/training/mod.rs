@@ -258,9 +258,10 @@ pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weigh
     }
     graph.outputs = outputs.iter().map(|(_, v)| *v).collect();
     graph.output_names = outputs.into_iter().map(|(name, _)| name).collect();
-    let state = |slot: &Slot| State { input: slot.input, output: slot.output, initial: slot.initial.clone() };
-    graph.states = states.iter().map(state).collect();
-    graph.states.sort_by_key(|state| state.output);
+    graph.states = states
+        .iter()
+        .map(|slot| State { input: slot.input, output: slot.output, initial: slot.initial.clone() })
+        .collect();
     crate::check(&graph)?;
     Ok(Step {
         graph,

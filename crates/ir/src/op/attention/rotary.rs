@@ -3,9 +3,10 @@
 use super::super::elements::{Float, by_float, integers};
 use super::super::space::parallel;
 use super::super::{
-    Access, Class, Ctx, Datum, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work, context, opt, rules,
+    Access, Class, Ctx, Datum, EvalCtx, Fact, Gradient, IterSpace, Op, OpDef, Port, Work, context, opt, rules,
 };
 use super::{HEAD_SIZE, Heads, Layout, count};
+use crate::gradient::Backward;
 use crate::{AttrKind, Attrs, Dim};
 use orrery_numerics::DType;
 
@@ -27,6 +28,7 @@ pub(super) const ROTARY_EMBEDDING: OpDef = OpDef {
     work,
     space,
     eval,
+    gradient: Gradient::Rule(gradient),
     ..OpDef::new(
         Op::RotaryEmbedding,
         "Turns pairs of elements of each head by the angle whose cosine and sine stand at its position in the caches.",
@@ -164,4 +166,17 @@ fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
         T::tensor(dtype, shape, out)
     })
     .into()])
+}
+
+/// Turned back: by the same angles, the sine negated. The caches are taken as fixed.
+fn gradient(b: &mut Backward<'_>) -> orrery_base::Result<()> {
+    let (cos, sin, dy) = (b.x(1)?, b.x(2)?, b.dy0()?);
+    if b.wants(1) || b.wants(2) {
+        return Err(b.fails("there is no gradient rule for the cosines and sines".into()));
+    }
+    let sin = b.unary(Op::Neg, sin)?;
+    let (positions, attrs) = (b.given(3), b.attrs().clone());
+    let dx = b.ops(Op::RotaryEmbedding, &[Some(dy), Some(cos), Some(sin), positions], attrs, 1)?[0];
+    b.give(0, dx);
+    Ok(())
 }

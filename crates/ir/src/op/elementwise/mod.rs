@@ -8,7 +8,9 @@ mod gradient;
 mod kernels;
 mod rules;
 
-use super::{AttrDef, Class, Ctx, Datum, Engine, EvalCtx, Fact, Op, OpDef, Port, Work, opt, req, space};
+use super::{
+    AttrDef, Class, Ctx, Datum, Engine, EvalCtx, Fact, Op, OpDef, Port, Rule, Work, opt, req, space,
+};
 use crate::{AttrKind, Dim};
 use functions as f;
 use kernels as k;
@@ -22,8 +24,8 @@ const fn entry(op: Op, doc: &'static str, class: Class, infer: Infer, work: Coun
     OpDef { class, infer, work, eval, space: space::elementwise, ..OpDef::new(op, doc) }
 }
 /// A function of one float that rounds.
-const fn function(op: Op, doc: &'static str, work: Count, eval: Eval) -> OpDef {
-    entry(op, doc, Class::Rounding, |ctx| rules::plain(ctx, Takes::Floats), work, eval)
+const fn function(op: Op, doc: &'static str, work: Count, rule: Rule, eval: Eval) -> OpDef {
+    entry(op, doc, Class::Rounding, |ctx| rules::plain(ctx, Takes::Floats), work, eval).gradient(rule)
 }
 const fn binary(op: Op, doc: &'static str, infer: Infer, work: Count, eval: Eval) -> OpDef {
     OpDef { inputs: &[Port::One("a"), Port::One("b")], ..entry(op, doc, Class::Exact, infer, work, eval) }
@@ -56,7 +58,8 @@ pub const TABLE: &[OpDef] = &[
         },
         each::<1, 0>,
         k::abs,
-    ),
+    )
+    .gradient(gradient::abs),
     entry(
         Op::Neg,
         "Changes the sign.",
@@ -64,7 +67,8 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::unary(ctx, Takes::Numbers, |d| Some(Dim::Known(0) - d.clone())),
         each::<1, 0>,
         k::neg,
-    ),
+    )
+    .gradient(gradient::neg),
     entry(
         Op::Sign,
         "The sign: -1, 0 or 1.",
@@ -72,7 +76,8 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::plain(ctx, Takes::Numbers),
         each::<1, 0>,
         k::sign,
-    ),
+    )
+    .flat(),
     entry(
         Op::Relu,
         "The larger of x and zero.",
@@ -89,7 +94,8 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::unary(ctx, Takes::Floats, |d| Some(d.clone())),
         each::<1, 0>,
         |ctx| k::unary(ctx, f64::floor),
-    ),
+    )
+    .flat(),
     entry(
         Op::Ceil,
         "Rounds up to an integer.",
@@ -97,7 +103,8 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::unary(ctx, Takes::Floats, |d| Some(d.clone())),
         each::<1, 0>,
         |ctx| k::unary(ctx, f64::ceil),
-    ),
+    )
+    .flat(),
     entry(
         Op::Round,
         "Rounds to the nearest integer, ties to the even one.",
@@ -105,7 +112,8 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::unary(ctx, Takes::Floats, |d| Some(d.clone())),
         each::<1, 0>,
         |ctx| k::unary(ctx, f64::round_ties_even),
-    ),
+    )
+    .flat(),
     entry(
         Op::Reciprocal,
         "The reciprocal, 1 / x.",
@@ -113,7 +121,8 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::plain(ctx, Takes::Floats),
         each::<0, 1>,
         |ctx| k::unary(ctx, f64::recip),
-    ),
+    )
+    .gradient(gradient::reciprocal),
     entry(
         Op::Sqrt,
         "The square root of x.",
@@ -121,7 +130,8 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::plain(ctx, Takes::Floats),
         each::<0, 1>,
         |ctx| k::unary(ctx, f64::sqrt),
-    ),
+    )
+    .gradient(gradient::sqrt),
     entry(
         Op::Not,
         "Logical negation.",
@@ -129,7 +139,8 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::unary(ctx, Takes::Bools, |d| Some(super::content::truth(d.is(0)))),
         each::<1, 0>,
         k::not,
-    ),
+    )
+    .flat(),
     entry(
         Op::BitwiseNot,
         "Inverts every bit of an integer.",
@@ -137,17 +148,20 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::plain(ctx, Takes::Integers),
         each::<1, 0>,
         k::bitwise_not,
-    ),
+    )
+    .flat(),
     entry(Op::IsNaN, "True where x is not a number.", Class::Exact, rules::test, each::<1, 0>, |ctx| {
         k::test(ctx, f64::is_nan)
-    }),
+    })
+    .flat(),
     OpDef {
         attrs: &[
             opt("detect_positive", AttrKind::Int, "Positive infinity counts; 1."),
             opt("detect_negative", AttrKind::Int, "Negative infinity counts; 1."),
         ],
         ..entry(Op::IsInf, "True where x is infinite.", Class::Exact, rules::test, each::<1, 0>, k::is_inf)
-    },
+    }
+    .flat(),
     OpDef {
         attrs: &[opt("alpha", AttrKind::Float, "Slope below zero; 0.01.")],
         ..entry(
@@ -161,7 +175,8 @@ pub const TABLE: &[OpDef] = &[
                 k::unary(ctx, |x| if x < 0.0 { alpha * x } else { x })
             },
         )
-    },
+    }
+    .gradient(gradient::leaky_relu),
     OpDef {
         attrs: &[opt("alpha", AttrKind::Float, "Threshold; 1.")],
         ..entry(
@@ -175,7 +190,8 @@ pub const TABLE: &[OpDef] = &[
                 k::unary(ctx, |x| if x <= alpha { 0.0 } else { x })
             },
         )
-    },
+    }
+    .gradient(gradient::thresholded_relu),
     OpDef {
         attrs: &[
             opt("lambd", AttrKind::Float, "Half the width of the zero band; 0.5."),
@@ -189,7 +205,8 @@ pub const TABLE: &[OpDef] = &[
             each::<3, 0>,
             k::shrink,
         )
-    },
+    }
+    .gradient(gradient::shrink),
     OpDef {
         engine: Engine::View,
         ..entry(
@@ -200,7 +217,8 @@ pub const TABLE: &[OpDef] = &[
             super::context::no_work,
             k::identity,
         )
-    },
+    }
+    .gradient(gradient::identity),
     OpDef {
         inputs: &[Port::One("input"), Port::Optional("min"), Port::Optional("max")],
         space: |ctx| space::free_except(ctx, |_| false),
@@ -212,7 +230,8 @@ pub const TABLE: &[OpDef] = &[
             each::<2, 0>,
             k::clip,
         )
-    },
+    }
+    .gradient(gradient::clip),
     OpDef {
         attrs: &[req("to", AttrKind::DType, "Element type of the output."), CAST_ATTRS[0], CAST_ATTRS[1]],
         ..entry(
@@ -223,7 +242,8 @@ pub const TABLE: &[OpDef] = &[
             each::<1, 0>,
             k::cast_to,
         )
-    },
+    }
+    .gradient(gradient::cast),
     OpDef {
         inputs: &[Port::One("input"), Port::One("target")],
         attrs: &CAST_ATTRS,
@@ -236,7 +256,8 @@ pub const TABLE: &[OpDef] = &[
             each::<1, 0>,
             k::cast_like,
         )
-    },
+    }
+    .gradient(gradient::cast),
     OpDef {
         attrs: &[req("format", AttrKind::Str, "Name of a number format such as tf32.")],
         ..entry(
@@ -247,54 +268,81 @@ pub const TABLE: &[OpDef] = &[
             each::<1, 0>,
             k::round_to,
         )
-    },
+    }
+    .gradient(gradient::identity),
     // Of one operand, rounding.
-    function(Op::Acos, "Arc cosine in radians.", each::<0, 1>, |ctx| k::unary(ctx, f64::acos)),
-    function(Op::Acosh, "Inverse hyperbolic cosine.", each::<0, 1>, |ctx| k::unary(ctx, f64::acosh)),
-    function(Op::Asin, "Arc sine in radians.", each::<0, 1>, |ctx| k::unary(ctx, f64::asin)),
-    function(Op::Asinh, "Inverse hyperbolic sine.", each::<0, 1>, |ctx| k::unary(ctx, f64::asinh)),
-    function(Op::Atan, "Arc tangent in radians.", each::<0, 1>, |ctx| k::unary(ctx, f64::atan)),
-    function(Op::Atanh, "Inverse hyperbolic tangent.", each::<0, 1>, |ctx| k::unary(ctx, f64::atanh)),
-    function(Op::Cos, "Cosine of radians.", each::<0, 1>, |ctx| k::unary(ctx, f64::cos)),
-    function(Op::Cosh, "Hyperbolic cosine.", each::<0, 1>, |ctx| k::unary(ctx, f64::cosh)),
-    function(Op::Erf, "The error function of x.", each::<0, 1>, |ctx| k::unary(ctx, libm::erf)),
-    function(Op::Exp, "e to the power x.", each::<0, 1>, |ctx| k::unary(ctx, f64::exp)),
-    function(Op::Log, "Natural logarithm.", each::<0, 1>, |ctx| k::unary(ctx, f64::ln)),
-    function(Op::Sigmoid, "1 / (1 + exp(-x)).", each::<2, 2>, |ctx| k::unary(ctx, f::sigmoid)),
-    function(Op::Sin, "Sine of radians.", each::<0, 1>, |ctx| k::unary(ctx, f64::sin)),
-    function(Op::Sinh, "Hyperbolic sine.", each::<0, 1>, |ctx| k::unary(ctx, f64::sinh)),
-    function(Op::Softplus, "Soft plus: ln(1 + exp(x)).", each::<1, 2>, |ctx| k::unary(ctx, f::softplus)),
-    function(Op::Softsign, "Soft sign: x / (1 + |x|).", each::<2, 1>, |ctx| {
+    function(Op::Acos, "Arc cosine in radians.", each::<0, 1>, gradient::acos, |ctx| {
+        k::unary(ctx, f64::acos)
+    }),
+    function(Op::Acosh, "Inverse hyperbolic cosine.", each::<0, 1>, gradient::acosh, |ctx| {
+        k::unary(ctx, f64::acosh)
+    }),
+    function(Op::Asin, "Arc sine in radians.", each::<0, 1>, gradient::asin, |ctx| k::unary(ctx, f64::asin)),
+    function(Op::Asinh, "Inverse hyperbolic sine.", each::<0, 1>, gradient::asinh, |ctx| {
+        k::unary(ctx, f64::asinh)
+    }),
+    function(Op::Atan, "Arc tangent in radians.", each::<0, 1>, gradient::atan, |ctx| {
+        k::unary(ctx, f64::atan)
+    }),
+    function(Op::Atanh, "Inverse hyperbolic tangent.", each::<0, 1>, gradient::atanh, |ctx| {
+        k::unary(ctx, f64::atanh)
+    }),
+    function(Op::Cos, "Cosine of radians.", each::<0, 1>, gradient::cos, |ctx| k::unary(ctx, f64::cos)),
+    function(Op::Cosh, "Hyperbolic cosine.", each::<0, 1>, gradient::cosh, |ctx| k::unary(ctx, f64::cosh)),
+    function(Op::Erf, "The error function of x.", each::<0, 1>, gradient::erf, |ctx| {
+        k::unary(ctx, libm::erf)
+    }),
+    function(Op::Exp, "e to the power x.", each::<0, 1>, gradient::exp, |ctx| k::unary(ctx, f64::exp)),
+    function(Op::Log, "Natural logarithm.", each::<0, 1>, gradient::log, |ctx| k::unary(ctx, f64::ln)),
+    function(Op::Sigmoid, "1 / (1 + exp(-x)).", each::<2, 2>, gradient::sigmoid, |ctx| {
+        k::unary(ctx, f::sigmoid)
+    }),
+    function(Op::Sin, "Sine of radians.", each::<0, 1>, gradient::sin, |ctx| k::unary(ctx, f64::sin)),
+    function(Op::Sinh, "Hyperbolic sine.", each::<0, 1>, gradient::sinh, |ctx| k::unary(ctx, f64::sinh)),
+    function(Op::Softplus, "Soft plus: ln(1 + exp(x)).", each::<1, 2>, gradient::softplus, |ctx| {
+        k::unary(ctx, f::softplus)
+    }),
+    function(Op::Softsign, "Soft sign: x / (1 + |x|).", each::<2, 1>, gradient::softsign, |ctx| {
         k::unary(ctx, |x| x / (1.0 + x.abs()))
     }),
-    function(Op::Tan, "Tangent of radians.", each::<0, 1>, |ctx| k::unary(ctx, f64::tan)),
-    function(Op::Tanh, "Hyperbolic tangent.", each::<0, 1>, |ctx| k::unary(ctx, f64::tanh)),
-    function(Op::HardSwish, "x times min(max(x / 6 + 0.5, 0), 1).", each::<5, 0>, |ctx| {
-        k::unary(ctx, |x| x * f::hard_sigmoid(x, 1.0 / 6.0, 0.5))
-    }),
-    function(Op::Mish, "x tanh(ln(1 + exp(x))).", each::<2, 3>, |ctx| {
+    function(Op::Tan, "Tangent of radians.", each::<0, 1>, gradient::tan, |ctx| k::unary(ctx, f64::tan)),
+    function(Op::Tanh, "Hyperbolic tangent.", each::<0, 1>, gradient::tanh, |ctx| k::unary(ctx, f64::tanh)),
+    function(
+        Op::HardSwish,
+        "x times min(max(x / 6 + 0.5, 0), 1).",
+        each::<5, 0>,
+        gradient::hard_swish,
+        |ctx| k::unary(ctx, |x| x * f::hard_sigmoid(x, 1.0 / 6.0, 0.5)),
+    ),
+    function(Op::Mish, "x tanh(ln(1 + exp(x))).", each::<2, 3>, gradient::mish, |ctx| {
         k::unary(ctx, |x| x * f::softplus(x).tanh())
     }),
     OpDef {
         attrs: &[opt("alpha", AttrKind::Float, "Factor of x in the sigmoid; 1.")],
-        ..function(Op::Swish, "x sigmoid(alpha x).", each::<4, 2>, |ctx| {
+        ..function(Op::Swish, "x sigmoid(alpha x).", each::<4, 2>, gradient::swish, |ctx| {
             let alpha = k::number(ctx, "alpha", 1.0);
             k::unary(ctx, |x| x * f::sigmoid(alpha * x))
         })
     },
     OpDef {
         attrs: &[opt("alpha", AttrKind::Float, "Value far below zero, negated; 1.")],
-        ..function(Op::Elu, "x, below zero alpha (exp(x) - 1).", each::<3, 1>, |ctx| {
+        ..function(Op::Elu, "x, below zero alpha (exp(x) - 1).", each::<3, 1>, gradient::elu, |ctx| {
             let alpha = k::number(ctx, "alpha", 1.0);
             k::unary(ctx, |x| f::elu(x, alpha))
         })
     },
     OpDef {
         attrs: &[opt("alpha", AttrKind::Float, "Value far below zero, negated; 1.")],
-        ..function(Op::Celu, "x, below zero alpha (exp(x / alpha) - 1).", each::<4, 1>, |ctx| {
-            let alpha = k::number(ctx, "alpha", 1.0);
-            k::unary(ctx, |x| f::celu(x, alpha))
-        })
+        ..function(
+            Op::Celu,
+            "x, below zero alpha (exp(x / alpha) - 1).",
+            each::<4, 1>,
+            gradient::celu,
+            |ctx| {
+                let alpha = k::number(ctx, "alpha", 1.0);
+                k::unary(ctx, |x| f::celu(x, alpha))
+            },
+        )
     },
     OpDef {
         attrs: &[
@@ -305,24 +353,43 @@ pub const TABLE: &[OpDef] = &[
             ),
             opt("gamma", AttrKind::Float, "Scale; 1.05070102214813232421875."),
         ],
-        ..function(Op::Selu, "gamma times x, below zero gamma alpha (exp(x) - 1).", each::<4, 1>, |ctx| {
-            let (alpha, gamma) = (k::number(ctx, "alpha", 1.673_263_2), k::number(ctx, "gamma", 1.050_701));
-            k::unary(ctx, |x| gamma * f::elu(x, alpha))
-        })
+        ..function(
+            Op::Selu,
+            "gamma times x, below zero gamma alpha (exp(x) - 1).",
+            each::<4, 1>,
+            gradient::selu,
+            |ctx| {
+                let (alpha, gamma) =
+                    (k::number(ctx, "alpha", 1.673_263_2), k::number(ctx, "gamma", 1.050_701));
+                k::unary(ctx, |x| gamma * f::elu(x, alpha))
+            },
+        )
     },
     OpDef {
         attrs: &[opt("approximate", AttrKind::Str, "`none`, or `tanh` for the approximation by it; none.")],
-        ..function(Op::Gelu, "x times the normal distribution function of x.", each::<4, 1>, k::gelu)
+        ..function(
+            Op::Gelu,
+            "x times the normal distribution function of x.",
+            each::<4, 1>,
+            gradient::gelu,
+            k::gelu,
+        )
     },
     OpDef {
         attrs: &[
             opt("alpha", AttrKind::Float, "Slope; 0.2."),
             opt("beta", AttrKind::Float, "Value at zero; 0.5."),
         ],
-        ..function(Op::HardSigmoid, "alpha x + beta within 0 to 1.", each::<4, 0>, |ctx| {
-            let (alpha, beta) = (k::number(ctx, "alpha", 0.2), k::number(ctx, "beta", 0.5));
-            k::unary(ctx, |x| f::hard_sigmoid(x, alpha, beta))
-        })
+        ..function(
+            Op::HardSigmoid,
+            "alpha x + beta within 0 to 1.",
+            each::<4, 0>,
+            gradient::hard_sigmoid,
+            |ctx| {
+                let (alpha, beta) = (k::number(ctx, "alpha", 0.2), k::number(ctx, "beta", 0.5));
+                k::unary(ctx, |x| f::hard_sigmoid(x, alpha, beta))
+            },
+        )
     },
     // Of two operands.
     binary(
@@ -349,7 +416,8 @@ pub const TABLE: &[OpDef] = &[
         k::mul,
     )
     .gradient(gradient::mul),
-    binary(Op::Div, "Quotient; of integers, rounded towards zero.", rules::div, rules::quotient, k::div),
+    binary(Op::Div, "Quotient; of integers, rounded towards zero.", rules::div, rules::quotient, k::div)
+        .gradient(gradient::div),
     OpDef {
         attrs: &[opt("fmod", AttrKind::Int, "The sign is that of the first operand, not of the second; 0.")],
         ..binary(
@@ -359,7 +427,8 @@ pub const TABLE: &[OpDef] = &[
             rules::quotient,
             k::modulo,
         )
-    },
+    }
+    .gradient(gradient::modulo),
     OpDef {
         class: Class::Rounding,
         ..binary(
@@ -369,49 +438,56 @@ pub const TABLE: &[OpDef] = &[
             each::<0, 2>,
             k::pow,
         )
-    },
+    }
+    .gradient(gradient::pow),
     binary(
         Op::And,
         "True where both are.",
         |ctx| rules::joined(ctx, Takes::Bools, None, |a, b| Some(a.smaller(b))),
         each::<1, 0>,
         k::and,
-    ),
+    )
+    .flat(),
     binary(
         Op::Or,
         "True where either is.",
         |ctx| rules::joined(ctx, Takes::Bools, None, |a, b| Some(a.larger(b))),
         each::<1, 0>,
         k::or,
-    ),
+    )
+    .flat(),
     binary(
         Op::Xor,
         "True where one of the two is.",
         |ctx| rules::joined(ctx, Takes::Bools, None, |a, b| Some(super::content::truth(a != b))),
         each::<1, 0>,
         k::xor,
-    ),
+    )
+    .flat(),
     binary(
         Op::BitwiseAnd,
         "Bits that both have.",
         |ctx| rules::joined(ctx, Takes::Integers, None, |_, _| None),
         each::<1, 0>,
         |ctx| k::bitwise(ctx, |a, b| a & b),
-    ),
+    )
+    .flat(),
     binary(
         Op::BitwiseOr,
         "Bits that either has.",
         |ctx| rules::joined(ctx, Takes::Integers, None, |_, _| None),
         each::<1, 0>,
         |ctx| k::bitwise(ctx, |a, b| a | b),
-    ),
+    )
+    .flat(),
     binary(
         Op::BitwiseXor,
         "Bits that one of the two has.",
         |ctx| rules::joined(ctx, Takes::Integers, None, |_, _| None),
         each::<1, 0>,
         |ctx| k::bitwise(ctx, |a, b| a ^ b),
-    ),
+    )
+    .flat(),
     OpDef {
         attrs: &[req("direction", AttrKind::Str, "LEFT or RIGHT.")],
         ..binary(
@@ -421,14 +497,16 @@ pub const TABLE: &[OpDef] = &[
             each::<1, 0>,
             k::bit_shift,
         )
-    },
+    }
+    .flat(),
     binary(
         Op::Equal,
         "True where both are equal.",
         |ctx| rules::compared(ctx, Takes::Any, std::cmp::Ordering::is_eq),
         each::<1, 0>,
         k::equal,
-    ),
+    )
+    .flat(),
     binary(
         Op::Less,
         "True where the first is less than the second.",
@@ -471,7 +549,8 @@ pub const TABLE: &[OpDef] = &[
             each::<2, 0>,
             k::prelu,
         )
-    },
+    }
+    .gradient(gradient::prelu),
     // Of any number of operands.
     variadic(
         Op::Max,
@@ -480,7 +559,8 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::joined(ctx, Takes::Numbers, None, |a, b| Some(a.larger(b))),
         rules::folded,
         k::max,
-    ),
+    )
+    .gradient(gradient::extreme),
     variadic(
         Op::Min,
         "The smallest of all inputs; NaN where one is.",
@@ -488,7 +568,8 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::joined(ctx, Takes::Numbers, None, |a, b| Some(a.smaller(b))),
         rules::folded,
         k::min,
-    ),
+    )
+    .gradient(gradient::extreme),
     variadic(
         Op::Sum,
         "The sum of all inputs.",
@@ -496,7 +577,8 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::joined(ctx, Takes::Numbers, None, |a, b| Some(a.clone() + b.clone())),
         rules::folded,
         k::sum,
-    ),
+    )
+    .gradient(gradient::add),
     variadic(
         Op::Mean,
         "The mean of all inputs.",
@@ -504,7 +586,8 @@ pub const TABLE: &[OpDef] = &[
         |ctx| rules::joined(ctx, Takes::Floats, None, |_, _| None),
         rules::averaged,
         k::mean,
-    ),
+    )
+    .gradient(gradient::mean),
     OpDef {
         inputs: &[Port::One("condition"), Port::One("x"), Port::One("y")],
         ..entry(
@@ -515,5 +598,6 @@ pub const TABLE: &[OpDef] = &[
             each::<1, 0>,
             k::select,
         )
-    },
+    }
+    .gradient(gradient::select),
 ];

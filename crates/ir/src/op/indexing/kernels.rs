@@ -18,7 +18,7 @@ fn axis_of(ctx: &EvalCtx<'_>, default: i64, rank: usize) -> Result<usize, String
     normalize_axis(ctx.attrs().int_or("axis", default), rank)
 }
 /// An index counted from the end where negative.
-fn position(index: i64, extent: usize) -> Result<usize, String> {
+pub(super) fn position(index: i64, extent: usize) -> Result<usize, String> {
     let at = if index < 0 { index.saturating_add(extent as i64) } else { index };
     usize::try_from(at)
         .ok()

@@ -2,6 +2,7 @@
 //!
 //! Negative indices count from the end; an index out of range is an error.
 
+mod gradient;
 mod kernels;
 mod rules;
 
@@ -136,7 +137,7 @@ pub const TABLE: &[OpDef] = &[
             rules::gather,
             k::gather,
         )
-    },
+    }.gradient(gradient::gather),
     OpDef {
         attrs: &[opt("axis", AttrKind::Int, "The dimension in which elements are picked; 0.")],
         space: gather_elements_space,
@@ -147,7 +148,7 @@ pub const TABLE: &[OpDef] = &[
             rules::gather_elements,
             k::gather_elements,
         )
-    },
+    }.gradient(gradient::gather_elements),
     OpDef {
         attrs: &[opt("batch_dims", AttrKind::Int, "Leading dimensions that data and indices share; 0.")],
         space: gather_nd_space,
@@ -158,7 +159,7 @@ pub const TABLE: &[OpDef] = &[
             rules::gather_nd,
             k::gather_nd,
         )
-    },
+    }.gradient(gradient::gather_nd),
     OpDef {
         attrs: &[
             opt("axis", AttrKind::Int, "The dimension in which the index says the place; 0."),
@@ -173,7 +174,7 @@ pub const TABLE: &[OpDef] = &[
             rules::scatter_elements,
             k::scatter_elements,
         )
-    },
+    }.gradient(gradient::scatter_elements),
     OpDef {
         attrs: &[REDUCTION],
         work: combined,
@@ -185,7 +186,7 @@ pub const TABLE: &[OpDef] = &[
             rules::scatter_nd,
             k::scatter_nd,
         )
-    },
+    }.gradient(gradient::scatter_nd),
     OpDef {
         attrs: &[opt("axis", AttrKind::Int, "Where the new dimension stands; -1.")],
         space: one_hot_space,
@@ -196,7 +197,7 @@ pub const TABLE: &[OpDef] = &[
             rules::one_hot,
             k::one_hot,
         )
-    },
+    }.gradient(gradient::one_hot),
     OpDef {
         engine: Engine::Vector,
         work: scan,
@@ -207,7 +208,7 @@ pub const TABLE: &[OpDef] = &[
             rules::non_zero,
             k::non_zero,
         )
-    },
+    }.flat(),
     OpDef {
         outputs: &[Port::One("values"), Port::One("indices")],
         attrs: &[
@@ -225,7 +226,7 @@ pub const TABLE: &[OpDef] = &[
             rules::top_k,
             k::top_k,
         )
-    },
+    }.gradient(gradient::top_k),
     OpDef {
         outputs: &[
             Port::One("values"),
@@ -283,7 +284,7 @@ pub const TABLE: &[OpDef] = &[
             rules::non_max_suppression,
             k::non_max_suppression,
         )
-    },
+    }.flat(),
     OpDef {
         attrs: &[
             opt("axis", AttrKind::Int, "The sequence dimension; -2."),
@@ -298,4 +299,5 @@ pub const TABLE: &[OpDef] = &[
             k::tensor_scatter,
         )
     },
+    gradient::GATHER_GRAD,
 ];

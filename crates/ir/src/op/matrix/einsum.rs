@@ -6,7 +6,8 @@
 use super::super::elements::{by_float, element_count, integers, strided, strides};
 use super::super::space::{parallel, reduced};
 use super::super::{
-    Access, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work, req, rules,
+    Access, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, Gradient, IterSpace, Op, OpDef, Port, Work,
+    req, rules,
 };
 use super::kernel::{Left, Scalar, View, accumulation};
 use crate::{AttrKind, Dim};
@@ -30,6 +31,7 @@ pub(super) const EINSUM: OpDef = OpDef {
     work,
     space,
     eval,
+    gradient: Gradient::Rule(super::gradient::einsum),
     ..OpDef::new(
         Op::Einsum,
         "Sum of products of its operands over all dimensions that the equation's right side does not name.",
@@ -146,6 +148,29 @@ impl Equation {
     fn extent(&self, label: Label) -> Dim {
         self.extents[&label].clone()
     }
+}
+
+/// The terms of the equation with a letter for each dimension, that of the output, and the extent of each letter.
+pub(super) fn letters(ctx: &Ctx<'_>) -> Result<(Vec<String>, String, BTreeMap<char, i64>), String> {
+    let equation = Equation::of(ctx).ok_or("the shapes are not known")??;
+    let taken: Vec<char> = equation
+        .extents
+        .keys()
+        .filter_map(|l| if let Label::Letter(c) = l { Some(*c) } else { None })
+        .collect();
+    let mut free = ('a'..='z').chain('A'..='Z').filter(|c| !taken.contains(c));
+    let mut names = BTreeMap::new();
+    let mut extents = BTreeMap::new();
+    for (label, extent) in &equation.extents {
+        let name = match label {
+            Label::Letter(c) => *c,
+            Label::Dots(_) => free.next().ok_or("there are more dimensions than letters")?,
+        };
+        names.insert(*label, name);
+        extents.insert(name, extent.known().ok_or("the extents are not known")?);
+    }
+    let term = |labels: &Vec<Label>| labels.iter().map(|l| names[l]).collect::<String>();
+    Ok((equation.operands.iter().map(term).collect(), term(&equation.output), extents))
 }
 
 fn unique(labels: &[Label]) -> Vec<Label> {

@@ -1,6 +1,8 @@
 //! Gradient rules of products.
 
+use super::einsum;
 use crate::gradient::Backward;
+use crate::{Attrs, Op};
 use orrery_base::Result;
 
 /// dA = dY B^T and dB = A^T dY, summed over whatever was broadcast; a vector is a matrix of one row or column meanwhile.
@@ -41,6 +43,88 @@ pub(super) fn matmul(b: &mut Backward<'_>) -> Result<()> {
             b.sum_to(dw, &w_matrix)?
         };
         let dw = b.reshape(dw, &w_shape)?;
+        b.give(1, dw);
+    }
+    Ok(())
+}
+
+/// Products of dY with the other operand, turned so that the result lies as the operand does.
+pub(super) fn gemm(b: &mut Backward<'_>) -> Result<()> {
+    let (x, w, dy) = (b.x(0)?, b.x(1)?, b.dy0()?);
+    let (x_turned, w_turned) = (b.attrs().flag("transA"), b.attrs().flag("transB"));
+    let (alpha, beta) = (b.attrs().float_or("alpha", 1.0), b.attrs().float_or("beta", 1.0));
+    let attrs = |left: bool, right: bool| {
+        Attrs::new().with("alpha", alpha).with("transA", left).with("transB", right)
+    };
+    if b.wants(0) {
+        let dx = if x_turned {
+            b.op(Op::Gemm, &[w, dy], attrs(w_turned, true))?
+        } else {
+            b.op(Op::Gemm, &[dy, w], attrs(false, !w_turned))?
+        };
+        b.give(0, dx);
+    }
+    if b.wants(1) {
+        let dw = if w_turned {
+            b.op(Op::Gemm, &[dy, x], attrs(true, x_turned))?
+        } else {
+            b.op(Op::Gemm, &[x, dy], attrs(!x_turned, false))?
+        };
+        b.give(1, dw);
+    }
+    if b.wants(2) {
+        let shape = b.shape(b.x(2)?)?;
+        let dc = b.sum_to(dy, &shape)?;
+        let dc = b.scale(dc, beta)?;
+        b.give(2, dc);
+    }
+    Ok(())
+}
+
+/// The product of dY and all other operands over what the operand does not have; along dimensions that only it has, the
+/// gradient is the same everywhere.
+pub(super) fn einsum(b: &mut Backward<'_>) -> Result<()> {
+    let dy = b.dy0()?;
+    let (terms, output, extents) = b.known(einsum::letters)?;
+    for i in (0..terms.len()).filter(|i| b.wants(*i)).collect::<Vec<_>>() {
+        let own = &terms[i];
+        if own.chars().enumerate().any(|(at, c)| own[..at].contains(c)) {
+            return Err(
+                b.fails(format!("there is no gradient rule for the diagonal that input {i} is read along"))
+            );
+        }
+        let mut operands = vec![dy];
+        let mut left = vec![output.clone()];
+        for (j, term) in terms.iter().enumerate().filter(|(j, _)| *j != i) {
+            operands.push(b.x(j)?);
+            left.push(term.clone());
+        }
+        let shared: String = own.chars().filter(|c| left.iter().any(|term| term.contains(*c))).collect();
+        let equation = format!("{}->{shared}", left.join(","));
+        let dx = b.op(Op::Einsum, &operands, Attrs::new().with("equation", equation))?;
+        // What was repeated in all others is still of extent one.
+        let mut found = b.shape(dx)?.into_iter();
+        let kept = own.chars().map(|c| if shared.contains(c) { found.next().unwrap_or(1) } else { 1 });
+        let kept: Vec<i64> = kept.collect();
+        let whole: Vec<i64> = own.chars().map(|c| extents[&c]).collect();
+        let dx = b.reshape(dx, &kept)?;
+        let dx = b.expand(dx, &whole)?;
+        b.give_summed(i, dx)?;
+    }
+    Ok(())
+}
+
+/// dA is dY times the matrix chosen, turned; dB gathers the products of all rows that chose it.
+pub(super) fn gather_matmul(b: &mut Backward<'_>) -> Result<()> {
+    let (x, w, indices, dy) = (b.x(0)?, b.x(1)?, b.x(2)?, b.dy0()?);
+    if b.wants(0) {
+        let turned = b.transpose_last(w)?;
+        let dx = b.op(Op::GatherMatMul, &[dy, turned, indices], Attrs::new())?;
+        b.give_summed(0, dx)?;
+    }
+    if b.wants(1) {
+        let matrices = b.shape(w)?[0];
+        let dw = b.op(Op::GatherMatMulGrad, &[x, dy, indices], Attrs::new().with("matrices", matrices))?;
         b.give(1, dw);
     }
     Ok(())

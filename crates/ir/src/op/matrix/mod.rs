@@ -9,7 +9,8 @@ pub mod kernel;
 use super::elements::{Float, by_float, integers};
 use super::space::{broadcast_access, parallel, reduced};
 use super::{
-    Access, AttrDef, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, Gradient, IterSpace, Op, OpDef, Port, Work,
+    Access, AttrDef, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, Gradient, IterSpace, Op, OpDef, Port,
+    Work,
 };
 use super::{context, elements, opt, rules};
 use crate::{AttrKind, Attrs, Dim};
@@ -56,12 +57,14 @@ pub const TABLE: &[OpDef] = &[
         work: gemm_work,
         space: gemm_space,
         eval: gemm,
+        gradient: Gradient::Rule(gradient::gemm),
         ..OpDef::new(Op::Gemm, "alpha A B + beta C with A of m x k, B of k x n, and C broadcast to m x n.")
     },
     integer::MATMUL_INTEGER,
     integer::QLINEAR_MATMUL,
     einsum::EINSUM,
     gathered::GATHER_MATMUL,
+    gathered::GATHER_MATMUL_GRAD,
     OpDef {
         inputs: &[Port::One("X")],
         outputs: &[Port::One("Y")],

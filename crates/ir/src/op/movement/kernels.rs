@@ -122,6 +122,20 @@ fn mapped(x: &Tensor, maps: &[Vec<Option<usize>>], filling: Option<&Tensor>) -> 
         T::tensor(x.dtype(), shape, gather_maps(&T::of(x), x.shape(), maps, &filling))
     })
 }
+/// Which element of a dimension stands at a place counted from its first one, outside of it too; none where the value does.
+pub(super) fn pad_source(mode: &str, at: i64, extent: i64) -> Result<Option<i64>, String> {
+    match mode {
+        "constant" => Ok((0..extent).contains(&at).then_some(at)),
+        "edge" => Ok(Some(at.clamp(0, extent - 1))),
+        "reflect" => {
+            let period = (2 * (extent - 1)).max(1);
+            let folded = at.rem_euclid(period);
+            Ok(Some(if folded < extent { folded } else { period - folded }))
+        }
+        "wrap" => Ok(Some(at.rem_euclid(extent))),
+        other => Err(format!("unknown mode `{other}`")),
+    }
+}
 pub(super) fn pad(ctx: &EvalCtx<'_>) -> Outcome {
     let (dtype, shape) = check_one(ctx)?;
     let x = ctx.tensor(0)?;
@@ -140,18 +154,9 @@ pub(super) fn pad(ctx: &EvalCtx<'_>) -> Outcome {
             if extent == 0 && shape[d] > 0 && mode != "constant" {
                 return Err(format!("dimension {d} has no elements to pad it with"));
             }
-            let at = |o: i64| match mode {
-                "constant" => Ok((0..extent).contains(&o).then_some(o)),
-                "edge" => Ok(Some(o.clamp(0, extent - 1))),
-                "reflect" => {
-                    let period = (2 * (extent - 1)).max(1);
-                    let folded = o.rem_euclid(period);
-                    Ok(Some(if folded < extent { folded } else { period - folded }))
-                }
-                "wrap" => Ok(Some(o.rem_euclid(extent))),
-                other => Err(format!("unknown mode `{other}`")),
-            };
-            (0..shape[d] as i64).map(|o| Ok(at(o - front[d])?.map(|i| i as usize))).collect()
+            (0..shape[d] as i64)
+                .map(|o| Ok(pad_source(mode, o - front[d], extent)?.map(|i| i as usize)))
+                .collect()
         })
         .collect::<Result<_, String>>()?;
     one(mapped(x, &maps, filling))

@@ -3,6 +3,7 @@
 //! They compute nothing: their cost is the bytes they touch. Tensor attributes of ONNX are inputs here: the value of
 //! ConstantOfShape is its second one.
 
+mod gradient;
 mod kernels;
 mod rules;
 
@@ -102,8 +103,8 @@ pub const TABLE: &[OpDef] = &[
             opt("end", AttrKind::Int, "Dimension to stop before, negative from the end; the rank."),
         ],
         ..view(Op::Shape, "The extents of a tensor as i64.", rules::shape, k::shape)
-    },
-    view(Op::Size, "The number of elements as an i64 scalar.", rules::size, k::size),
+    }.flat(),
+    view(Op::Size, "The number of elements as an i64 scalar.", rules::size, k::size).flat(),
     OpDef {
         inputs: &[Port::One("data"), Port::One("shape")],
         attrs: &[opt("allowzero", AttrKind::Int, "An extent 0 means zero instead of a copy; 0.")],
@@ -113,7 +114,7 @@ pub const TABLE: &[OpDef] = &[
             rules::reshape,
             k::reshape,
         )
-    },
+    }.gradient(gradient::reshape),
     OpDef {
         attrs: &[opt(
             "axis",
@@ -125,7 +126,7 @@ pub const TABLE: &[OpDef] = &[
             free_in(ctx, false, |d| (d == 0 && at == 1).then_some(0))
         },
         ..view(Op::Flatten, "The same elements as a matrix.", rules::flatten, k::reshape)
-    },
+    }.gradient(gradient::reshape),
     OpDef {
         inputs: &[Port::One("data"), Port::Optional("axes")],
         space: |ctx| {
@@ -141,7 +142,7 @@ pub const TABLE: &[OpDef] = &[
             rules::squeeze,
             k::reshape,
         )
-    },
+    }.gradient(gradient::reshape),
     OpDef {
         inputs: &[Port::One("data"), Port::One("axes")],
         space: |ctx| {
@@ -152,7 +153,7 @@ pub const TABLE: &[OpDef] = &[
             })
         },
         ..view(Op::Unsqueeze, "Puts in dimensions of extent 1.", rules::unsqueeze, k::reshape)
-    },
+    }.gradient(gradient::reshape),
     OpDef {
         attrs: &[opt("perm", AttrKind::Ints, "Which input dimension each output dimension is; reversed.")],
         space: |ctx| {
@@ -160,7 +161,7 @@ pub const TABLE: &[OpDef] = &[
             free_in(ctx, false, |d| Some(order[d]))
         },
         ..moving(Op::Transpose, "Changes the order of dimensions.", rules::transpose, k::permute)
-    },
+    }.gradient(gradient::transpose),
     OpDef {
         inputs: &[Port::One("first"), Port::Variadic("more")],
         attrs: &[req("axis", AttrKind::Int, "The dimension along which inputs stand behind each other.")],
@@ -169,7 +170,7 @@ pub const TABLE: &[OpDef] = &[
             free_in(ctx, true, |d| (d != axis).then_some(d))
         },
         ..moving(Op::Concat, "Puts tensors behind each other.", rules::concat, k::concat)
-    },
+    }.gradient(gradient::concat),
     OpDef {
         inputs: &[Port::One("input"), Port::Optional("split")],
         outputs: &[Port::Variadic("outputs")],
@@ -186,7 +187,7 @@ pub const TABLE: &[OpDef] = &[
             free_in(ctx, false, |d| (d != axis).then_some(d))
         },
         ..moving(Op::Split, "Splits a tensor along a dimension.", rules::split, k::split)
-    },
+    }.gradient(gradient::split),
     OpDef {
         inputs: &[
             Port::One("data"),
@@ -202,7 +203,7 @@ pub const TABLE: &[OpDef] = &[
             rules::slice,
             k::slice,
         )
-    },
+    }.gradient(gradient::slice),
     OpDef {
         inputs: &[Port::One("input"), Port::One("shape")],
         space: |ctx| {
@@ -221,7 +222,7 @@ pub const TABLE: &[OpDef] = &[
             rules::expand,
             k::expand,
         )
-    },
+    }.gradient(gradient::expand),
     OpDef {
         inputs: &[Port::One("input"), Port::One("repeats")],
         space: |ctx| {
@@ -234,7 +235,7 @@ pub const TABLE: &[OpDef] = &[
             rules::tile,
             k::tile,
         )
-    },
+    }.gradient(gradient::tile),
     OpDef {
         inputs: &[
             Port::One("data"),
@@ -253,7 +254,7 @@ pub const TABLE: &[OpDef] = &[
             rules::pad,
             k::pad,
         )
-    },
+    }.gradient(gradient::pad),
     OpDef {
         attrs: &[
             req("blocksize", AttrKind::Int, "Edge of the squares that channels become."),
@@ -270,7 +271,7 @@ pub const TABLE: &[OpDef] = &[
             rules::depth_to_space,
             k::depth_to_space,
         )
-    },
+    }.gradient(gradient::depth_to_space),
     OpDef {
         attrs: &[req("blocksize", AttrKind::Int, "Edge of the squares that become channels.")],
         space: space_to_depth_space,
@@ -280,7 +281,7 @@ pub const TABLE: &[OpDef] = &[
             rules::space_to_depth,
             k::space_to_depth,
         )
-    },
+    }.gradient(gradient::space_to_depth),
     OpDef {
         inputs: &[Port::One("shape"), Port::Optional("value")],
         ..moving(
@@ -289,7 +290,7 @@ pub const TABLE: &[OpDef] = &[
             rules::constant_of_shape,
             k::constant_of_shape,
         )
-    },
+    }.gradient(gradient::constant_of_shape),
     OpDef {
         inputs: &[Port::One("start"), Port::One("limit"), Port::One("delta")],
         ..moving(Op::Range, "Numbers from start to before limit in steps of delta.", rules::range, k::range)
@@ -305,7 +306,7 @@ pub const TABLE: &[OpDef] = &[
             rules::eye_like,
             k::eye_like,
         )
-    },
+    }.flat(),
     OpDef {
         inputs: &[Port::One("input"), Port::Optional("k")],
         attrs: &[opt("upper", AttrKind::Int, "Keeps the upper triangle, not the lower; 1.")],
@@ -319,7 +320,7 @@ pub const TABLE: &[OpDef] = &[
             rules::trilu,
             k::trilu,
         )
-    },
+    }.gradient(gradient::itself),
     OpDef {
         inputs: &[Port::One("input"), Port::One("sequence_lens")],
         attrs: &[
@@ -333,7 +334,7 @@ pub const TABLE: &[OpDef] = &[
             rules::reverse_sequence,
             k::reverse_sequence,
         )
-    },
+    }.gradient(gradient::itself),
     OpDef {
         inputs: &[Port::One("input"), Port::One("shape")],
         attrs: &[opt("axes", AttrKind::Ints, "The dimensions that the shape is of; all.")],
@@ -343,5 +344,5 @@ pub const TABLE: &[OpDef] = &[
             rules::center_crop_pad,
             k::center_crop_pad,
         )
-    },
+    }.gradient(gradient::center_crop_pad),
 ];

@@ -167,7 +167,8 @@ pub const TABLE: &[OpDef] = &[
         each::<1, 0, 1>,
         |ctx| reduce_space(ctx, None),
         |ctx| k::floats(ctx, 0.0, |a, v| a + v, |a, n| a / n),
-    ),
+    )
+    .gradient(gradient::mean),
     reduce(
         Op::ReduceMax,
         "Largest element over dimensions; the least number there is where there are no elements.",
@@ -176,7 +177,8 @@ pub const TABLE: &[OpDef] = &[
         each::<1, 0, 0>,
         |ctx| reduce_space(ctx, Some(Combine::Max)),
         k::max,
-    ),
+    )
+    .gradient(gradient::extreme),
     reduce(
         Op::ReduceMin,
         "Smallest element over dimensions; the greatest number there is where there are no elements.",
@@ -185,7 +187,8 @@ pub const TABLE: &[OpDef] = &[
         each::<1, 0, 0>,
         |ctx| reduce_space(ctx, Some(Combine::Min)),
         k::min,
-    ),
+    )
+    .gradient(gradient::extreme),
     reduce(
         Op::ReduceProd,
         "Product over dimensions.",
@@ -194,7 +197,8 @@ pub const TABLE: &[OpDef] = &[
         each::<1, 0, 0>,
         |ctx| reduce_space(ctx, None),
         k::product,
-    ),
+    )
+    .gradient(gradient::product),
     reduce(
         Op::ReduceL1,
         "Sum of magnitudes over dimensions.",
@@ -203,7 +207,8 @@ pub const TABLE: &[OpDef] = &[
         each::<2, 0, 0>,
         |ctx| reduce_space(ctx, Some(Combine::Sum)),
         k::l1,
-    ),
+    )
+    .gradient(gradient::l1),
     reduce(
         Op::ReduceL2,
         "Root of the sum of squares over dimensions.",
@@ -212,7 +217,8 @@ pub const TABLE: &[OpDef] = &[
         each::<2, 0, 1>,
         |ctx| reduce_space(ctx, None),
         |ctx| k::floats(ctx, 0.0, |a, v| a + v * v, |a, _| a.sqrt()),
-    ),
+    )
+    .gradient(gradient::l2),
     reduce(
         Op::ReduceLogSum,
         "Logarithm of the sum over dimensions.",
@@ -221,7 +227,8 @@ pub const TABLE: &[OpDef] = &[
         each::<1, 0, 1>,
         |ctx| reduce_space(ctx, None),
         |ctx| k::floats(ctx, 0.0, |a, v| a + v, |a, _| a.ln()),
-    ),
+    )
+    .gradient(gradient::log_sum),
     reduce(
         Op::ReduceLogSumExp,
         "Logarithm of the sum of exponentials over dimensions.",
@@ -230,7 +237,8 @@ pub const TABLE: &[OpDef] = &[
         each::<3, 1, 1>,
         |ctx| reduce_space(ctx, None),
         k::log_sum_exp,
-    ),
+    )
+    .gradient(gradient::log_sum_exp),
     reduce(
         Op::ReduceSumSquare,
         "Sum of squares over dimensions.",
@@ -239,24 +247,30 @@ pub const TABLE: &[OpDef] = &[
         each::<2, 0, 0>,
         |ctx| reduce_space(ctx, Some(Combine::Sum)),
         k::sum_square,
-    ),
-    arg(Op::ArgMax, "Index of the largest element along an axis.", |ctx| k::arg(ctx, true)),
-    arg(Op::ArgMin, "Index of the smallest element along an axis.", |ctx| k::arg(ctx, false)),
-    scan(Op::CumSum, "Running sum along an axis.", k::cumulative_sum),
-    scan(Op::CumProd, "Running product along an axis.", k::cumulative_product),
+    )
+    .gradient(gradient::sum_square),
+    arg(Op::ArgMax, "Index of the largest element along an axis.", |ctx| k::arg(ctx, true)).flat(),
+    arg(Op::ArgMin, "Index of the smallest element along an axis.", |ctx| k::arg(ctx, false)).flat(),
+    scan(Op::CumSum, "Running sum along an axis.", k::cumulative_sum).gradient(gradient::cumulative_sum),
+    scan(Op::CumProd, "Running product along an axis.", k::cumulative_product)
+        .gradient(gradient::cumulative_product),
     lanes(
         Op::Softmax,
         "exp(x) over the sum of it along an axis.",
         Class::Rounding,
         each::<4, 1, 0>,
         k::softmax,
-    ),
-    lanes(Op::LogSoftmax, "Logarithm of the softmax.", Class::Rounding, each::<4, 1, 0>, k::log_softmax),
+    )
+    .gradient(gradient::softmax),
+    lanes(Op::LogSoftmax, "Logarithm of the softmax.", Class::Rounding, each::<4, 1, 0>, k::log_softmax)
+        .gradient(gradient::log_softmax),
     lanes(
         Op::Hardmax,
         "1 at the first largest element along an axis, 0 elsewhere.",
         Class::Exact,
         each::<2, 0, 0>,
         k::hardmax,
-    ),
+    )
+    .flat(),
+    gradient::SOFTMAX_GRAD,
 ];

@@ -1,0 +1,309 @@
+//! `orrery train`.
+
+use crate::args::{Common, Train};
+use crate::commands::shared::{note, open, setup, threads};
+use crate::output::{self, Answer, progress_is_visible, table};
+use crate::progress::Line;
+use orrery::data::{Dataset, Options as DataOptions, Part, open as open_data};
+use orrery::training::{
+    Epoch, Event, Length, Loss, LossScaling, Optimizer, Request, Schedule, Spec, Trained, default_loss, save,
+    train,
+};
+use orrery::{DType, Diagnostic, Model, Place, Progress, Result, Setup, show_seconds};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// Between two lines about steps where there is no terminal.
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
+
+/// What differs from run to run of a grid.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    batch: u64,
+    rate: f64,
+    length: Length,
+    seed: u64,
+}
+
+pub(crate) fn answer(args: &Train, common: &Common) -> Result<Answer> {
+    let model = open(&args.model)?;
+    let place = match args.on.as_str() {
+        "host" => Place::Host,
+        name => Place::Machine(setup(name, &args.machine)?),
+    };
+    let mut data_options = DataOptions::default();
+    for (key, value) in &args.data_options {
+        data_options.set(key, value)?;
+    }
+    let all = open_data(&args.data, &data_options)?;
+    let points = points(args, all.len() as u64);
+    let alone = points.len() == 1;
+    if !alone && (args.checkpoint.is_some() || args.save.is_some() || args.resume.is_some()) {
+        return Diagnostic::error("train-grid", "several runs cannot share one file")
+            .help("leave out --checkpoint, --resume and --save, or give one value for each option")
+            .err();
+    }
+    let mut runs = Vec::new();
+    for point in points {
+        if !alone {
+            note(common, &format!("run with {}", described(&point)));
+        }
+        let trained = one(&model, &all, &place, args, common, point);
+        match trained {
+            Ok(trained) => runs.push((point, Ok(trained))),
+            Err(error) if !alone => {
+                output::report(&error);
+                runs.push((point, Err(error)));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if let (Some(path), [(_, Ok(trained))]) = (&args.save, &runs[..]) {
+        save(&model, &trained.states, path)?;
+        note(common, &format!("the trained model is written to {}", path.display()));
+    }
+    Ok(Answer::done(text(&runs, &place, args), json(&runs, &model, args)))
+}
+
+fn points(args: &Train, samples: u64) -> Vec<Point> {
+    let lengths: Vec<Length> = match (args.steps, args.samples) {
+        (Some(steps), _) => vec![Length::Steps(steps)],
+        (None, Some(samples)) => vec![Length::Samples(samples)],
+        (None, None) => args.epochs.iter().map(|n| Length::Epochs(*n)).collect(),
+    };
+    let seeds = if args.seed.is_empty() { vec![1] } else { args.seed.clone() };
+    let batches = if args.batch.is_empty() { vec![samples.clamp(1, 64)] } else { args.batch.clone() };
+    let mut points = Vec::new();
+    for &batch in &batches {
+        for &rate in &args.lr {
+            for &length in &lengths {
+                points.extend(seeds.iter().map(|&seed| Point { batch, rate, length, seed }));
+            }
+        }
+    }
+    points
+}
+
+fn one(
+    model: &Model,
+    all: &Dataset,
+    place: &Place,
+    args: &Train,
+    common: &Common,
+    point: Point,
+) -> Result<Trained> {
+    let (mut data, mut held_out) = match args.held_out {
+        0.0 => (all.clone(), None),
+        share => {
+            let part = if share < 1.0 { Part::Fraction(share) } else { Part::Count(share as usize) };
+            let (held, rest) = all.split(part, point.seed)?;
+            (rest, Some(held))
+        }
+    };
+    for column in &args.normalise {
+        // What is not trained on must not say how it is scaled.
+        let by = data.statistics(column)?;
+        data.normalise(column, &by)?;
+        if let Some(held) = &mut held_out {
+            held.normalise(column, &by)?;
+        }
+    }
+    let request = request(model, &data, place, args, common, point)?;
+    let line = Line::new(common.quiet);
+    let mut last = Instant::now();
+    let mut tell = |event: &Event<'_>| match event {
+        Event::About(lines) => lines.iter().for_each(|line| note(common, line)),
+        Event::Step { step, of, loss, rate, left } => {
+            let shown = format!(
+                "step {step}/{of}  loss {loss:.4}  {rate:.0} samples/s on this host  {} left",
+                show_seconds(*left)
+            );
+            if progress_is_visible(common.quiet) {
+                line.show(&shown);
+            } else if last.elapsed() >= BETWEEN_LINES {
+                last = Instant::now();
+                note(common, &shown);
+            }
+        }
+        Event::Epoch(epoch) => {
+            line.clear();
+            note(common, &epoch_line(epoch));
+        }
+        Event::Note(diagnostic) if !common.quiet => {
+            line.clear();
+            output::report(diagnostic);
+        }
+        Event::Note(_) => {}
+        Event::Checkpoint(path, step) => {
+            line.clear();
+            note(common, &format!("checkpoint of step {step} in {}", path.display()));
+        }
+    };
+    train(model, data, held_out.as_ref(), &request, &Progress::default(), &mut tell)
+}
+
+fn request(
+    model: &Model,
+    data: &Dataset,
+    place: &Place,
+    args: &Train,
+    common: &Common,
+    point: Point,
+) -> Result<Request> {
+    let kind = match &args.loss {
+        Some(name) => Loss::parse(name).ok_or_else(|| unknown("loss", name, &Loss::NAMES))?,
+        None => {
+            let kind = default_loss(data, args.label.as_deref())?;
+            note(common, &format!("the loss is {}, by the type of the labels", kind.name()));
+            kind
+        }
+    };
+    let mut optimizer = Optimizer::parse(&args.optimizer)
+        .ok_or_else(|| unknown("optimizer", &args.optimizer, &Optimizer::NAMES))?;
+    if let Some(momentum) = args.momentum {
+        optimizer = optimizer.with_momentum(momentum);
+    }
+    if let Some(decay) = args.weight_decay {
+        optimizer = optimizer.with_weight_decay(decay);
+    }
+    let habits = orrery::training::habits(place)?;
+    let mut spec = Spec::new(kind, optimizer);
+    spec.loss.output.clone_from(&args.loss_of);
+    spec.clip_norm = args.clip_norm;
+    spec.frozen.clone_from(&args.freeze);
+    spec.undecayed.clone_from(&args.no_decay);
+    if args.narrow_weights {
+        spec.parameters_in = match place {
+            Place::Machine(setup) => setup.target()?.precision.storage,
+            Place::Host => DType::F32,
+        };
+    }
+    let scaling = match &args.loss_scale {
+        Some(text) => LossScaling::parse(text)?,
+        None => habits.scaling,
+    };
+    let schedule = Schedule::parse(&args.schedule)?.with_warmup(args.warmup);
+    let augment = args.augment.as_ref().map(|a| (a.column.clone(), a.how));
+    Ok(Request {
+        spec,
+        place: place.clone(),
+        threads: threads(common),
+        stochastic: args.stochastic_rounding.unwrap_or(habits.stochastic),
+        scaling,
+        batch: usize::try_from(point.batch).unwrap_or(usize::MAX),
+        length: point.length,
+        rate: point.rate,
+        schedule,
+        seed: point.seed,
+        augment: augment.filter(|_| model.graph().is_ok()),
+        columns: args.columns.clone(),
+        label: args.label.clone(),
+        checkpoint: args.checkpoint.clone().map(|path| (path, args.checkpoint_every)),
+        resume: args.resume.clone(),
+    })
+}
+
+fn unknown(what: &str, name: &str, known: &[&str]) -> Box<Diagnostic> {
+    Box::new(
+        Diagnostic::error("train-option", format!("`{name}` is no {what}"))
+            .help(format!("known: {}", known.join(", "))),
+    )
+}
+
+fn epoch_line(epoch: &Epoch) -> String {
+    let held: Vec<String> = epoch.held_out.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
+    let held = if held.is_empty() { String::new() } else { format!("  held out: {}", held.join(", ")) };
+    format!("epoch {} ends after step {}: mean loss {:.4}{held}", epoch.epoch, epoch.step, epoch.loss)
+}
+
+fn described(point: &Point) -> String {
+    let length = match point.length {
+        Length::Epochs(n) => format!("{n} epochs"),
+        Length::Steps(n) => format!("{n} steps"),
+        Length::Samples(n) => format!("{n} samples"),
+    };
+    format!("batch {}, learning rate {}, {length}, seed {}", point.batch, point.rate, point.seed)
+}
+
+type Runs = [(Point, Result<Trained>)];
+
+fn text(runs: &Runs, place: &Place, args: &Train) -> String {
+    let names: Vec<String> = runs
+        .iter()
+        .filter_map(|(_, run)| run.as_ref().ok()?.history.last())
+        .map(|epoch| epoch.held_out.keys().cloned().collect())
+        .next()
+        .unwrap_or_default();
+    let mut headings = vec!["batch", "lr", "seed", "epochs", "steps", "samples", "loss"];
+    let held: Vec<String> = names.iter().map(|name| format!("held-out {name}")).collect();
+    headings.extend(held.iter().map(String::as_str));
+    headings.push("host samples/s");
+    let rows: Vec<Vec<String>> = runs
+        .iter()
+        .map(|(point, run)| {
+            let start = vec![point.batch.to_string(), point.rate.to_string(), point.seed.to_string()];
+            let rest = match run {
+                Ok(trained) => figures(trained, &names),
+                Err(error) => vec![format!("{}: see above", error.code)],
+            };
+            start.into_iter().chain(rest).collect()
+        })
+        .collect();
+    let mut text = table(&headings, 0, &rows);
+    let fixed = match (args.steps, args.samples) {
+        (Some(_), _) => "steps are held fixed: a larger batch sees more samples",
+        (None, Some(_)) => "samples are held fixed",
+        (None, None) => "epochs are held fixed: every run of as many sees the same samples",
+    };
+    if runs.len() > 1 {
+        text += &format!("{fixed}\n");
+    }
+    text += &match place {
+        Place::Host => "executed on this host in fp32; times are this host's\n".to_owned(),
+        Place::Machine(setup) => format!(
+            "executed on this host in the arithmetic of {} ({}); times are this host's, not the machine's\n",
+            setup.system.name,
+            precision_of(setup)
+        ),
+    };
+    text
+}
+
+fn precision_of(setup: &Setup) -> String {
+    setup.target().map_or_else(|_| String::new(), |target| target.precision.name.clone())
+}
+
+fn figures(trained: &Trained, names: &[String]) -> Vec<String> {
+    let last = trained.history.last();
+    let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.4}"));
+    let mut cells = vec![
+        last.map_or(0, |epoch| epoch.epoch).to_string(),
+        trained.steps.to_string(),
+        trained.samples.to_string(),
+        number(last.map(|epoch| epoch.loss)),
+    ];
+    cells.extend(names.iter().map(|name| number(last.and_then(|epoch| epoch.held_out.get(name).copied()))));
+    cells.push(format!("{:.0}", trained.samples_timed as f64 / trained.seconds.max(1e-9)));
+    cells
+}
+
+fn json(runs: &Runs, model: &Model, args: &Train) -> Value {
+    let runs: Vec<Value> = runs
+        .iter()
+        .map(|(point, run)| {
+            let outcome = match run {
+                Ok(trained) => json!({
+                    "history": trained.history,
+                    "steps": trained.steps,
+                    "samples": trained.samples,
+                    "host_seconds": trained.seconds,
+                    "host_samples_timed": trained.samples_timed,
+                    "host_evaluation_seconds": trained.evaluation_seconds,
+                }),
+                Err(error) => json!({ "error": output::diagnostic_json(error) }),
+            };
+            json!({ "batch": point.batch, "learning_rate": point.rate, "seed": point.seed, "outcome": outcome })
+        })
+        .collect();
+    json!({ "model": model.name, "on": args.on, "data": args.data, "provenance": "executed", "runs": runs })
+}

@@ -1,0 +1,196 @@
+//! Which columns of a dataset go into which inputs of a model.
+
+use super::trouble::check_labels;
+use crate::model::Bound;
+use crate::nearest::nearest;
+use orrery_base::{Diagnostic, Result};
+use orrery_data::{Batch, Dataset};
+use orrery_ir::{Graph, ValueId};
+use orrery_numerics::{DType, Tensor};
+use orrery_transform::training::Step;
+
+/// Where an input comes from.
+#[derive(Clone, Debug)]
+enum Source {
+    /// A column, and the shape in which the model takes it.
+    Column(String, Vec<usize>),
+    /// The same for all samples: a mask that masks nothing.
+    Ones(DType, Vec<usize>),
+}
+
+/// The way from a batch to a model's inputs.
+#[derive(Clone, Debug)]
+pub(super) struct Columns {
+    inputs: Vec<(String, Source)>,
+    label: Option<(String, Vec<usize>)>,
+    /// Classes, where labels are such.
+    classes: Option<usize>,
+}
+
+/// What columns of labels are called.
+const LABEL_NAMES: [&str; 7] = ["labels", "label", "target", "targets", "y", "class", "centre"];
+
+impl Columns {
+    pub(super) fn new(
+        bound: &Bound,
+        step: &Step,
+        data: &Dataset,
+        named: &[(String, String)],
+        label: Option<&str>,
+    ) -> Result<Self> {
+        let names: Vec<&str> = data.columns().iter().map(|c| c.name()).collect();
+        let label = match step.labels {
+            None => None,
+            Some(_) => Some(label_column(data, label)?),
+        };
+        let mut inputs = Vec::new();
+        let free: Vec<&str> = names.iter().copied().filter(|n| Some(*n) != label.as_deref()).collect();
+        for id in &bound.graph.inputs {
+            let name = bound.graph.values[*id].name.clone();
+            let (dtype, shape) = extents(&bound.graph, *id)?;
+            let column = named.iter().find(|(input, _)| *input == name).map(|(_, column)| column.as_str());
+            let column = match column {
+                Some(column) => Some(data.column(column)?.name().to_owned()),
+                None if free.contains(&name.as_str()) => Some(name.clone()),
+                None if bound.graph.inputs.len() == 1 && free.len() == 1 => Some(free[0].to_owned()),
+                None => None,
+            };
+            inputs.push(match column {
+                Some(column) => {
+                    fits(data, &column, &name, &shape)?;
+                    (name, Source::Column(column, shape))
+                }
+                None if name.contains("mask") => (name, Source::Ones(dtype, shape)),
+                None => return Err(Box::new(no_column(&name, &free))),
+            });
+        }
+        let mut classes = None;
+        let label = match (label, step.labels) {
+            (Some(column), Some(at)) => {
+                let id = step.graph.inputs[at];
+                let (dtype, shape) = extents(&step.graph, id)?;
+                fits(data, &column, "labels", &shape)?;
+                if dtype == DType::I64 {
+                    classes = classes_of(&step.graph, id);
+                }
+                Some((column, shape))
+            }
+            _ => None,
+        };
+        Ok(Self { inputs, label, classes })
+    }
+    /// What goes where, in lines.
+    pub(super) fn about(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (input, source) in &self.inputs {
+            lines.push(match source {
+                Source::Column(column, _) => format!("input `{input}` from column `{column}`"),
+                Source::Ones(..) => format!("input `{input}` is all ones: the data have no such column"),
+            });
+        }
+        if let Some((column, _)) = &self.label {
+            lines.push(format!("labels from column `{column}`"));
+        }
+        lines
+    }
+    /// The model's inputs and the labels of a batch.
+    pub(super) fn of(&self, batch: &Batch) -> Result<(Vec<Tensor>, Option<Tensor>)> {
+        let column = |name: &str, shape: &[usize]| -> Result<Tensor> {
+            let found = batch.columns.iter().find(|(n, _)| n == name).map(|(_, tensor)| tensor);
+            match found {
+                Some(tensor) => Ok(tensor.reshaped(shape.to_vec())),
+                None => Diagnostic::error("data-column", format!("the batch has no column `{name}`")).err(),
+            }
+        };
+        let mut inputs = Vec::with_capacity(self.inputs.len());
+        for (_, source) in &self.inputs {
+            inputs.push(match source {
+                Source::Column(name, shape) => column(name, shape)?,
+                Source::Ones(dtype, shape) => {
+                    let ones = Tensor::from_vec(shape.clone(), vec![1_i64; shape.iter().product()]);
+                    super::engine::in_type(&ones, *dtype)?
+                }
+            });
+        }
+        let labels = match &self.label {
+            Some((name, shape)) => Some(column(name, shape)?),
+            None => None,
+        };
+        if let (Some(labels), Some(classes)) = (&labels, self.classes) {
+            check_labels(labels, classes, batch.at.sample)?;
+        }
+        Ok((inputs, labels))
+    }
+}
+
+fn extents(graph: &Graph, id: ValueId) -> Result<(DType, Vec<usize>)> {
+    let value = &graph.values[id];
+    let found = value.ty.as_tensor().and_then(|ty| Some((ty.dtype, ty.extents()?)));
+    found.ok_or_else(|| {
+        let cause = format!("input `{}` of type {} has no extents", value.name, value.ty);
+        Box::new(Diagnostic::error("open-shape", cause).help("bind the model's symbols, as in --dim seq=128"))
+    })
+}
+
+/// The classes of the scores that a cross-entropy of these labels is taken of.
+fn classes_of(graph: &Graph, labels: ValueId) -> Option<usize> {
+    use orrery_ir::Op;
+    let mut reached = vec![labels];
+    for node in graph.nodes.values() {
+        let reads = node.inputs.iter().flatten().any(|v| reached.contains(v));
+        if !reads {
+            continue;
+        }
+        if node.op == Op::SoftmaxCrossEntropyLoss {
+            let scores = node.inputs.first().copied().flatten()?;
+            return graph.values[scores].ty.as_tensor()?.extents()?.get(1).copied();
+        }
+        if matches!(node.op, Op::Reshape | Op::Cast | Op::Flatten) {
+            reached.extend(node.outputs.iter().flatten());
+        }
+    }
+    None
+}
+
+/// The column of labels: by name, or by what such columns are called.
+pub(super) fn label_column(data: &Dataset, label: Option<&str>) -> Result<String> {
+    if let Some(name) = label {
+        return Ok(data.column(name)?.name().to_owned());
+    }
+    let names: Vec<&str> = data.columns().iter().map(|c| c.name()).collect();
+    let known = LABEL_NAMES.iter().find(|name| names.contains(name));
+    if let Some(name) = known {
+        return Ok((*name).to_owned());
+    }
+    Diagnostic::error("data-label", "which column holds the labels is not clear")
+        .at(data.name().to_owned())
+        .help(format!(
+            "columns: {}; name it, as in --label {}",
+            names.join(", "),
+            names.last().unwrap_or(&"y")
+        ))
+        .err()
+}
+
+fn fits(data: &Dataset, column: &str, input: &str, shape: &[usize]) -> Result<()> {
+    let held = data.column(column)?.shape();
+    let wanted = &shape[1.min(shape.len())..];
+    if held.iter().product::<usize>() == wanted.iter().product::<usize>() {
+        return Ok(());
+    }
+    let cause = format!("column `{column}` holds {held:?} a sample, `{input}` takes {wanted:?}");
+    Diagnostic::error("data-shape", cause)
+        .at(data.name().to_owned())
+        .help("choose the model's dimensions or options to fit the data, or another column with --column")
+        .err()
+}
+
+fn no_column(input: &str, columns: &[&str]) -> Diagnostic {
+    let error =
+        Diagnostic::error("data-column", format!("the data have no column for the model's input `{input}`"))
+            .help(format!("columns: {}; name one, as in --column {input}=NAME", columns.join(", ")));
+    match nearest(input, columns.iter().copied()) {
+        Some(close) => error.help(format!("`{close}` may be meant")),
+        None => error,
+    }
+}

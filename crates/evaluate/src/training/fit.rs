@@ -1,0 +1,378 @@
+//! A whole training run.
+
+use super::batches::Columns;
+use super::checkpoint::{self, At};
+use super::engine::{Engine, precision};
+use super::history::Epoch;
+use super::metrics::{Metric, Totals};
+use super::scaling::{LossScaling, Scale};
+use super::schedule::Schedule;
+use super::trainer::Trainer;
+use super::trouble::{self, Watch};
+use crate::model::{Bound, Model};
+use crate::run::Place;
+use orrery_base::{Diagnostic, Progress, Result};
+use orrery_data::{Augment, Dataset, Last, Loader, Plan};
+use orrery_ir::weights::hash64;
+use orrery_numerics::Tensor;
+use orrery_transform::Weights;
+use orrery_transform::training::{Evaluation, Loss, Spec, evaluation};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// How long to train.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// So many passes over the data.
+    Epochs(u64),
+    /// So many steps.
+    Steps(u64),
+    /// So many samples, rounded up to whole steps.
+    Samples(u64),
+}
+
+/// A run as the user wants it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Loss, optimizer and what belongs to the step.
+    pub spec: Spec,
+    /// Where the numbers are computed as if.
+    pub place: Place,
+    /// Threads of this host.
+    pub threads: usize,
+    /// Results are rounded at random in proportion, on machines that can.
+    pub stochastic: bool,
+    /// Loss scaling.
+    pub scaling: LossScaling,
+    /// Samples in a step.
+    pub batch: usize,
+    /// How long.
+    pub length: Length,
+    /// Learning rate.
+    pub rate: f64,
+    /// What becomes of it.
+    pub schedule: Schedule,
+    /// Seed of order, dropout, rounding and augmentation.
+    pub seed: u64,
+    /// Augmentation of an image column.
+    pub augment: Option<(String, Augment)>,
+    /// Which columns go into which inputs, where the names differ: input, column.
+    pub columns: Vec<(String, String)>,
+    /// The column of labels, where it is not called so.
+    pub label: Option<String>,
+    /// File that checkpoints are written to, and after how many steps each; at the end in any case.
+    pub checkpoint: Option<(PathBuf, Option<u64>)>,
+    /// Goes on from this checkpoint.
+    pub resume: Option<PathBuf>,
+}
+
+/// What is told as a run goes on.
+#[derive(Clone, Debug)]
+pub enum Event<'a> {
+    /// What the run does to the data and the model.
+    About(Vec<String>),
+    /// After a step.
+    Step {
+        /// Its number.
+        step: u64,
+        /// Steps of the whole run.
+        of: u64,
+        /// Loss before it.
+        loss: f64,
+        /// Samples a second on this host, over the run so far.
+        rate: f64,
+        /// Seconds left on this host.
+        left: f64,
+    },
+    /// After an epoch.
+    Epoch(&'a Epoch),
+    /// Something the user should know.
+    Note(&'a Diagnostic),
+    /// A checkpoint was written.
+    Checkpoint(&'a std::path::Path, u64),
+}
+
+/// A finished run.
+#[derive(Clone, Debug)]
+pub struct Trained {
+    /// Its epochs; the last may be a part of one.
+    pub history: Vec<Epoch>,
+    /// Steps done, those before a resumed checkpoint counted.
+    pub steps: u64,
+    /// Samples learned from, likewise.
+    pub samples: u64,
+    /// Seconds of this run on this host, evaluation counted apart.
+    pub seconds: f64,
+    /// Samples of this run alone.
+    pub samples_timed: u64,
+    /// Seconds that evaluation took.
+    pub evaluation_seconds: f64,
+    /// The model with its trained weights, by name.
+    pub states: Vec<(String, Tensor)>,
+}
+
+/// Trains a model.
+///
+/// # Errors
+/// `train-not-a-number`, `train-diverged`, `train-label` with what to do; `cancelled`; those of data, compiling and running.
+pub fn train(
+    model: &Model,
+    data: Dataset,
+    held_out: Option<&Dataset>,
+    request: &Request,
+    progress: &Progress,
+    tell: &mut dyn FnMut(&Event<'_>),
+) -> Result<Trained> {
+    let bound = model.at_batch(Some(request.batch as u64))?;
+    let mut spec = request.spec.clone();
+    spec.gradient_norm = true;
+    spec.loss_scaling = request.scaling.is_on();
+    let mut trainer = Trainer::new(&bound, &spec, &request.place, request.threads, request.stochastic)?;
+    trainer.description().notes.iter().for_each(|note| tell(&Event::Note(note)));
+    let augment = request.augment.clone().map(|(column, how)| (column, how, hash64(request.seed, 2)));
+    let plan = Plan { batch: request.batch, shuffle: Some(request.seed), last: Last::Drop, augment };
+    let mut loader = Loader::new(data, plan)?;
+    let columns = Columns::new(
+        &bound,
+        trainer.description(),
+        loader.data(),
+        &request.columns,
+        request.label.as_deref(),
+    )?;
+    let mut about = loader.about();
+    about.extend(columns.about());
+    tell(&Event::About(about));
+    let per_epoch = loader.batches_per_epoch() as u64;
+    let total = match request.length {
+        Length::Epochs(epochs) => epochs.saturating_mul(per_epoch),
+        Length::Steps(steps) => steps,
+        Length::Samples(samples) => samples.div_ceil(request.batch.max(1) as u64),
+    };
+    let judge = match held_out {
+        Some(data) => Some(Judge::new(&bound, &spec, request, data)?),
+        None => None,
+    };
+    let mut run = Run {
+        request,
+        scale: request.scaling.start(),
+        watch: Watch::default(),
+        step: 0,
+        epoch_loss: 0.0,
+        epoch_samples: 0,
+        history: Vec::new(),
+    };
+    if let Some(path) = &request.resume {
+        run.resume(path, model, &mut trainer, &mut loader)?;
+    }
+    let begun = run.step;
+    let start = Instant::now();
+    let mut judged = 0.0;
+    let mut before: Vec<Tensor> = trainer.states().map(|(_, tensor)| tensor.clone()).collect();
+    while run.step < total {
+        let batch = loader.next_batch()?;
+        run.one(&mut trainer, &columns, &batch, total, tell)?;
+        let spent = start.elapsed().as_secs_f64() - judged;
+        let done = run.step - begun;
+        let each = spent / done.max(1) as f64;
+        let event = Event::Step {
+            step: run.step,
+            of: total,
+            loss: run.epoch_loss / run.epoch_samples.max(1) as f64 * request.batch as f64,
+            rate: request.batch as f64 / each,
+            left: each * (total - run.step) as f64,
+        };
+        tell(&event);
+        if batch.ends_epoch() || run.step == total {
+            let since = Instant::now();
+            let metrics = match &judge {
+                Some(judge) => judge.metrics(&trainer, request.batch)?,
+                None => Vec::new(),
+            };
+            judged += since.elapsed().as_secs_f64();
+            run.close_epoch(batch.at.epoch + 1, &metrics);
+            if let Some(epoch) = run.history.last() {
+                tell(&Event::Epoch(epoch));
+            }
+            if let Some(note) = trouble::unmoved(&trainer, &before) {
+                tell(&Event::Note(&note));
+            }
+            before = trainer.states().map(|(_, tensor)| tensor.clone()).collect();
+        }
+        if let Some((path, every)) = &request.checkpoint
+            && (run.step == total || every.is_some_and(|n| run.step.is_multiple_of(n.max(1))))
+        {
+            checkpoint::write(path, trainer.states(), &run.at(model, &loader))?;
+            tell(&Event::Checkpoint(path, run.step));
+        }
+        if !progress.step("training", run.step, total) {
+            return Diagnostic::error("cancelled", format!("stopped after step {}", run.step)).err();
+        }
+    }
+    Ok(Trained {
+        steps: run.step,
+        samples: run.history.iter().map(|epoch| epoch.samples).sum(),
+        history: run.history,
+        seconds: start.elapsed().as_secs_f64() - judged,
+        samples_timed: (run.step - begun) * request.batch as u64,
+        evaluation_seconds: judged,
+        states: trainer.states().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect(),
+    })
+}
+
+struct Run<'a> {
+    request: &'a Request,
+    scale: Scale,
+    watch: Watch,
+    step: u64,
+    /// Sum over the epoch's steps of the loss.
+    epoch_loss: f64,
+    epoch_samples: u64,
+    history: Vec<Epoch>,
+}
+
+impl Run<'_> {
+    fn one(
+        &mut self,
+        trainer: &mut Trainer,
+        columns: &Columns,
+        batch: &orrery_data::Batch,
+        total: u64,
+        tell: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<()> {
+        let number = self.step + 1;
+        let rate = self.request.rate * self.request.schedule.factor(number, total);
+        let seed = hash64(self.request.seed, number);
+        let (data, labels) = columns.of(batch)?;
+        let inputs = trainer.inputs(data, labels, rate, number, self.scale.factor)?;
+        let outcome = trainer.step(inputs.clone(), seed)?;
+        let held = self.scale.factor;
+        let sound = self.scale.after(outcome.applied) || outcome.applied;
+        // With dynamic scaling an overflow of gradients is expected now and then; that of the loss itself is not.
+        if !outcome.applied && !(sound && outcome.loss.is_finite()) {
+            let precision = match &self.request.place {
+                Place::Machine(setup) => Some(setup.target()?.precision.name.clone()),
+                Place::Host => None,
+            };
+            return Err(trouble::not_a_number(trainer, inputs, seed, number, rate, precision.as_deref()));
+        }
+        if !outcome.applied {
+            let cause = format!("step {number} is left out: gradients overflow at a loss scale of {held}");
+            tell(&Event::Note(&Diagnostic::note("train-scale-overflow", cause)));
+        }
+        self.watch.after(outcome.loss, number, rate)?;
+        self.step = number;
+        self.epoch_loss += outcome.loss;
+        self.epoch_samples += batch.valid as u64;
+        Ok(())
+    }
+    fn close_epoch(&mut self, epoch: u64, metrics: &[Metric]) {
+        let steps = self.epoch_samples as f64 / self.request.batch as f64;
+        let mut closed = Epoch {
+            epoch,
+            step: self.step,
+            samples: self.epoch_samples,
+            loss: self.epoch_loss / steps.max(1.0),
+            held_out: std::collections::BTreeMap::new(),
+        };
+        closed.set_held_out(metrics);
+        self.history.push(closed);
+        self.epoch_loss = 0.0;
+        self.epoch_samples = 0;
+    }
+    fn at(&self, model: &Model, loader: &Loader) -> At {
+        let position = loader.position();
+        At {
+            version: checkpoint::VERSION,
+            model: model.name.clone(),
+            step: self.step,
+            epoch: position.epoch,
+            sample: position.sample,
+            seed: self.request.seed,
+            loss_scale: self.scale.factor,
+            loss_scale_steady: self.scale.steady,
+            epoch_loss: self.epoch_loss,
+            epoch_samples: self.epoch_samples,
+            history: self.history.clone(),
+        }
+    }
+    fn resume(
+        &mut self,
+        path: &std::path::Path,
+        model: &Model,
+        trainer: &mut Trainer,
+        loader: &mut Loader,
+    ) -> Result<()> {
+        let (states, at) = checkpoint::read(path)?;
+        let wrong = |cause: String| {
+            Diagnostic::error("checkpoint-mismatch", cause).at(path.display().to_string()).err()
+        };
+        if at.model != model.name {
+            return wrong(format!("it is of the model `{}`", at.model));
+        }
+        if at.seed != self.request.seed {
+            return wrong(format!(
+                "it is of a run with seed {}; give --seed {} to go on with it",
+                at.seed, at.seed
+            ));
+        }
+        let (held, wanted) = (states.len(), trainer.description().states.len());
+        if held != wanted {
+            return wrong(format!(
+                "it has {held} states, this run has {wanted}: another optimizer or other frozen weights"
+            ));
+        }
+        for (name, tensor) in states {
+            trainer.set_state(&name, tensor)?;
+        }
+        loader.resume(at.position())?;
+        self.step = at.step;
+        self.scale.factor = at.loss_scale;
+        self.scale.steady = at.loss_scale_steady;
+        self.epoch_loss = at.epoch_loss;
+        self.epoch_samples = at.epoch_samples;
+        self.history = at.history;
+        Ok(())
+    }
+}
+
+/// Figures over held-out data.
+struct Judge {
+    evaluation: Evaluation,
+    engine: Engine,
+    loader: Loader,
+    columns: Columns,
+    loss: Loss,
+}
+
+impl Judge {
+    fn new(bound: &Bound, spec: &Spec, request: &Request, data: &Dataset) -> Result<Self> {
+        let formats = precision(&request.place)?;
+        let evaluation = evaluation(&bound.graph, spec, formats.as_ref(), Weights::Compute)?;
+        let engine = Engine::new(&evaluation.graph, &request.place, request.threads, false)?;
+        let plan = Plan { batch: request.batch, shuffle: None, last: Last::Pad, augment: None };
+        let loader = Loader::new(data.clone(), plan)?;
+        let step = orrery_transform::training::step(&bound.graph, spec, None, Weights::ShapeOnly)?;
+        let columns = Columns::new(bound, &step, data, &request.columns, request.label.as_deref())?;
+        Ok(Self { evaluation, engine, loader, columns, loss: spec.loss.kind })
+    }
+    fn metrics(&self, trainer: &Trainer, _batch: usize) -> Result<Vec<Metric>> {
+        let mut totals = Totals::new(self.loss);
+        let mut loader = self.loader.clone();
+        for _ in 0..loader.batches_per_epoch() {
+            let batch = loader.next_batch()?;
+            let (mut inputs, labels) = self.columns.of(&batch)?;
+            for name in &self.evaluation.states {
+                let state = trainer.states().find(|(n, _)| n == name).map(|(_, tensor)| tensor.clone());
+                inputs.push(state.ok_or_else(|| {
+                    Box::new(Diagnostic::error(
+                        "state-mismatch",
+                        format!("the training has no state `{name}`"),
+                    ))
+                })?);
+            }
+            let made = self.engine.run(inputs, 0)?;
+            totals.add(&made[0], labels.as_ref(), batch.valid)?;
+        }
+        Ok(totals.metrics())
+    }
+}

@@ -1,0 +1,186 @@
+//! What went wrong in a training run: where, and what to do.
+
+use super::trainer::Trainer;
+use orrery_base::{Diagnostic, Result};
+use orrery_ir::infer::node_place;
+use orrery_ir::interpret::run_observed;
+use orrery_ir::op::Datum;
+use orrery_ir::{Def, Graph, NodeId, ValueId};
+use orrery_numerics::Tensor;
+use std::collections::VecDeque;
+
+/// The first op whose result is no number, though its operands are.
+#[derive(Clone, Debug)]
+struct First {
+    node: NodeId,
+    value: ValueId,
+    nan: bool,
+    /// Largest magnitude among its operands.
+    largest: f64,
+}
+
+/// Explains a step whose loss or gradients are no numbers: runs it again on the same inputs, op by op.
+pub(super) fn not_a_number(
+    trainer: &Trainer,
+    inputs: Vec<Tensor>,
+    seed: u64,
+    step: u64,
+    rate: f64,
+    precision: Option<&str>,
+) -> Box<Diagnostic> {
+    let graph = &trainer.description().graph;
+    let parts = [trainer.description().backward, trainer.description().update];
+    let said = |what: &str| format!("step {step}: {what}");
+    let error = match first(graph, inputs, seed) {
+        Ok(Some(first)) => {
+            let phase = match first.node.0 as usize {
+                n if n >= parts[1] => "update",
+                n if n >= parts[0] => "backward pass",
+                _ => "forward pass",
+            };
+            let dtype = graph.values[first.value].ty.as_tensor().map(|ty| ty.dtype.name());
+            let kind = if first.nan { "not a number" } else { "infinite" };
+            let cause = said(&format!(
+                "the first result that is {kind} is made in the {phase} by {} in {}, of operands up to {:.3e}",
+                node_place(graph, first.node),
+                precision.or(dtype).unwrap_or("its type"),
+                first.largest,
+            ));
+            let error = Diagnostic::error("train-not-a-number", cause).at(node_place(graph, first.node));
+            let narrow = dtype == Some("f16");
+            if narrow && phase == "backward pass" && trainer.description().loss_scale.is_some() {
+                error.help("gradients overflow: let --loss-scale be dynamic, or smaller")
+            } else if narrow && first.largest < 1e6 {
+                error.help(
+                    "fp16 ends at 65,504: bf16 or fp32 hold this value; normalise the inputs or the weights",
+                )
+            } else {
+                error
+            }
+        }
+        Ok(None) => Diagnostic::error(
+            "train-not-a-number",
+            said(
+                "the loss or a gradient is no number, though every op gives numbers when computed one by one",
+            ),
+        ),
+        Err(found) => *found,
+    };
+    let error = error
+        .help(format!(
+            "the learning rate is {rate:.3e}: too high a one makes weights grow; try a tenth of it"
+        ))
+        .help("or begin with --warmup, or bound the gradients with --clip-norm 1");
+    Box::new(error)
+}
+
+fn first(graph: &Graph, inputs: Vec<Tensor>, seed: u64) -> Result<Option<First>> {
+    let mut largest = vec![0.0_f64; graph.values.len()];
+    let mut bad_before = vec![false; graph.values.len()];
+    let extent = |tensor: &Tensor| -> (f64, bool, bool) {
+        let Ok(values) = tensor.to_f64() else { return (0.0, false, false) };
+        let top = values.iter().filter(|v| v.is_finite()).fold(0.0_f64, |m, v| m.max(v.abs()));
+        (top, values.iter().any(|v| v.is_nan()), values.iter().any(|v| v.is_infinite()))
+    };
+    for (id, tensor) in graph.inputs.iter().zip(&inputs) {
+        let (top, nan, infinite) = extent(tensor);
+        largest[id.0 as usize] = top;
+        bad_before[id.0 as usize] = tensor.dtype().is_float() && (nan || infinite);
+    }
+    let mut found: Option<First> = None;
+    let mut observe = |value: ValueId, datum: &Datum| {
+        let (Datum::Tensor(tensor), Def::Node(node, _)) = (datum, &graph.values[value].def) else { return };
+        if !tensor.dtype().is_float() {
+            return;
+        }
+        let (top, nan, infinite) = extent(tensor);
+        largest[value.0 as usize] = top;
+        bad_before[value.0 as usize] = nan || infinite;
+        if found.is_some() || !(nan || infinite) {
+            return;
+        }
+        let operands = || graph.nodes[*node].inputs.iter().flatten();
+        if operands().any(|v| bad_before[v.0 as usize]) {
+            return;
+        }
+        let most = operands().fold(0.0_f64, |m, v| m.max(largest[v.0 as usize]));
+        found = Some(First { node: *node, value, nan, largest: most });
+    };
+    run_observed(graph, inputs.into_iter().map(Datum::from).collect(), seed, &mut observe)?;
+    Ok(found)
+}
+
+/// Watches the loss of a run.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Watch {
+    recent: VecDeque<f64>,
+    first: Option<f64>,
+    best: f64,
+}
+
+/// Steps over whose losses a mean is taken.
+const WINDOW: usize = 20;
+/// A mean of so many times the first loss, and of the best mean, is divergence.
+const DIVERGED: f64 = 2.0;
+
+impl Watch {
+    /// After a step. An error where the loss has grown far above where it began.
+    pub(super) fn after(&mut self, loss: f64, step: u64, rate: f64) -> Result<()> {
+        self.recent.push_back(loss);
+        if self.recent.len() > WINDOW {
+            self.recent.pop_front();
+        }
+        if self.recent.len() < WINDOW {
+            return Ok(());
+        }
+        let mean = self.recent.iter().sum::<f64>() / WINDOW as f64;
+        let first = *self.first.get_or_insert(mean);
+        self.best = if self.best == 0.0 { mean } else { self.best.min(mean) };
+        let bar = DIVERGED * first.abs().max(self.best.abs());
+        if mean > first + bar && mean > self.best + bar {
+            let cause = format!(
+                "step {step}: the loss diverges: its mean over {WINDOW} steps is {mean:.4}, it began at {first:.4} and was \
+                 {:.4} at best",
+                self.best
+            );
+            return Diagnostic::error("train-diverged", cause)
+                .help(format!("the learning rate is {rate:.3e}: try a third to a tenth of it"))
+                .help("or begin with --warmup, or bound the gradients with --clip-norm 1")
+                .err();
+        }
+        Ok(())
+    }
+}
+
+/// Labels that are no class of the model.
+pub(super) fn check_labels(labels: &Tensor, classes: usize, first_sample: u64) -> Result<()> {
+    let Ok(values) = labels.to_i64() else { return Ok(()) };
+    let each = labels.len() / labels.shape().first().copied().unwrap_or(1).max(1);
+    let wrong = values.iter().position(|v| *v != -100 && (*v < 0 || *v >= classes as i64));
+    let Some(at) = wrong else { return Ok(()) };
+    let sample = first_sample + (at / each.max(1)) as u64;
+    let cause = format!("label {} of sample {sample} is none of the model's {classes} classes", values[at]);
+    Diagnostic::error("train-label", cause)
+        .help("labels count from 0; -100 marks what is not to be learned")
+        .help(format!("a model with more than {classes} outputs may be meant"))
+        .err()
+}
+
+/// A note for parameters that no step has moved.
+pub(super) fn unmoved(trainer: &Trainer, before: &[Tensor]) -> Option<Diagnostic> {
+    use orrery_transform::training::StateKind;
+    let slots = &trainer.description().states;
+    let still: Vec<&str> = slots
+        .iter()
+        .zip(trainer.states().zip(before))
+        .filter(|(slot, ((_, now), then))| slot.kind == StateKind::Parameter && now == then)
+        .map(|(slot, _)| slot.name.as_str())
+        .collect();
+    let first = still.first()?;
+    let more = if still.len() > 1 { format!(" and {} more", still.len() - 1) } else { String::new() };
+    let cause = format!("`{first}`{more} did not move in a whole epoch");
+    Some(
+        Diagnostic::warning("train-unmoved", cause)
+            .help("its gradient is zero: a dead activation, or steps too small for the type it is kept in"),
+    )
+}
