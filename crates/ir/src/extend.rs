@@ -5,7 +5,7 @@
 
 use crate::infer::{self, Facts, node_facts};
 use crate::op::Fact;
-use crate::{Attrs, Dim, Graph, NodeId, Op, Type, ValueId, Weight};
+use crate::{Attrs, Def, Dim, Graph, NodeId, Op, Type, Value, ValueId, Weight};
 use orrery_base::{Diagnostic, Result};
 use orrery_numerics::{DType, Rounding, Tensor, cast};
 use std::collections::{BTreeMap, HashMap};
@@ -150,6 +150,34 @@ impl Extend {
             }
         }
         Ok(node)
+    }
+    /// Output `i` of a node, which makes it from here on where it was not wanted before.
+    ///
+    /// # Errors
+    /// What the op's type rule says, and where there is no such output.
+    pub fn made(&mut self, node: NodeId, i: usize) -> Result<ValueId> {
+        let found = &self.graph.nodes[node];
+        if let Some(output) = found.outputs.get(i).copied().flatten() {
+            return Ok(output);
+        }
+        let most = found.op.def().output_range().1;
+        let number = u32::try_from(i).ok().filter(|_| most.is_none_or(|most| i < most));
+        let Some(number) = number else {
+            let cause = format!("{} has no output {i}", found.op);
+            return infer::at_node(&self.graph, node, "type-rule", cause).err();
+        };
+        let first = found.outputs.iter().flatten().next().map(|v| self.graph.values[*v].name.clone());
+        let name = self.unique(&format!("{}:{i}", first.unwrap_or_default()));
+        let def = Def::Node(node, number);
+        let output = self.graph.values.push(Value { name, ty: Type::Unknown, def });
+        let outputs = &mut self.graph.nodes[node].outputs;
+        outputs.resize(outputs.len().max(i + 1), None);
+        outputs[i] = Some(output);
+        self.facts.push(Fact::of(Type::Unknown));
+        let fact = node_facts(&self.graph, &self.facts, node)?.swap_remove(i);
+        self.graph.values[output].ty = fact.ty.clone();
+        self.facts[output] = fact;
+        Ok(output)
     }
     fn unique(&mut self, name: &str) -> String {
         let wanted = if self.scope.is_empty() { name.to_owned() } else { format!("{}/{name}", self.scope) };

@@ -52,13 +52,20 @@ impl<'a> Backward<'a> {
     pub fn x(&self, i: usize) -> Result<ValueId> {
         self.given(i).ok_or_else(|| self.fails(format!("input {i} is missing")))
     }
-    /// Output `i`, which the node makes anew where the forward pass did not want it.
+    /// Output `i`, which the forward pass wants.
     ///
     /// # Errors
-    /// `gradient` where the node has no such output.
+    /// `gradient` where it does not.
     pub fn y(&self, i: usize) -> Result<ValueId> {
         let output = self.node.outputs.get(i).copied().flatten();
         output.ok_or_else(|| self.fails(format!("output {i} is not made")))
+    }
+    /// Output `i`, which the node makes from here on where the forward pass did not want it.
+    ///
+    /// # Errors
+    /// As [`Extend::made`].
+    pub fn also(&mut self, i: usize) -> Result<ValueId> {
+        self.graph.made(self.id, i)
     }
     /// Gradient of output `i`; none where it is zero.
     pub fn dy(&self, i: usize) -> Option<ValueId> {

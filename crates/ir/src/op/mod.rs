@@ -82,15 +82,17 @@ ops! {
     ArgMax ArgMin CumSum CumProd Softmax LogSoftmax Hardmax SoftmaxGrad
     // normalization
     BatchNormalization InstanceNormalization LayerNormalization GroupNormalization RMSNormalization LpNormalization LRN
-    MeanVarianceNormalization
+    MeanVarianceNormalization LayerNormalizationGrad LayerNormalizationScaleGrad RMSNormalizationGrad
+    RMSNormalizationScaleGrad ChannelMoments
     // matrix
     MatMul Gemm MatMulInteger QLinearMatMul Einsum Det GatherMatMul GatherMatMulGrad
     // convolution
-    Conv ConvTranspose ConvInteger QLinearConv DeformConv
+    Conv ConvTranspose ConvInteger QLinearConv DeformConv ConvWeightGrad
     // attention
-    Attention RotaryEmbedding
+    Attention RotaryEmbedding AttentionGrad
     // pooling
     MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool MaxUnpool MaxRoiPool RoiAlign
+    MaxPoolGrad AveragePoolGrad
     // movement
     Shape Size Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Expand Tile Pad DepthToSpace SpaceToDepth
     ConstantOfShape Range EyeLike Trilu ReverseSequence CenterCropPad
@@ -113,7 +115,7 @@ ops! {
     // signal
     DFT STFT HannWindow HammingWindow BlackmanWindow MelWeightMatrix
     // loss
-    NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss
+    NegativeLogLikelihoodLoss SoftmaxCrossEntropyLoss SoftmaxCrossEntropyGrad
     // training
     Adam Adagrad Momentum
     // optimizer

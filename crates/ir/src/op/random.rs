@@ -9,7 +9,8 @@ use super::rules::{check_one, facts, float};
 use super::space::{elementwise, free_except};
 use super::{AttrDef, Class, Ctx, Datum, EvalCtx, Fact, Op, OpDef, Port, Work, content, opt, req};
 use crate::weights::hash64;
-use crate::{Attr, AttrKind, Dim, TensorType, Type};
+use crate::gradient::Backward;
+use crate::{Attr, AttrKind, Attrs, Dim, TensorType, Type};
 use orrery_numerics::{DType, Tensor};
 
 type Outcome = Result<Vec<Datum>, String>;
@@ -106,6 +107,42 @@ fn dropout(ctx: &EvalCtx<'_>) -> Outcome {
     Ok(vec![f64::write(x.dtype(), shape.clone(), kept).into(), Tensor::from_bools(shape, mask).into()])
 }
 
+/// What was dropped gets nothing back, what was kept is scaled as it was.
+fn dropout_gradient(b: &mut Backward<'_>) -> orrery_base::Result<()> {
+    let dy = b.dy0()?;
+    let training = b.ask(|ctx| match ctx.constant(2) {
+        Some(flag) => scalar_f64(flag).ok().map(|flag| flag != 0.0),
+        None => (!ctx.has(2)).then_some(false),
+    });
+    if training == Some(false) {
+        b.give(0, dy);
+        return Ok(());
+    }
+    let dtype = b.dtype(dy);
+    let known = b.ask(|ctx| match ctx.constant(1) {
+        Some(ratio) => scalar_f64(ratio).ok(),
+        None => (!ctx.has(1)).then_some(0.5),
+    });
+    let mut scale = match known {
+        Some(ratio) => b.scalar(dtype, 1.0 / (1.0 - ratio)),
+        None => {
+            let ratio = b.x(1)?;
+            let (ratio, one) = (b.cast(ratio, dtype)?, b.scalar(dtype, 1.0));
+            let kept = b.sub(one, ratio)?;
+            b.unary(Op::Reciprocal, kept)?
+        }
+    };
+    if training.is_none() {
+        let (flag, one) = (b.x(2)?, b.scalar(dtype, 1.0));
+        scale = b.op(Op::Where, &[flag, scale, one], Attrs::new())?;
+    }
+    let (mask, zero) = (b.also(1)?, b.scalar(dtype, 0.0));
+    let scaled = b.mul(dy, scale)?;
+    let dx = b.op(Op::Where, &[mask, scaled, zero], Attrs::new())?;
+    b.give(0, dx);
+    Ok(())
+}
+
 fn typed(dtype: DType, shape: Option<Vec<Dim>>) -> Facts {
     Ok(vec![Fact::of(Type::Tensor(TensorType { dtype, shape }))])
 }
@@ -172,7 +209,7 @@ const LOW: AttrDef = opt("low", AttrKind::Float, "Least number; 0.");
 const HIGH: AttrDef = opt("high", AttrKind::Float, "Numbers stay below it; 1.");
 
 const fn entry(op: Op, doc: &'static str, attrs: &'static [AttrDef]) -> OpDef {
-    OpDef { attrs, class: Class::Random, ..OpDef::new(op, doc) }
+    OpDef { attrs, class: Class::Random, ..OpDef::new(op, doc) }.flat()
 }
 
 /// The entries.
@@ -250,5 +287,6 @@ pub const TABLE: &[OpDef] = &[
             "In training drops elements with probability ratio (0.5) and scales the rest; otherwise the input itself.",
             &[opt("seed", AttrKind::Int, "Mixed into the run's seed; nothing.")],
         )
-    },
+    }
+    .gradient(dropout_gradient),
 ];

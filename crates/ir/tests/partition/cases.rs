@@ -118,6 +118,7 @@ pub(crate) fn all() -> Vec<Case> {
         pooling(),
         attention(),
         movement(),
+        losses(),
         rest(),
     ]
     .into_iter()
@@ -238,6 +239,18 @@ fn convolutions() -> Vec<Case> {
             .attr("output_padding", vec![1, 1]),
         on(Op::ConvTranspose, &[&[2, 4, 5], &[4, 3, 2]]).attr("group", 2),
         on(Op::ConvTranspose, &[&[2, 3, 4, 5], &[3, 5, 2, 3], &[5]]).attr("strides", vec![2, 3]),
+        on(Op::ConvWeightGrad, &[&[2, 3, 7, 8], &[2, 4, 3, 8]])
+            .attr("kernel_shape", vec![3, 2])
+            .attr("pads", pads())
+            .attr("strides", vec![2, 1])
+            .attr("dilations", vec![1, 2]),
+        on(Op::ConvWeightGrad, &[&[3, 4, 9], &[3, 6, 4]])
+            .attr("kernel_shape", vec![3])
+            .attr("strides", vec![2]),
+        on(Op::ConvWeightGrad, &[&[2, 6, 5, 5], &[2, 9, 5, 4]])
+            .attr("kernel_shape", vec![3, 3])
+            .attr("group_channels", 2)
+            .attr("pads", vec![1; 4]),
         on_tensors(Op::ConvInteger, vec![bytes(&[1, 3, 6, 6]), bytes(&[4, 3, 3, 3])])
             .with(Tensor::scalar(5_u8))
             .with(Tensor::from_vec(vec![4], vec![1_u8, 2, 3, 4]))
@@ -280,6 +293,12 @@ fn normalizations() -> Vec<Case> {
         on(Op::LpNormalization, &[&[2, 3, 4]]).attr("axis", 1),
         on(Op::LRN, &[&[2, 6, 4]]).attr("size", 3),
         on(Op::MeanVarianceNormalization, &[&[2, 3, 4, 5]]),
+        on(Op::LayerNormalizationGrad, &[&[2, 3, 4, 5], &[4, 5], &[2, 3, 4, 5]]).attr("axis", 2),
+        on(Op::LayerNormalizationScaleGrad, &[&[4, 3, 5], &[4, 3, 5]]).outputs(2),
+        on(Op::RMSNormalizationGrad, &[&[4, 3, 5], &[5], &[4, 3, 5]]),
+        on(Op::RMSNormalizationScaleGrad, &[&[4, 3, 5], &[4, 3, 5]]).attr("axis", 1),
+        on(Op::ChannelMoments, &[&[4, 3, 5, 2], &[3]]).outputs(2),
+        on(Op::ChannelMoments, &[&[4, 3, 5], &[3], &[4, 3, 5]]).outputs(2),
     ]
 }
 
@@ -299,6 +318,12 @@ fn pooling() -> Vec<Case> {
         pooled(Op::AveragePool).attr("pads", vec![1, 0, 2, 1]).attr("count_include_pad", 1),
         pooled(Op::AveragePool).attr("ceil_mode", 1),
         pooled(Op::LpPool).attr("pads", vec![1, 0, 2, 1]).attr("p", 3),
+        pooled(Op::MaxPoolGrad).with(floats(&[2, 3, 4, 8])).attr("pads", vec![1, 0, 2, 1]),
+        on(Op::AveragePoolGrad, &[&[2, 3, 4, 9]])
+            .attr("kernel_shape", vec![3, 2])
+            .attr("strides", vec![2, 1])
+            .attr("pads", vec![1, 0, 2, 1])
+            .attr("extents", vec![7, 9]),
         on(Op::GlobalAveragePool, &[&[2, 3, 4, 5]]),
         on(Op::GlobalMaxPool, &[&[2, 3, 4, 5]]),
         on(Op::GlobalLpPool, &[&[2, 3, 4]]),
@@ -328,6 +353,13 @@ fn attention() -> Vec<Case> {
         on(Op::Attention, &[&[2, 5, 24], &[2, 6, 8], &[2, 6, 6]])
             .attr("q_num_heads", 6)
             .attr("kv_num_heads", 2),
+        on(Op::AttentionGrad, &[&[2, 4, 5, 4], &[2, 2, 6, 4], &[2, 2, 6, 3], &[2, 4, 5, 3], &[4, 1, 6]])
+            .attr("is_causal", 1)
+            .outputs(4),
+        on(Op::AttentionGrad, &[&[2, 5, 24], &[2, 6, 8], &[2, 6, 6], &[2, 5, 18]])
+            .attr("q_num_heads", 6)
+            .attr("kv_num_heads", 2)
+            .outputs(3),
         on(Op::RotaryEmbedding, &[&[2, 3, 4, 8], &[9, 4], &[9, 4]]).with(ints(&[2, 4], 9)),
         on(Op::RotaryEmbedding, &[&[2, 4, 24], &[2, 4, 2], &[2, 4, 2]])
             .attr("num_heads", 3)
@@ -363,6 +395,20 @@ fn movement() -> Vec<Case> {
         on_tensors(Op::GatherGrad, vec![ints(&[4], 3), floats(&[4, 5])]).attr("extent", 3),
         on(Op::GatherElements, &[&[3, 5]]).with(ints(&[3, 4], 5)).attr("axis", 1),
         on(Op::TopK, &[&[3, 5]]).with(i64s(&[2])).outputs(2),
+    ]
+}
+
+fn losses() -> Vec<Case> {
+    let labels = || ints(&[4, 3], 5);
+    let loss = |op: Op| on(op, &[&[4, 5, 3]]).with(labels());
+    vec![
+        loss(Op::SoftmaxCrossEntropyLoss).with(positive(&[5])).attr("reduction", "none").outputs(2),
+        loss(Op::SoftmaxCrossEntropyLoss).attr("reduction", "sum").attr("ignore_index", 2),
+        loss(Op::SoftmaxCrossEntropyLoss),
+        loss(Op::NegativeLogLikelihoodLoss).with(positive(&[5])).attr("reduction", "sum"),
+        loss(Op::NegativeLogLikelihoodLoss),
+        loss(Op::SoftmaxCrossEntropyGrad).with(scalar(0.25)).with(positive(&[5])),
+        loss(Op::SoftmaxCrossEntropyGrad).with(floats(&[4, 3])).attr("ignore_index", 2),
     ]
 }
 

@@ -68,12 +68,10 @@ const WHOLE: &[Op] = &[
     Op::LabelEncoder,
     Op::ArrayFeatureExtractor,
     Op::Binarizer,
-    // Bodies, losses and optimizers are cut inside, or by the passes that know them.
+    // Bodies and optimizers are cut inside, or by the passes that know them.
     Op::If,
     Op::Loop,
     Op::Scan,
-    Op::NegativeLogLikelihoodLoss,
-    Op::SoftmaxCrossEntropyLoss,
     Op::Adam,
     Op::Adagrad,
     Op::Momentum,

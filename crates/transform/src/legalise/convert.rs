@@ -298,7 +298,7 @@ fn stays_wide(op: Op, input: usize) -> bool {
 fn is_multiplied(op: Op, input: usize) -> bool {
     match op {
         Op::MatMul | Op::Gemm | Op::GatherMatMul => input < 2,
-        Op::Conv | Op::ConvTranspose | Op::DeformConv => input < 2,
+        Op::Conv | Op::ConvTranspose | Op::ConvWeightGrad | Op::DeformConv => input < 2,
         Op::Attention | Op::RNN | Op::GRU | Op::LSTM => input < 3,
         Op::Einsum => true,
         _ => false,

@@ -3,6 +3,7 @@
 //! Operands hold heads in one of two forms: `[batch, head, length, size]`, or `[batch, length, head * size]` with the
 //! number of heads in an attribute. Parts of a cut op have fewer heads, so they are told the size of a head instead.
 
+mod gradient;
 mod rotary;
 mod scaled;
 
@@ -10,7 +11,7 @@ use super::{AttrDef, Ctx, OpDef, opt, rules};
 use crate::{AttrKind, Attrs, Dim};
 
 /// The entries.
-pub const TABLE: &[OpDef] = &[scaled::ATTENTION, rotary::ROTARY_EMBEDDING];
+pub const TABLE: &[OpDef] = &[scaled::ATTENTION, gradient::ATTENTION_GRAD, rotary::ROTARY_EMBEDDING];
 
 const HEAD_SIZE: AttrDef = opt(
     "head_size",

@@ -5,7 +5,8 @@ use super::super::matrix::ACCUMULATE;
 use super::super::matrix::kernel::{Left, Scalar, View, accumulation};
 use super::super::space::parallel;
 use super::super::{
-    Access, Axis, Class, Ctx, Datum, Engine, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work, opt, rules,
+    Access, AttrDef, Axis, Class, Ctx, Datum, Engine, EvalCtx, Fact, Gradient, IterSpace, Op, OpDef, Port,
+    Work, opt, rules,
 };
 use super::{HEAD_SIZE, Heads, Layout, count};
 use crate::{AttrKind, Attrs, Dim};
@@ -15,6 +16,17 @@ const MASK: usize = 3;
 const PAST_KEY: usize = 4;
 const PAST_VALUE: usize = 5;
 const NONPAD: usize = 6;
+
+pub(super) const IS_CAUSAL: AttrDef =
+    opt("is_causal", AttrKind::Int, "1: a query sees only keys up to its own position; 0.");
+pub(super) const KV_NUM_HEADS: AttrDef =
+    opt("kv_num_heads", AttrKind::Int, "Heads of keys and values, for inputs of three dimensions.");
+pub(super) const Q_NUM_HEADS: AttrDef =
+    opt("q_num_heads", AttrKind::Int, "Heads of queries, for inputs of three dimensions.");
+pub(super) const SCALE: AttrDef =
+    opt("scale", AttrKind::Float, "Factor of the products; 1 / sqrt(size of a head).");
+pub(super) const SOFTCAP: AttrDef =
+    opt("softcap", AttrKind::Float, "Scores s become softcap * tanh(s / softcap); 0: they do not.");
 
 pub(super) const ATTENTION: OpDef = OpDef {
     inputs: &[
@@ -34,16 +46,16 @@ pub(super) const ATTENTION: OpDef = OpDef {
     ],
     attrs: &[
         HEAD_SIZE,
-        opt("is_causal", AttrKind::Int, "1: a query sees only keys up to its own position; 0."),
-        opt("kv_num_heads", AttrKind::Int, "Heads of keys and values, for inputs of three dimensions."),
-        opt("q_num_heads", AttrKind::Int, "Heads of queries, for inputs of three dimensions."),
+        IS_CAUSAL,
+        KV_NUM_HEADS,
+        Q_NUM_HEADS,
         opt(
             "qk_matmul_output_mode",
             AttrKind::Int,
             "What the fourth output is: 0 the scaled products, 1 with the mask, 2 after the cap, 3 after softmax; 0.",
         ),
-        opt("scale", AttrKind::Float, "Factor of the products; 1 / sqrt(size of a head)."),
-        opt("softcap", AttrKind::Float, "Scores s become softcap * tanh(s / softcap); 0: they do not."),
+        SCALE,
+        SOFTCAP,
         opt("softmax_precision", AttrKind::DType, "Type of the softmax; at least f32 whatever it says."),
         ACCUMULATE,
     ],
@@ -53,6 +65,7 @@ pub(super) const ATTENTION: OpDef = OpDef {
     work,
     space,
     eval,
+    gradient: Gradient::Rule(super::gradient::attention),
     ..OpDef::new(
         Op::Attention,
         "Softmax of scaled, masked products of queries with keys, times values; several query heads may share a key and \
@@ -61,16 +74,23 @@ pub(super) const ATTENTION: OpDef = OpDef {
 };
 
 /// The extents, as far as known.
-struct Extents {
-    q: Heads,
-    k: Heads,
-    v: Heads,
+pub(super) struct Extents {
+    pub(super) q: Heads,
+    pub(super) k: Heads,
+    pub(super) v: Heads,
     /// Keys altogether, past ones counted.
     total: Dim,
 }
 
-/// None where a rank is unknown.
-fn extents(ctx: &Ctx<'_>) -> Result<Option<Extents>, String> {
+impl Extents {
+    /// Of the scores.
+    pub(super) fn scores(&self) -> Vec<Dim> {
+        vec![self.q.batch.clone(), self.q.heads.clone(), self.q.length.clone(), self.total.clone()]
+    }
+}
+
+/// None where a rank is unknown. The inputs after the first three are those of `Attention` where it `is_forward`.
+pub(super) fn extents(ctx: &Ctx<'_>, is_forward: bool) -> Result<Option<Extents>, String> {
     let attrs = ctx.attrs();
     let ranks: Vec<usize> = (0..3).filter_map(|i| ctx.rank(i)).collect();
     if ranks.iter().any(|r| *r != ranks[0]) {
@@ -95,6 +115,10 @@ fn extents(ctx: &Ctx<'_>) -> Result<Option<Extents>, String> {
     {
         return Err(format!("{q} heads of queries cannot share {kv} heads of keys equally"));
     }
+    if !is_forward {
+        let total = k.length.clone();
+        return Ok(Some(Extents { q, k, v, total }));
+    }
     if ctx.has(PAST_KEY) != ctx.has(PAST_VALUE) {
         return Err("past keys and past values are given together or not at all".into());
     }
@@ -113,19 +137,42 @@ fn extents(ctx: &Ctx<'_>) -> Result<Option<Extents>, String> {
     Ok(Some(Extents { q, k, v, total }))
 }
 
+/// Checks that the mask broadcasts to the scores, and the number of keys that count.
+pub(super) fn check_masks(ctx: &Ctx<'_>, mask: usize, nonpad: usize, scores: &[Dim]) -> Result<(), String> {
+    rules::of_type(ctx, [nonpad], DType::I64)?;
+    if ctx.has(mask) && ctx.dtype(mask)? != DType::Bool && !ctx.dtype(mask)?.is_float() {
+        return Err(format!("input `attn_mask` must be bool or a float, is {}", ctx.dtype(mask)?));
+    }
+    rules::has_shape(ctx, nonpad, &scores[..1])?;
+    let Some(mask) = ctx.shape(mask) else { return Ok(()) };
+    let wrong = || {
+        let (mask, scores) = (rules::shape_text(&mask), rules::shape_text(scores));
+        format!("input `attn_mask` of shape {mask} does not broadcast to the scores' shape {scores}")
+    };
+    let [lead @ .., last] = mask.as_slice() else { return Err(wrong()) };
+    if lead.len() > 3 {
+        return Err(wrong());
+    }
+    for (m, s) in lead.iter().zip(&scores[3 - lead.len()..]) {
+        if !m.is(1) {
+            rules::equal(m, s, String::new).map_err(|_| wrong())?;
+        }
+    }
+    match (last.known(), scores[3].known()) {
+        (Some(last), Some(total)) if last > total => Err(wrong()),
+        _ => Ok(()),
+    }
+}
+
 fn infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
     let dtype = rules::float(ctx, 0)?;
     let value = rules::float(ctx, 2)?;
     rules::of_type(ctx, [1, PAST_KEY], dtype)?;
     rules::of_type(ctx, [PAST_VALUE], value)?;
-    rules::of_type(ctx, [NONPAD], DType::I64)?;
-    if ctx.has(MASK) && ctx.dtype(MASK)? != DType::Bool && !ctx.dtype(MASK)?.is_float() {
-        return Err(format!("input `attn_mask` must be bool or a float, is {}", ctx.dtype(MASK)?));
-    }
     if !(0..=3).contains(&ctx.attrs().int_or("qk_matmul_output_mode", 0)) {
         return Err("attribute `qk_matmul_output_mode` must be between 0 and 3".into());
     }
-    let Some(e) = extents(ctx)? else {
+    let Some(e) = extents(ctx, true)? else {
         return Ok(vec![
             Fact::unranked(dtype),
             Fact::unranked(dtype),
@@ -133,28 +180,8 @@ fn infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
             Fact::unranked(dtype),
         ]);
     };
-    rules::has_shape(ctx, NONPAD, std::slice::from_ref(&e.q.batch))?;
-    let scores = vec![e.q.batch.clone(), e.q.heads.clone(), e.q.length.clone(), e.total.clone()];
-    if let Some(mask) = ctx.shape(MASK) {
-        let wrong = || {
-            let (mask, scores) = (rules::shape_text(&mask), rules::shape_text(&scores));
-            format!("input `attn_mask` of shape {mask} does not broadcast to the scores' shape {scores}")
-        };
-        let [lead @ .., last] = mask.as_slice() else { return Err(wrong()) };
-        if lead.len() > 3 {
-            return Err(wrong());
-        }
-        for (m, s) in lead.iter().zip(&scores[3 - lead.len()..]) {
-            if !m.is(1) {
-                rules::equal(m, s, String::new).map_err(|_| wrong())?;
-            }
-        }
-        if let (Some(last), Some(total)) = (last.known(), e.total.known())
-            && last > total
-        {
-            return Err(wrong());
-        }
-    }
+    let scores = e.scores();
+    check_masks(ctx, MASK, NONPAD, &scores)?;
     let y = if ctx.rank(0) == Some(4) {
         vec![e.q.batch.clone(), e.q.heads.clone(), e.q.length.clone(), e.v.size.clone()]
     } else {
@@ -172,7 +199,7 @@ fn infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
 /// Products of queries with all keys and of weights with all values, masked ones as well. For each score: softmax's
 /// maximum, difference, sum and quotient, and mask and cap where there are; queries and keys are scaled before.
 fn work(ctx: &Ctx<'_>) -> Work {
-    let Ok(Some(e)) = extents(ctx) else { return Work::NONE };
+    let Ok(Some(e)) = extents(ctx, true) else { return Work::NONE };
     let rows = e.q.batch.clone() * e.q.heads.clone() * e.q.length.clone();
     let scores = rows.clone() * e.total.clone();
     let masked =
@@ -187,7 +214,7 @@ fn work(ctx: &Ctx<'_>) -> Work {
 }
 
 fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
-    let e = extents(ctx).ok()??;
+    let e = extents(ctx, true).ok()??;
     let four = ctx.rank(0)? == 4;
     let shared = e.q.heads.floor_div(&e.k.heads);
     let wanted = |i: usize| ctx.node.outputs.get(i).is_some_and(Option::is_some);
@@ -222,14 +249,7 @@ fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
             0 => operand(&e.q, &shared, query.clone()),
             1 => operand(&e.k, &one, Access::Whole),
             2 => operand(&e.v, &one, Access::Whole),
-            MASK => {
-                let mask = ctx.shape(MASK)?;
-                let lead = 4 - mask.len();
-                let follow = |(d, extent): (usize, &Dim)| {
-                    if extent.is(1) { Access::Whole } else { scores[lead + d].clone() }
-                };
-                mask.iter().enumerate().map(follow).collect()
-            }
+            MASK => mask_access(&ctx.shape(MASK)?, &scores),
             NONPAD => vec![batch.clone()],
             _ => cache.clone(),
         })
@@ -246,16 +266,22 @@ fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
     })
 }
 
+/// How a mask is read that broadcasts to scores which are read like that.
+pub(super) fn mask_access(mask: &[Dim], scores: &[Access]) -> Vec<Access> {
+    let own = &scores[4 - mask.len()..];
+    mask.iter().zip(own).map(|(m, s)| if m.is(1) { Access::Whole } else { s.clone() }).collect()
+}
+
 /// The extents in numbers.
-struct Sizes {
-    batch: usize,
-    q_heads: usize,
-    kv_heads: usize,
-    queries: usize,
-    keys: usize,
-    past: usize,
-    size: usize,
-    v_size: usize,
+pub(super) struct Sizes {
+    pub(super) batch: usize,
+    pub(super) q_heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) queries: usize,
+    pub(super) keys: usize,
+    pub(super) past: usize,
+    pub(super) size: usize,
+    pub(super) v_size: usize,
 }
 
 fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
@@ -277,7 +303,7 @@ fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
 }
 
 /// Past keys or values followed by the new ones, `[batch, head, length, size]`.
-fn joined<T: Float>(
+pub(super) fn joined<T: Float>(
     past: Option<&Tensor>,
     new: &Tensor,
     sizes: &Sizes,
@@ -304,7 +330,7 @@ fn joined<T: Float>(
 }
 
 /// What is added to the scores: numbers, and minus infinity where nothing is to be seen.
-struct Mask<T> {
+pub(super) struct Mask<T> {
     values: Vec<T>,
     steps: Vec<isize>,
     /// Keys from here on have no element in the mask.
@@ -316,11 +342,12 @@ struct Mask<T> {
 }
 
 impl<T: Float> Mask<T> {
-    fn new(ctx: &EvalCtx<'_>, sizes: &Sizes) -> Result<Self, String> {
+    /// From the mask and the number of keys that count at these inputs.
+    pub(super) fn new(ctx: &EvalCtx<'_>, sizes: &Sizes, [mask, nonpad]: [usize; 2]) -> Result<Self, String> {
         let causal = ctx.attrs().flag("is_causal").then_some(sizes.past);
         let nonpad =
-            ctx.optional(NONPAD)?.map(|t| integers(t).map(std::borrow::Cow::into_owned)).transpose()?;
-        let Some(mask) = ctx.optional(MASK)? else {
+            ctx.optional(nonpad)?.map(|t| integers(t).map(std::borrow::Cow::into_owned)).transpose()?;
+        let Some(mask) = ctx.optional(mask)? else {
             let length = sizes.past + sizes.keys;
             return Ok(Self { values: vec![T::ZERO], steps: vec![0; 4], length, causal, nonpad });
         };
@@ -334,7 +361,7 @@ impl<T: Float> Mask<T> {
         Ok(Self { values, steps: broadcast_strides(mask.shape(), &own), length, causal, nonpad })
     }
     /// Adds it to the scores of one query.
-    fn add(&self, scores: &mut [T], [batch, head, query]: [usize; 3]) {
+    pub(super) fn add(&self, scores: &mut [T], [batch, head, query]: [usize; 3]) {
         let start: isize = [batch, head, query].iter().zip(&self.steps).map(|(&i, s)| i as isize * s).sum();
         let seen = self.causal.map_or(usize::MAX, |first| first + query + 1);
         let counted = self.nonpad.as_ref().map_or(usize::MAX, |n| n[batch].max(0) as usize);
@@ -348,7 +375,7 @@ impl<T: Float> Mask<T> {
     }
 }
 
-fn softmax<T: Float>(row: &mut [T]) {
+pub(super) fn softmax<T: Float>(row: &mut [T]) {
     let most = row.iter().fold(-T::INFINITY, |most, &v| v.larger(most));
     let mut sum = T::ZERO;
     for v in row.iter_mut() {
@@ -374,7 +401,7 @@ fn attend<T: Float + Scalar>(
     let queries: Vec<T> =
         T::read(q_tensor)?.iter().map(|&v| v * if scale < 0.0 { -root } else { root }).collect();
     let scaled_keys: Vec<T> = keys.iter().map(|&v| v * root).collect();
-    let mask = Mask::<T>::new(ctx, sizes)?;
+    let mask = Mask::<T>::new(ctx, sizes, [MASK, NONPAD])?;
     let cap = T::from_f64(attrs.float_or("softcap", 0.0));
     let mode = attrs.int_or("qk_matmul_output_mode", 0);
     let total = sizes.past + sizes.keys;

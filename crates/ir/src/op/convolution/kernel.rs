@@ -218,3 +218,54 @@ pub(super) fn convolve_transposed<T: Scalar + std::ops::AddAssign>(
     }
     out
 }
+
+/// The gradient of the weights of [`convolve`] by its images and the gradient `dy` of what it makes: every element is one
+/// sum over images and windows, in this order.
+pub(super) fn weight_gradient<T: Scalar>(
+    sizes: &Sizes,
+    spans: &[Span],
+    x: &[T],
+    dy: &[T],
+    how: Option<orrery_numerics::Accumulation>,
+) -> Vec<T> {
+    let windows = Windows::new(spans);
+    let (count, input, kernel) = (windows.count(), windows.input(), windows.kernel());
+    let (inner, columns) = (sizes.images * count, sizes.inputs * kernel);
+    let mut out = vec![T::default(); sizes.groups * sizes.outputs * columns];
+    if out.is_empty() || inner == 0 {
+        return out;
+    }
+    let step = windows.step();
+    let runs: Vec<Vec<Run>> = (0..kernel).map(|k| windows.runs(k, 0, count)).collect();
+    let block = Windows::block(inner).min(columns);
+    let mut patch = vec![T::default(); block * inner];
+    let mut left = Vec::with_capacity(sizes.outputs * inner);
+    for g in 0..sizes.groups {
+        left.clear();
+        for o in 0..sizes.outputs {
+            for i in 0..sizes.images {
+                let start = ((i * sizes.groups + g) * sizes.outputs + o) * count;
+                left.extend_from_slice(&dy[start..start + count]);
+            }
+        }
+        let left = Left::new(View::rows(&left, inner), sizes.outputs, inner, how);
+        for from in (0..columns).step_by(block) {
+            let width = block.min(columns - from);
+            patch.fill(T::default());
+            for (column, patch) in patch.chunks_exact_mut(inner).take(width).enumerate() {
+                let (channel, k) = ((from + column) / kernel, (from + column) % kernel);
+                for (i, patch) in patch.chunks_exact_mut(count).enumerate() {
+                    let channel = &x[((i * sizes.groups + g) * sizes.inputs + channel) * input..];
+                    for run in &runs[k] {
+                        let source = channel[run.input..].iter().step_by(step);
+                        let patch = &mut patch[run.window..run.window + run.count];
+                        patch.iter_mut().zip(source).for_each(|(p, &x)| *p = x);
+                    }
+                }
+            }
+            let out = &mut out[g * sizes.outputs * columns + from..];
+            left.multiply(View::rows(&patch, inner).transposed(), width, out, columns);
+        }
+    }
+    out
+}

@@ -1,9 +1,11 @@
 //! Ops of the family `convolution`.
 
 mod deformable;
+pub(super) mod gradient;
 mod integer;
 mod kernel;
 mod transposed;
+mod weight_grad;
 pub(super) mod window;
 
 use super::elements::{Float, by_float};
@@ -39,11 +41,13 @@ pub const TABLE: &[OpDef] = &[
             Op::Conv,
             "Convolution of images [n, channel, spatial...] with weights [out, channel / group, kernel...], plus a bias.",
         )
-    },
-    transposed::CONV_TRANSPOSE,
-    integer::CONV_INTEGER,
-    integer::QLINEAR_CONV,
+    }
+    .gradient(gradient::conv),
+    transposed::CONV_TRANSPOSE.gradient(gradient::conv_transpose),
+    integer::CONV_INTEGER.flat(),
+    integer::QLINEAR_CONV.flat(),
     deformable::DEFORM_CONV,
+    weight_grad::CONV_WEIGHT_GRAD,
 ];
 
 const GROUP: AttrDef = opt(

@@ -177,6 +177,28 @@ fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
     Some(IterSpace { axes, inputs, outputs: vec![output], part_attrs: Attrs::new(), padding: 0.0 })
 }
 
+/// The windows that the input's elements add to an output of spatial extents `output`, nothing said of the padding behind;
+/// and the number of groups.
+pub(super) fn spans(ctx: &Ctx<'_>, output: &[i64]) -> Result<(Vec<Span>, i64), String> {
+    let open = "its shapes are not known";
+    let e = extents(ctx)?.ok_or(open)?;
+    let spans: Option<Vec<Span>> = (0..e.windows.len())
+        .map(|d| {
+            let window = &e.windows[d];
+            Some(Span {
+                input: usize::try_from(output[d]).ok()?,
+                output: e.input[d].extent()?,
+                kernel: window.kernel.extent()?,
+                stride: window.stride,
+                dilation: window.dilation,
+                before: e.before[d]?,
+                after: 0,
+            })
+        })
+        .collect();
+    Ok((spans.ok_or(open)?, e.group))
+}
+
 fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (dtype, shape) = rules::check_one(ctx)?;
     let (x, w) = (ctx.tensor(0)?, ctx.tensor(1)?);
@@ -188,23 +210,8 @@ fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
         output_names: &[],
         infer_body: &|_, _| Err("it has no body".into()),
     };
-    let e = extents(&rule)?.ok_or("its shapes are not known")?;
-    let spans: Option<Vec<Span>> = (0..e.windows.len())
-        .map(|d| {
-            let window = &e.windows[d];
-            Some(Span {
-                input: shape[d + 2],
-                output: x.shape()[d + 2],
-                kernel: window.kernel.extent()?,
-                stride: window.stride,
-                dilation: window.dilation,
-                before: e.before[d]?,
-                after: 0,
-            })
-        })
-        .collect();
-    let spans = spans.ok_or("its shapes are not known")?;
-    let groups = e.group as usize;
+    let (spans, group) = spans(&rule, &shape[2..].iter().map(|&n| n as i64).collect::<Vec<_>>())?;
+    let groups = group as usize;
     let sizes = Sizes { images: shape[0], groups, inputs: w.shape()[0] / groups, outputs: w.shape()[1] };
     let how = accumulation(ctx.attrs(), dtype)?;
     Ok(vec![

@@ -189,6 +189,17 @@ impl Span {
             .map(|(w, &n)| w.span(n)?.ok_or_else(|| "the window's extents are not known".into()))
             .collect()
     }
+    /// Adds attributes that say these windows with all padding given.
+    pub(in super::super) fn describe(spans: &[Self], mut attrs: Attrs) -> Attrs {
+        let each = |of: fn(&Self) -> i64| spans.iter().map(of).collect::<Vec<_>>();
+        let mut pads = each(|s| s.before);
+        pads.extend(each(|s| s.after));
+        attrs.set("kernel_shape", each(|s| s.kernel as i64));
+        attrs.set("strides", each(|s| s.stride));
+        attrs.set("dilations", each(|s| s.dilation));
+        attrs.set("pads", pads);
+        attrs
+    }
     /// The place in the input of element `k` of window `o`; outside of `0..input` it is padding.
     pub(in super::super) fn place(&self, o: usize, k: usize) -> i64 {
         o as i64 * self.stride - self.before + k as i64 * self.dilation

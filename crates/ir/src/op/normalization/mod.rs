@@ -5,7 +5,9 @@
 //! squared distances from it.
 
 mod batch;
+mod gradient;
 mod layer;
+mod moments;
 
 use super::elements::{Float, Loops, broadcast_strides, by_float, strides};
 use super::space::parallel;
@@ -16,6 +18,7 @@ use super::{
 use crate::{AttrKind, Attrs, Dim};
 use batch::{batch, batch_infer, batch_space, batch_work};
 use layer::{layer, layer_axis, layer_infer, layer_space};
+pub use moments::batch_moments;
 
 const EPSILON: AttrDef =
     opt("epsilon", AttrKind::Float, "Added to the variance, against division by zero; 1e-5.");
@@ -27,6 +30,36 @@ const AXIS: AttrDef = opt(
     "First of the dimensions normalised over, counted from the end where negative; -1.",
 );
 const LAYER_PORTS: &[Port] = &[Port::One("X"), Port::One("Scale"), Port::Optional("B")];
+
+type Count = fn(&Ctx<'_>) -> Work;
+type Eval = fn(&EvalCtx<'_>) -> Result<Vec<Datum>, String>;
+
+const fn layer_grad(op: Op, doc: &'static str, work: Count, eval: Eval) -> OpDef {
+    OpDef {
+        inputs: &[Port::One("X"), Port::One("Scale"), Port::One("dY")],
+        outputs: &[Port::One("dX")],
+        attrs: &[AXIS, EPSILON],
+        class: Class::Rounding,
+        infer: layer::grad_infer,
+        work,
+        space: layer_space,
+        eval,
+        ..OpDef::new(op, doc)
+    }
+}
+const fn scale_grad(op: Op, doc: &'static str, work: Count, eval: Eval) -> OpDef {
+    OpDef {
+        inputs: &[Port::One("X"), Port::One("dY")],
+        outputs: &[Port::One("dScale")],
+        attrs: &[AXIS, EPSILON],
+        class: Class::Rounding,
+        infer: layer::scale_grad_infer,
+        work,
+        space: layer::scale_grad_space,
+        eval,
+        ..OpDef::new(op, doc)
+    }
+}
 
 /// The entries.
 pub const TABLE: &[OpDef] = &[
@@ -58,7 +91,7 @@ pub const TABLE: &[OpDef] = &[
             "Normalises each channel by a given mean and variance or, in training, by those of the batch, and then moves \
              the running ones towards them.",
         )
-    },
+    }.gradient(gradient::batch),
     OpDef {
         inputs: &[Port::One("input"), Port::One("scale"), Port::One("B")],
         attrs: &[EPSILON],
@@ -76,7 +109,7 @@ pub const TABLE: &[OpDef] = &[
             Op::InstanceNormalization,
             "Normalises each channel of each instance over the spatial dimensions.",
         )
-    },
+    }.gradient(gradient::instance),
     OpDef {
         inputs: LAYER_PORTS,
         outputs: &[Port::One("Y"), Port::Optional("Mean"), Port::Optional("InvStdDev")],
@@ -90,7 +123,7 @@ pub const TABLE: &[OpDef] = &[
             Op::LayerNormalization,
             "Normalises over the last dimensions from `axis` on; also gives mean and inverse deviation.",
         )
-    },
+    }.gradient(gradient::layer_norm),
     OpDef {
         inputs: &[Port::One("X"), Port::One("scale"), Port::One("bias")],
         outputs: &[Port::One("Y")],
@@ -127,7 +160,7 @@ pub const TABLE: &[OpDef] = &[
             Op::GroupNormalization,
             "Normalises each group of channels of each instance, with a scale and a bias for each channel.",
         )
-    },
+    }.gradient(gradient::group),
     OpDef {
         inputs: &[Port::One("X"), Port::One("scale")],
         outputs: &[Port::One("Y")],
@@ -145,7 +178,7 @@ pub const TABLE: &[OpDef] = &[
             Op::RMSNormalization,
             "Divides by the root of the mean square over the last dimensions from `axis` on, times a scale.",
         )
-    },
+    }.gradient(gradient::rms_norm),
     OpDef {
         attrs: &[
             opt("axis", AttrKind::Int, "Dimension normalised over, counted from the end where negative; -1."),
@@ -161,7 +194,7 @@ pub const TABLE: &[OpDef] = &[
             Op::LpNormalization,
             "Divides by the L1 or L2 norm along a dimension.",
         )
-    },
+    }.gradient(gradient::lp),
     OpDef {
         inputs: &[Port::One("X")],
         outputs: &[Port::One("Y")],
@@ -194,7 +227,7 @@ pub const TABLE: &[OpDef] = &[
             Op::LRN,
             "Divides by (bias + alpha / size * sum of squares over neighbouring channels) to the power beta.",
         )
-    },
+    }.gradient(gradient::lrn),
     OpDef {
         inputs: &[Port::One("X")],
         outputs: &[Port::One("Y")],
@@ -221,7 +254,37 @@ pub const TABLE: &[OpDef] = &[
             Op::MeanVarianceNormalization,
             "Elements less their mean, over their standard deviation plus 1e-9.",
         )
+    }.gradient(gradient::mean_variance),
+    layer_grad(
+        Op::LayerNormalizationGrad,
+        "Gradient of the input of LayerNormalization; mean and deviation are computed anew. Not part of ONNX.",
+        |ctx| layer::grad_work(ctx, true),
+        |ctx| layer::grad(ctx, true),
+    ),
+    OpDef {
+        outputs: &[Port::One("dScale"), Port::One("dB")],
+        ..scale_grad(
+            Op::LayerNormalizationScaleGrad,
+            "Gradients of scale and bias of LayerNormalization, of the shape of what is normalised over: sums over rows of dY \
+             times the normalised elements, and of dY. Not part of ONNX.",
+            |ctx| layer::scale_grad_work(ctx, true),
+            |ctx| layer::scale_grad(ctx, true),
+        )
     },
+    layer_grad(
+        Op::RMSNormalizationGrad,
+        "Gradient of the input of RMSNormalization; the root is computed anew. Not part of ONNX.",
+        |ctx| layer::grad_work(ctx, false),
+        |ctx| layer::grad(ctx, false),
+    ),
+    scale_grad(
+        Op::RMSNormalizationScaleGrad,
+        "Gradient of the scale of RMSNormalization, of the shape of what is normalised over: the sum over rows of dY times \
+         the normalised elements. Not part of ONNX.",
+        |ctx| layer::scale_grad_work(ctx, false),
+        |ctx| layer::scale_grad(ctx, false),
+    ),
+    moments::CHANNEL_MOMENTS,
 ];
 
 fn mean_axes(attrs: &Attrs) -> Vec<i64> {

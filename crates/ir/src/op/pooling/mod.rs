@@ -1,8 +1,10 @@
 //! Ops of the family `pooling`: one element from each window, each image or each region of interest.
 
+mod gradient;
 mod region;
 mod unpool;
 mod window;
+mod window_grad;
 
 use super::elements::{Float, by_float};
 use super::space::{parallel, reduced};
@@ -13,9 +15,11 @@ use crate::{AttrKind, Attrs, Dim};
 
 /// The entries.
 pub const TABLE: &[OpDef] = &[
-    window::MAX_POOL,
-    window::AVERAGE_POOL,
-    window::LP_POOL,
+    window::MAX_POOL.gradient(gradient::max_pool),
+    window::AVERAGE_POOL.gradient(gradient::average_pool),
+    window::LP_POOL.gradient(gradient::lp_pool),
+    window_grad::MAX_POOL_GRAD,
+    window_grad::AVERAGE_POOL_GRAD,
     OpDef {
         inputs: &[Port::One("X")],
         outputs: &[Port::One("Y")],
@@ -31,7 +35,8 @@ pub const TABLE: &[OpDef] = &[
             Op::GlobalAveragePool,
             "The mean of each channel over its spatial dimensions, which become 1.",
         )
-    },
+    }
+    .gradient(gradient::global_average_pool),
     OpDef {
         inputs: &[Port::One("X")],
         outputs: &[Port::One("Y")],
@@ -46,7 +51,8 @@ pub const TABLE: &[OpDef] = &[
             Op::GlobalMaxPool,
             "The largest element of each channel over its spatial dimensions, which become 1.",
         )
-    },
+    }
+    .gradient(gradient::global_max_pool),
     OpDef {
         inputs: &[Port::One("X")],
         outputs: &[Port::One("Y")],
@@ -64,8 +70,9 @@ pub const TABLE: &[OpDef] = &[
             Op::GlobalLpPool,
             "The Lp norm of each channel over its spatial dimensions, which become 1.",
         )
-    },
-    unpool::MAX_UNPOOL,
+    }
+    .gradient(gradient::global_lp_pool),
+    unpool::MAX_UNPOOL.gradient(gradient::max_unpool),
     region::MAX_ROI_POOL,
     region::ROI_ALIGN,
 ];

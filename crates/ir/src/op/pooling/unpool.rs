@@ -20,7 +20,7 @@ pub(super) const MAX_UNPOOL: OpDef = OpDef {
 };
 
 /// The shape that was pooled, by the attributes.
-fn pooled_from(attrs: &Attrs, shape: &[Dim]) -> Result<Vec<Dim>, String> {
+pub(super) fn pooled_from(attrs: &Attrs, shape: &[Dim]) -> Result<Vec<Dim>, String> {
     let count = shape.len() - 2;
     let kernel = numbers(attrs, "kernel_shape", count, 1, 1)?;
     let strides = numbers(attrs, "strides", count, 1, 1)?;

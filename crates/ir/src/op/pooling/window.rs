@@ -11,9 +11,12 @@ use super::{Pool, images, lp_work, order};
 use crate::{AttrKind, Attrs, Dim};
 use orrery_numerics::{DType, Tensor};
 
-const CEIL_MODE: AttrDef =
+pub(super) const CEIL_MODE: AttrDef =
     opt("ceil_mode", AttrKind::Int, "1: the last window may reach beyond the padding behind; 0.");
-const KERNEL: AttrDef = req("kernel_shape", AttrKind::Ints, "Extents of the window.");
+pub(super) const KERNEL: AttrDef = req("kernel_shape", AttrKind::Ints, "Extents of the window.");
+
+pub(super) const COUNT_INCLUDE_PAD: AttrDef =
+    opt("count_include_pad", AttrKind::Int, "1: padding counts as elements that are zero; 0.");
 
 pub(super) const MAX_POOL: OpDef = OpDef {
     inputs: &[Port::One("X")],
@@ -58,7 +61,7 @@ pub(super) const AVERAGE_POOL: OpDef = OpDef {
     attrs: &[
         AUTO_PAD,
         CEIL_MODE,
-        opt("count_include_pad", AttrKind::Int, "1: padding counts as elements that are zero; 0."),
+        COUNT_INCLUDE_PAD,
         DILATIONS,
         KERNEL,
         PADS,
@@ -104,7 +107,7 @@ pub(super) const LP_POOL: OpDef = OpDef {
     ..OpDef::new(Op::LpPool, "The Lp norm of each window.")
 };
 
-fn windows_of(attrs: &Attrs, rank: usize) -> Result<Vec<Window>, String> {
+pub(super) fn windows_of(attrs: &Attrs, rank: usize) -> Result<Vec<Window>, String> {
     let kernel = attrs.ints("kernel_shape").unwrap_or(&[]);
     if kernel.len() + 2 != rank {
         return Err(format!(
@@ -158,7 +161,7 @@ fn space(ctx: &Ctx<'_>, padding: f64, spatial: bool) -> Option<IterSpace> {
 }
 
 /// Calls `each` with the place in the channel of every element of window number `o` that is no padding, in order.
-fn elements(spans: &[Span], o: usize, each: &mut impl FnMut(usize)) {
+pub(super) fn elements(spans: &[Span], o: usize, each: &mut impl FnMut(usize)) {
     let mut index = [0; 8];
     let mut rest = o;
     for (d, span) in spans.iter().enumerate().rev() {
@@ -182,7 +185,7 @@ fn descend(spans: &[Span], index: &[usize], base: usize, each: &mut impl FnMut(u
 }
 
 /// Elements of window number `o` between the paddings, padding counted.
-fn padded_count(spans: &[Span], o: usize) -> usize {
+pub(super) fn padded_count(spans: &[Span], o: usize) -> usize {
     let mut rest = o;
     let mut count = 1;
     for span in spans.iter().rev() {
@@ -197,7 +200,11 @@ fn padded_count(spans: &[Span], o: usize) -> usize {
 /// The spans of the windows over the first input.
 fn spans(ctx: &EvalCtx<'_>) -> Result<Vec<Span>, String> {
     let x = ctx.tensor(0)?.shape();
-    let spans = Span::all(&windows_of(ctx.attrs(), x.len())?, &x[2..])?;
+    limited(Span::all(&windows_of(ctx.attrs(), x.len())?, &x[2..])?)
+}
+
+/// The spans, where they are no more than [`elements`] can follow.
+pub(super) fn limited(spans: Vec<Span>) -> Result<Vec<Span>, String> {
     if spans.len() > 8 {
         return Err(format!("images of {} spatial dimensions are more than the 8 supported", spans.len()));
     }
@@ -230,6 +237,18 @@ fn pool(ctx: &EvalCtx<'_>, pool: Pool, count_padding: bool) -> Result<Vec<Datum>
     ])
 }
 
+/// The largest element of window number `o` of a channel and where the first such lies; none where all is padding.
+pub(super) fn largest<T: Float>(channel: &[T], spans: &[Span], o: usize) -> (T, Option<usize>) {
+    let (mut most, mut place) = (-T::INFINITY, None);
+    elements(spans, o, &mut |at| {
+        let v = channel[at];
+        if place.is_none() || v > most || v.is_nan() && !most.is_nan() {
+            (most, place) = (v, Some(at));
+        }
+    });
+    (most, place)
+}
+
 fn max_pool(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (dtype, shape) = rules::check(ctx)?.swap_remove(0);
     let spans = spans(ctx)?;
@@ -245,13 +264,7 @@ fn max_pool(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
         for image in 0..shape[0] * shape[1] {
             let channel = &x[image * plane..(image + 1) * plane];
             for o in 0..windows {
-                let (mut most, mut place) = (-T::INFINITY, None);
-                elements(&spans, o, &mut |at| {
-                    let v = channel[at];
-                    if place.is_none() || v > most || v.is_nan() && !most.is_nan() {
-                        (most, place) = (v, Some(at));
-                    }
-                });
+                let (most, place) = largest(channel, &spans, o);
                 out.push(most);
                 if wanted {
                     let at = place.unwrap_or(0);
