@@ -175,6 +175,7 @@ impl Wafer<'_> {
             lowering.host_input(value, lowering.is_for_memoryx(value, &order))?;
         }
         for (group, beside) in order {
+            lowering.emitter.enter(group);
             match group.kind {
                 _ if beside => lowering.update(group)?,
                 GroupKind::Extents => lowering.extents(group)?,
