@@ -40,6 +40,7 @@ pub fn compile(
         lowering.host_input(value, host);
     }
     for group in groups {
+        lowering.emitter.enter(group);
         match group.kind {
             GroupKind::View => lowering.simple(group, StepKind::View, device)?,
             GroupKind::Extents => lowering.simple(group, StepKind::View, host)?,

@@ -19,9 +19,9 @@ pub mod wafer;
 
 use orrery_base::{Diagnostic, Result};
 use orrery_cost::Target;
-use orrery_ir::{Bindings, Graph, infer};
+use orrery_ir::{Bindings, Graph, NodeId, infer};
 use orrery_machine::ExecutionModel;
-use orrery_program::{Program, verify};
+use orrery_program::{Phase, Program, verify};
 use std::collections::BTreeMap;
 
 /// What to compile for.
@@ -34,12 +34,22 @@ pub struct Options {
     /// Write what every step makes to the memory behind the chip, as a forward pass does whose results a backward pass
     /// needs. Only machines that else pass results on within the chip take notice.
     pub keep_results: bool,
+    /// First nodes of the backward pass and of the update, in a graph that is a training step.
+    pub training: Option<(NodeId, NodeId)>,
 }
 
 impl Options {
     /// The symbols at their highest values.
     pub fn nominal(&self) -> Bindings {
         self.symbols.iter().map(|(name, range)| (name.clone(), range.1)).collect()
+    }
+    /// The part of a training step that a node belongs to.
+    pub fn phase(&self, node: NodeId) -> Phase {
+        match self.training {
+            Some((_, update)) if node >= update => Phase::Update,
+            Some((backward, _)) if node >= backward => Phase::Backward,
+            _ => Phase::Forward,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use orrery_ir::{Attrs, Bindings, Def, Dim, Graph, Node, NodeId, Op, Type, ValueI
 use orrery_numerics::{DType, Tensor};
 use orrery_program::memory::unbound;
 use orrery_program::{
-    Arithmetic, Buffer, BufferClass, BufferId, Cut, Layout, Memory, MemoryId, Program, Read, RoundingMode,
+    Arithmetic, Buffer, BufferClass, BufferId, Cut, Layout, Memory, MemoryId, Phase, Program, Read, RoundingMode,
     Step, StepId, StepKind, Unit, Write, WriteMode,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +40,10 @@ pub struct Emitter<'a> {
     pub writer: BTreeMap<BufferId, StepId>,
     /// How results are rounded.
     pub rounding: RoundingMode,
+    /// What is compiled for.
+    pub options: &'a Options,
+    /// The part of a training step that is being emitted.
+    pub phase: Phase,
 }
 
 /// The body of a step, which values its inputs and outputs are, and what a part needs and makes of them.
@@ -58,7 +62,7 @@ pub struct Body {
 
 impl<'a> Emitter<'a> {
     /// An empty program.
-    pub fn new(graph: &'a Graph, facts: &'a Facts, target: &'a Target<'a>, options: &Options) -> Self {
+    pub fn new(graph: &'a Graph, facts: &'a Facts, target: &'a Target<'a>, options: &'a Options) -> Self {
         Self {
             graph,
             facts,
@@ -87,7 +91,13 @@ impl<'a> Emitter<'a> {
             } else {
                 RoundingMode::Nearest
             },
+            options,
+            phase: Phase::Forward,
         }
+    }
+    /// The steps to come are those of a group.
+    pub fn enter(&mut self, group: &Group) {
+        self.phase = self.options.phase(group.nodes[0]);
     }
     /// Adds a memory.
     pub fn memory(&mut self, name: &str, cores: u64, bytes: u64, reserved: u64) -> MemoryId {
@@ -310,6 +320,7 @@ impl<'a> Emitter<'a> {
             stage: None,
             after: Vec::new(),
             region: None,
+            phase: self.phase,
         }
     }
     /// Appends a step; it waits for the writers of what it reads on other units. A step of the streaming memory takes its

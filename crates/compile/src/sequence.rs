@@ -56,6 +56,7 @@ pub(crate) fn emit(
     lowering.host_inputs(&first_use);
     for (group, &at) in groups.iter().zip(&places.of_group) {
         lowering.at = at;
+        lowering.emitter.enter(group);
         match group.kind {
             GroupKind::View => lowering.simple(group, StepKind::View)?,
             GroupKind::Extents => lowering.extents(group)?,

@@ -221,6 +221,18 @@ pub struct Tile {
     pub k: u64,
 }
 
+/// The part of a training step that a step of the program belongs to; of a program that does not train, the forward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// From the inputs to the loss.
+    #[default]
+    Forward,
+    /// From the loss to the gradients.
+    Backward,
+    /// From the gradients to new weights.
+    Update,
+}
+
 /// One step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
@@ -260,6 +272,8 @@ pub struct Step {
     /// The stage of a pipeline that it belongs to, by the number of its region: steps of several stages run at the same
     /// time, each on another item of the batch.
     pub region: Option<u32>,
+    /// The part of a training step that it belongs to.
+    pub phase: Phase,
 }
 
 /// A state that a run lengthens where it lies, as a KV cache is: the elements of `from` are those of `to` that come first

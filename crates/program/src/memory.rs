@@ -4,6 +4,7 @@ use crate::{Buffer, BufferClass, BufferId, MemoryId, Pieces, PipelineId, Program
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, IndexVec, Result};
 use orrery_ir::Bindings;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// First and last step that need each buffer's memory; none where no step does.
 pub type Lifetimes = IndexVec<BufferId, Option<(StepId, StepId)>>;
@@ -21,6 +22,8 @@ pub struct Peak {
     pub step: StepId,
     /// Of those bytes: for each class of buffer.
     pub by_class: Vec<(BufferClass, u64)>,
+    /// Of those bytes: for each buffer.
+    pub by_buffer: Vec<(BufferId, u64)>,
 }
 
 impl Pieces {
@@ -109,8 +112,8 @@ impl Program {
         let mut all = Vec::new();
         for (memory, description) in self.memories.iter() {
             // Changes in use at each step: (core range, bytes, appears or goes).
-            let mut appear: Vec<Vec<(u64, u64, u64, BufferClass)>> = vec![Vec::new(); steps + 1];
-            let mut go: Vec<Vec<(u64, u64, u64, BufferClass)>> = vec![Vec::new(); steps + 1];
+            let mut appear: Vec<Vec<Change>> = vec![Vec::new(); steps + 1];
+            let mut go: Vec<Vec<Change>> = vec![Vec::new(); steps + 1];
             for (id, buffer) in self.buffers.iter() {
                 if buffer.home != memory || buffer.view_of.is_some() || self.lies_within(id) {
                     continue;
@@ -127,7 +130,7 @@ impl Program {
                 // Every stage of a pipeline is at work all the time.
                 let whole = (StepId::new(0), StepId::new(steps - 1));
                 let (first, last) = if staged { whole } else { (first, last) };
-                let change = (buffer.layout.base, grid.core_end(), bytes, buffer.class);
+                let change = (buffer.layout.base, grid.core_end(), bytes, id);
                 appear[first.index()].push(change);
                 go[last.index() + 1].push(change);
             }
@@ -139,7 +142,14 @@ impl Program {
             starts.retain(|start| *start < description.cores);
             let mut used = vec![description.reserved; starts.len()];
             let mut over_time = Vec::with_capacity(steps);
-            let mut peak = Peak { memory, bytes: 0, core: 0, step: StepId::new(0), by_class: Vec::new() };
+            let mut peak = Peak {
+                memory,
+                bytes: 0,
+                core: 0,
+                step: StepId::new(0),
+                by_class: Vec::new(),
+                by_buffer: Vec::new(),
+            };
             for step in 0..steps {
                 for &(lo, hi, bytes, _) in &go[step] {
                     spread(&mut used, &starts, lo, hi, |b| b.saturating_sub(bytes));
@@ -157,7 +167,12 @@ impl Program {
                     peak = Peak { bytes, core: starts[segment], step: StepId::new(step), ..peak };
                 }
             }
-            peak.by_class = self.classes_at(&peak, &appear, &go);
+            peak.by_buffer = there_at(&peak, &appear, &go);
+            let mut by_class = BTreeMap::new();
+            for (id, bytes) in &peak.by_buffer {
+                *by_class.entry(self.buffers[*id].class).or_insert(0_u64) += bytes;
+            }
+            peak.by_class = by_class.into_iter().collect();
             all.push((over_time, peak));
         }
         Ok(all)
@@ -199,27 +214,22 @@ impl Program {
         let at_once = passing.stages.map_or(1, |(from, to)| u64::from(to - from) + 1).min(self.items);
         Ok(bytes.div_ceil(self.items).saturating_mul(at_once))
     }
+}
 
-    fn classes_at(
-        &self,
-        peak: &Peak,
-        appear: &[Vec<(u64, u64, u64, BufferClass)>],
-        go: &[Vec<(u64, u64, u64, BufferClass)>],
-    ) -> Vec<(BufferClass, u64)> {
-        let mut by_class = std::collections::BTreeMap::new();
-        for (changes, sign) in [(appear, 1_i128), (go, -1)] {
-            for &(lo, hi, bytes, class) in changes.iter().take(peak.step.index() + 1).flatten() {
-                if (lo..hi).contains(&peak.core) {
-                    *by_class.entry(class).or_insert(0_i128) += sign * i128::from(bytes);
-                }
-            }
-        }
-        by_class
-            .into_iter()
-            .filter(|(_, b)| *b > 0)
-            .map(|(c, b)| (c, u64::try_from(b).unwrap_or(u64::MAX)))
-            .collect()
-    }
+/// A buffer that comes to some cores, or goes: the first core, one after the last, its bytes on each.
+type Change = (u64, u64, u64, BufferId);
+
+/// The buffers on the fullest core at the peak, with their bytes.
+fn there_at(peak: &Peak, appear: &[Vec<Change>], go: &[Vec<Change>]) -> Vec<(BufferId, u64)> {
+    let until = |changes: &[Vec<Change>]| {
+        let changes = changes.iter().take(peak.step.index() + 1).flatten();
+        changes.filter(|(lo, hi, ..)| (*lo..*hi).contains(&peak.core)).copied().collect::<Vec<_>>()
+    };
+    let gone: BTreeSet<BufferId> = until(go).into_iter().map(|(.., id)| id).collect();
+    let mut there: Vec<(BufferId, u64)> =
+        until(appear).into_iter().map(|(.., bytes, id)| (id, bytes)).filter(|(id, _)| !gone.contains(id)).collect();
+    there.sort_unstable();
+    there
 }
 
 /// Changes the bytes of the cores `lo` to `hi`, which both are among `starts` or past the last core.

@@ -6,7 +6,7 @@ use orrery_ir::op::{Access, Combine, Work};
 use orrery_ir::{Attrs, Dim, Graph, Op, Type, Weight};
 use orrery_numerics::{DType, Tensor};
 use orrery_program::{
-    Arithmetic, Buffer, BufferClass, BufferId, Cut, Cutting, Growth, Layout, Memory, MemoryId, Pieces,
+    Arithmetic, Buffer, BufferClass, BufferId, Cut, Cutting, Growth, Layout, Memory, MemoryId, Phase, Pieces,
     Pipeline, PipelineId, Program, Read, Region, RoundingMode, Stage, Step, StepId, StepKind, Tile, Unit,
     Write, WriteMode, text, verify,
 };
@@ -155,7 +155,11 @@ fn step() -> impl Strategy<Value = Step> {
             any::<bool>(),
             collection::vec(0_usize..4, 0..3),
             select(&[Unit::Device, Unit::Streaming, Unit::HostLink, Unit::Outward][..]),
-            (option::weighted(0.4, (0_usize..3, count())), option::of(0_u32..3)),
+            (
+                option::weighted(0.4, (0_usize..3, count())),
+                option::of(0_u32..3),
+                select(&[Phase::Forward, Phase::Backward, Phase::Update][..]),
+            ),
         ),
     )
         .prop_map(
@@ -186,6 +190,7 @@ fn step() -> impl Strategy<Value = Step> {
                     stage: rest.3.0.map(|(p, cores)| Stage { pipeline: PipelineId::new(p), cores }),
                     after: rest.1.into_iter().map(StepId::new).collect(),
                     region: rest.3.1,
+                    phase: rest.3.2,
                 }
             },
         )

@@ -205,7 +205,7 @@ impl Rewriter {
         self.add_output(node, 0, name, ty)
     }
     /// Inserts a node whose outputs are still to be added before another node.
-    fn insert_node(&mut self, at: NodeId, node: Node) -> NodeId {
+    pub(crate) fn insert_node(&mut self, at: NodeId, node: Node) -> NodeId {
         for input in node.inputs.iter().flatten() {
             let input = self.resolve(*input);
             self.uses[input.index()] += 1;
@@ -216,7 +216,7 @@ impl Rewriter {
         id
     }
     /// Makes a value of output `number` of a node that does not give it a name yet.
-    fn add_output(&mut self, node: NodeId, number: usize, name: &str, ty: Type) -> ValueId {
+    pub(crate) fn add_output(&mut self, node: NodeId, number: usize, name: &str, ty: Type) -> ValueId {
         let value = self.add_value(name, ty, Def::Input);
         self.put_output(value, node, number);
         value

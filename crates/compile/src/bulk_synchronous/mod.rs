@@ -98,6 +98,7 @@ fn emit(
         lowering.host_input(value)?;
     }
     for group in groups {
+        lowering.emitter.enter(group);
         match group.kind {
             GroupKind::Extents => lowering.extents(group)?,
             GroupKind::View | GroupKind::Movement => lowering.movement(group)?,

@@ -12,7 +12,7 @@ use orrery_cost::spatial::{DDR, HBM, PMU, Units};
 use orrery_ir::op::{Access, Work};
 use orrery_ir::{Attrs, Bindings, Graph};
 use orrery_program::{
-    Buffer, BufferClass, BufferId, MemoryId, Pipeline, PipelineId, Program, Stage, Step, StepId, StepKind,
+    Buffer, BufferClass, BufferId, MemoryId, Phase, Pipeline, PipelineId, Program, Stage, Step, StepId, StepKind,
     Unit,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +51,7 @@ pub(super) fn emit(
         writer: BTreeMap::new(),
         running: None,
         loaded: None,
+        phase: Phase::Forward,
     };
     for &input in &plain.inputs {
         let made = emission.make_outside(input);
@@ -63,9 +64,11 @@ pub(super) fn emit(
             StepKind::Compute | StepKind::Exchange => {
                 if emission.running.as_ref().is_none_or(|s| !s.stages.contains(&number)) {
                     emission.end(id);
+                    emission.phase = step.phase;
                     let (k, range) = sections.next().expect("the sections have every stage");
                     emission.begin(k, range);
                 }
+                emission.phase = step.phase;
                 emission.stage(step, number);
                 number += 1;
             }
@@ -113,6 +116,8 @@ struct Emission<'a> {
     running: Option<Running>,
     /// What the units were last programmed for: the form of each stage and its cores.
     loaded: Option<Vec<(usize, u64)>>,
+    /// The part of a training step that is being emitted.
+    phase: Phase,
 }
 
 impl Emission<'_> {
@@ -163,6 +168,7 @@ impl Emission<'_> {
             tile: None,
             approximate: false,
             stage: self.stage_of(cores),
+            phase: self.phase,
             ..self.plain.steps[StepId::new(0)].clone()
         }
     }

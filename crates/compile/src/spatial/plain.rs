@@ -47,6 +47,7 @@ pub(super) fn emit(
         plain.host_input(value, host);
     }
     for group in groups {
+        plain.emitter.enter(group);
         match group.kind {
             GroupKind::View => plain.simple(group, StepKind::View, ddr)?,
             GroupKind::Extents => plain.simple(group, StepKind::View, host)?,

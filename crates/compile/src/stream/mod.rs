@@ -31,7 +31,7 @@ pub fn compile(
 ) -> Result<Compiled> {
     if !graph.states.is_empty() {
         return Diagnostic::error(
-            "unsupported",
+            "unsupported-training",
             format!("{} is an inference machine: nothing on it stays from run to run", target.system.title),
         )
         .help("train on another machine, and bring the trained model here")

@@ -63,7 +63,7 @@ pub fn compile(
     if !graph.states.is_empty() {
         if resident == Some(true) {
             return Diagnostic::error(
-                "unsupported",
+                "unsupported-training",
                 "states lie in MemoryX and stream in; with all layers on the wafer they are not described",
             )
             .help("a software stack that streams weights")
@@ -175,6 +175,7 @@ impl Wafer<'_> {
             lowering.host_input(value, lowering.is_for_memoryx(value, &order))?;
         }
         for (group, beside) in order {
+            lowering.emitter.enter(group);
             match group.kind {
                 _ if beside => lowering.update(group)?,
                 GroupKind::Extents => lowering.extents(group)?,

@@ -211,7 +211,7 @@ fn memoryx_updates_what_it_holds() {
 fn groqchip_does_not_train() {
     let system = registry::find("groqchip").unwrap();
     let error = compile_for(&graph(REGRESSION), system, "fp16").unwrap_err();
-    assert!(error.code == "unsupported" && error.cause.contains("inference machine"), "{error}");
+    assert!(error.code == "unsupported-training" && error.cause.contains("inference machine"), "{error}");
 }
 
 /// A program of an A100 with the last step that writes a state changed by `damage`.

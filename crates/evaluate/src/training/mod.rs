@@ -1,21 +1,27 @@
 //! Training: a model's step run again and again, on this host or in a machine's arithmetic.
 
+mod anatomy;
 mod batches;
 mod checkpoint;
 mod engine;
 mod fit;
 mod habits;
 mod history;
+mod holdings;
 mod metrics;
 mod scaling;
 mod schedule;
+mod timed;
 mod trainer;
 mod trouble;
 
+pub use anatomy::{Anatomy, Part};
 pub use fit::{Event, Length, Request, Trained, train};
 pub use habits::{Habits, default_loss, habits};
 pub use history::Epoch;
+pub use holdings::{Holding, Holdings};
 pub use metrics::Metric;
 pub use scaling::LossScaling;
 pub use schedule::Schedule;
+pub use timed::{TimedStep, Wanted, build_step, largest_batch, parameter_bytes, time_step, usual_loss};
 pub use trainer::{StepOutcome, Trainer};

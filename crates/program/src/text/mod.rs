@@ -51,7 +51,7 @@ mod print;
 pub use parse::parse;
 pub use print::print;
 
-use crate::{BufferClass, StepKind, Unit, WriteMode};
+use crate::{BufferClass, Phase, StepKind, Unit, WriteMode};
 use orrery_ir::op::Combine;
 
 /// Words for the classes of buffers.
@@ -78,6 +78,9 @@ const UNITS: &[(&str, Unit)] = &[
     ("host_link", Unit::HostLink),
     ("outward", Unit::Outward),
 ];
+/// Words for the parts of a training step.
+const PHASES: &[(&str, Phase)] =
+    &[("forward", Phase::Forward), ("backward", Phase::Backward), ("update", Phase::Update)];
 /// Words for how a buffer is written.
 const MODES: &[(&str, WriteMode)] = &[
     ("fill", WriteMode::Fill),

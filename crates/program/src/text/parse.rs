@@ -1,8 +1,8 @@
 //! The parser of programs.
 
-use super::{CLASSES, KINDS, MODES, UNITS};
+use super::{CLASSES, KINDS, MODES, PHASES, UNITS};
 use crate::{
-    Arithmetic, Buffer, BufferId, Cut, Cutting, Growth, Layout, Memory, MemoryId, Pieces, Pipeline,
+    Arithmetic, Buffer, BufferId, Cut, Cutting, Growth, Layout, Memory, MemoryId, Phase, Pieces, Pipeline,
     PipelineId, Program, Read, Region, RoundingMode, Stage, Step, StepId, Tile, Write,
 };
 use orrery_base::index::Id;
@@ -299,10 +299,11 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
     } else {
         None
     };
+    let phase = if cursor.take_name("phase")? { choice(cursor, PHASES)? } else { Phase::Forward };
     if !cursor.at_name("graph") {
         return cursor
             .expected("the step's graph")
-            .help("the clauses of a step stand in the order grid, part, read, write, arithmetic, work, tile, approximate, stage, after, region")
+            .help("the clauses of a step stand in the order grid, part, read, write, arithmetic, work, tile, approximate, stage, after, region, phase")
             .err();
     }
     let body: Graph = cursor.nested(text::graph)?;
@@ -325,6 +326,7 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
         stage,
         after,
         region,
+        phase,
     })
 }
 

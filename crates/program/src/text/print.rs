@@ -1,8 +1,8 @@
 //! The printer of programs.
 
-use super::{CLASSES, KINDS, MODES, UNITS, word};
+use super::{CLASSES, KINDS, MODES, PHASES, UNITS, word};
 use crate::{
-    Arithmetic, Buffer, BufferId, Cut, Cutting, Layout, Program, Region, RoundingMode, Step, StepId,
+    Arithmetic, Buffer, BufferId, Cut, Cutting, Layout, Phase, Program, Region, RoundingMode, Step, StepId,
 };
 use orrery_ir::op::Access;
 use orrery_ir::text::lex::name_text;
@@ -133,6 +133,9 @@ fn step(f: &mut fmt::Formatter<'_>, id: StepId, step: &Step, before: Option<&Ari
     }
     if let Some(stage) = step.region {
         writeln!(f, "    region {stage}")?;
+    }
+    if step.phase != Phase::Forward {
+        writeln!(f, "    phase {}", word(PHASES, &step.phase))?;
     }
     // Strings have no line ends of their own, so that every line can be moved in.
     for line in step.body.to_string().lines() {

@@ -13,10 +13,12 @@ mod evaluation;
 mod loss;
 mod optimizer;
 mod parameters;
+mod recompute;
 
 pub use evaluation::{Evaluation, evaluation};
 pub use loss::{Loss, LossSpec};
 pub use optimizer::Optimizer;
+pub use recompute::{Recompute, recompute};
 
 use crate::backward::differentiate;
 use crate::legalise::{PrecisionSpec, legalise};

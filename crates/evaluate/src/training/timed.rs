@@ -1,0 +1,162 @@
+//! A training step compiled for a machine and timed.
+
+use super::anatomy::{Anatomy, anatomy};
+use super::engine::precision;
+use super::habits::habits;
+use super::holdings::{Holdings, holdings};
+use crate::model::Bound;
+use crate::run::Place;
+use crate::setup::Setup;
+use crate::way::Built;
+use orrery_base::index::Id;
+use orrery_base::{Diagnostic, Result};
+use orrery_compile::Options;
+use orrery_ir::{Bindings, Graph, NodeId, Type};
+use orrery_machine::ExecutionModel;
+use orrery_program::verify;
+use orrery_simulate::{Timeline, simulate};
+use orrery_transform::training::{self, Loss, LossSpec, Optimizer, Spec, Step};
+use orrery_transform::{Weights, store_border};
+
+/// What the user says of a training step that is only timed.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// What is minimised; by the shape of the model's first output where none: see [`usual_loss`].
+    pub loss: Option<LossSpec>,
+    /// How; AdamW where none.
+    pub optimizer: Option<Optimizer>,
+    /// How activations are kept for the backward pass.
+    pub recompute: training::Recompute,
+}
+
+/// A training step in time.
+#[derive(Clone, Debug)]
+pub struct TimedStep {
+    /// The step as a graph of the machine's number formats.
+    pub step: Bound,
+    /// Its program.
+    pub built: Built,
+    /// One run of it.
+    pub timeline: Timeline,
+    /// Where its time goes.
+    pub anatomy: Anatomy,
+    /// What its memories hold.
+    pub holdings: Vec<Holdings>,
+}
+
+/// The loss that a model with such a first output is usually trained on: the squared error of one or two numbers, binary
+/// cross-entropy of one channel of an image, else cross-entropy.
+pub fn usual_loss(model: &Graph) -> Loss {
+    let ty = model.outputs.first().and_then(|id| model.values[*id].ty.as_tensor());
+    let shape = ty.and_then(|ty| ty.extents()).unwrap_or_default();
+    match shape[..] {
+        [] | [_] | [_, 0..=2] => Loss::Mse,
+        [_, 1, ..] if shape.len() > 3 => Loss::Bce,
+        _ => Loss::CrossEntropy,
+    }
+}
+
+/// Makes the training step of a bound model and compiles it, without its weights' elements.
+///
+/// # Errors
+/// `no-gradient` and others of making the step; those of compiling: `does-not-fit`, `unsupported-training`.
+pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step, Bound, Built)> {
+    let place = Place::Machine(setup.clone());
+    let loss = wanted.loss.clone();
+    let loss = loss.unwrap_or_else(|| LossSpec { kind: usual_loss(&model.graph), output: None });
+    let optimizer = wanted.optimizer.or_else(|| Optimizer::parse("adamw"));
+    let optimizer = optimizer.ok_or_else(|| Diagnostic::error("training", "there is no AdamW"))?;
+    let spec = Spec { loss, loss_scaling: habits(&place)?.scaling.is_on(), ..Spec::new(Loss::Mse, optimizer) };
+    let target = setup.target()?;
+    if matches!(target.system.model, ExecutionModel::Stream(_)) {
+        return Diagnostic::error(
+            "unsupported-training",
+            format!("{} is an inference machine: nothing on it stays from run to run", target.system.title),
+        )
+        .help("train on another machine, and bring the trained model here")
+        .err();
+    }
+    let formats = precision(&place)?;
+    let mut step = training::step(&model.graph, &spec, formats.as_ref(), Weights::ShapeOnly)?;
+    training::recompute(&mut step, wanted.recompute)?;
+    let graph = store_border(&step.graph)?;
+    let options = Options {
+        training: Some((first_of(&step.graph, step.backward, &graph), first_of(&step.graph, step.update, &graph))),
+        ..Options::default()
+    };
+    let compiled = orrery_compile::compile(&graph, &target, &options)?;
+    let notes = step.notes.iter().chain(&compiled.notes).cloned().collect();
+    let built = Built { compiled, report: step.report.clone(), notes, devices: 1 };
+    Ok((step, Bound { graph, ..model.clone() }, built))
+}
+
+/// The place in `stored` of the nodes that begin with number `at` of a graph of which `stored` lacks some.
+fn first_of(graph: &Graph, at: usize, stored: &Graph) -> NodeId {
+    let made = |graph: &Graph, id: NodeId| {
+        graph.nodes[id].outputs.iter().flatten().next().map(|v| graph.values[*v].name.clone())
+    };
+    let places: std::collections::BTreeMap<String, NodeId> =
+        stored.nodes.ids().filter_map(|id| Some((made(stored, id)?, id))).collect();
+    let mut from = (at..graph.nodes.len()).map(NodeId::new);
+    from.find_map(|id| places.get(&made(graph, id)?).copied()).unwrap_or_else(|| NodeId::new(stored.nodes.len()))
+}
+
+/// Makes, compiles and times the training step of a bound model.
+///
+/// # Errors
+/// Those of [`build_step`].
+pub fn time_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<TimedStep> {
+    let (step, bound, built) = build_step(model, setup, wanted)?;
+    let timeline = simulate(&built.compiled.program, &Bindings::new(), &setup.target()?)?;
+    let anatomy = anatomy(&built.compiled.program, &timeline);
+    let holdings = holdings(&built.compiled.program, &timeline, &step.states);
+    Ok(TimedStep { step: bound, built, timeline, anatomy, holdings })
+}
+
+/// The largest batch up to `most` whose step fits, to an eighth of it; none where not even one sample does. `at` binds the
+/// model to a batch.
+///
+/// # Errors
+/// Those of [`build_step`], but for what does not fit.
+pub fn largest_batch(
+    at: &dyn Fn(u64) -> Result<Bound>,
+    setup: &Setup,
+    wanted: &Wanted,
+    most: u64,
+) -> Result<Option<u64>> {
+    let fits = |batch: u64| -> Result<bool> {
+        match build_step(&at(batch)?, setup, wanted) {
+            Ok((.., built)) => Ok(verify::capacity(&built.compiled.program).is_ok()),
+            Err(error) if error.code == "does-not-fit" => Ok(false),
+            Err(error) => Err(error),
+        }
+    };
+    let (mut fitting, mut wide) = (0, most.saturating_add(1));
+    let mut tried = 1;
+    while tried <= most {
+        if !fits(tried)? {
+            wide = tried;
+            break;
+        }
+        fitting = tried;
+        tried *= 2;
+    }
+    let grain = (fitting / 8).max(1);
+    while fitting > 0 && wide - fitting > grain {
+        let middle = fitting + (wide - fitting) / 2 / grain * grain;
+        let middle = if middle == fitting { fitting + grain } else { middle };
+        if fits(middle)? { fitting = middle } else { wide = middle }
+    }
+    Ok((fitting > 0).then_some(fitting))
+}
+
+/// Bytes of the parameters of a step as it keeps them.
+pub fn parameter_bytes(step: &Step) -> u64 {
+    let bytes = |ty: &Type| {
+        let ty = ty.as_tensor()?;
+        let elements: usize = ty.extents()?.iter().product();
+        Some(ty.dtype.machine_bytes(elements as u64))
+    };
+    let parameters = step.states.iter().filter(|slot| slot.kind == training::StateKind::Parameter);
+    parameters.filter_map(|slot| bytes(&slot.ty)).sum()
+}
