@@ -7,6 +7,7 @@
 
 pub mod affine;
 pub mod backward;
+pub mod batch;
 pub mod clean;
 pub mod fuse;
 pub mod legalise;
@@ -18,6 +19,7 @@ pub mod unroll;
 
 pub use affine::fold_batch_norm;
 pub use backward::differentiate;
+pub use batch::spread_batch_norm;
 pub use clean::clean;
 pub use fuse::fuse;
 pub use legalise::{Legalised, NarrowedWeight, Narrowing, PrecisionSpec, legalise, store_border};

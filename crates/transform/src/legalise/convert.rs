@@ -2,6 +2,7 @@
 
 use super::angles::angles;
 use super::narrow::{Narrowing, cast_weight, round_weight};
+use super::statistics::statistics;
 use super::{Formats, Legalised, changes};
 use crate::Weights;
 use crate::rewrite::name_outputs;
@@ -33,12 +34,15 @@ struct Walk<'a> {
     forms: IndexVec<ValueId, Forms>,
     names: HashSet<String>,
     narrowing: Narrowing,
+    /// Values made of sums over a batch.
+    statistics: IndexVec<ValueId, bool>,
 }
 
 pub(super) fn convert(old: &Graph, formats: &Formats, weights: Weights) -> Result<Legalised> {
     let mut new = Graph::new(old.name.clone());
     new.metadata = old.metadata.clone();
     new.states.clone_from(&old.states);
+    let (of_statistics, statistics) = statistics(old);
     let mut walk = Walk {
         old,
         formats,
@@ -47,6 +51,7 @@ pub(super) fn convert(old: &Graph, formats: &Formats, weights: Weights) -> Resul
         forms: old.values.ids().map(|_| Forms::default()).collect(),
         names: old.values.values().map(|v| v.name.clone()).collect(),
         narrowing: Narrowing::default(),
+        statistics,
     };
     for id in &old.inputs {
         let value = &old.values[*id];
@@ -56,7 +61,7 @@ pub(super) fn convert(old: &Graph, formats: &Formats, weights: Weights) -> Resul
     let wide = angles(old);
     let narrow = formats.storage.bits() < 32;
     for (id, _) in old.nodes.iter() {
-        walk.node(id, narrow && wide[id])?;
+        walk.node(id, narrow && (wide[id] || of_statistics[id]))?;
     }
     for id in &old.outputs {
         let wanted = walk.old_dtype(*id);
@@ -256,12 +261,18 @@ impl Walk<'_> {
             .enumerate()
             .map(|(i, input)| {
                 input.map(|input| match multiply {
-                    _ if wide || stays_wide(node.op, i) => self.wide(input),
+                    _ if wide || stays_wide(node.op, i) || self.is_statistic(node.op, input) => {
+                        self.wide(input)
+                    }
                     Some(format) if is_multiplied(node.op, i) => self.rounded(input, format),
                     _ => self.stored(input),
                 })
             })
             .collect()
+    }
+    /// Whether a normalization reads mean or variance of a batch.
+    fn is_statistic(&self, op: Op, input: ValueId) -> bool {
+        op == Op::BatchNormalization && self.statistics[input]
     }
     /// Adds a node, and notes what its outputs are: the found type where it is one of a value's forms, else a cast.
     fn push(&mut self, id: NodeId, node: Node, found: &[Fact]) {
@@ -290,6 +301,8 @@ fn stays_wide(op: Op, input: usize) -> bool {
         Op::QuantizeLinear | Op::DequantizeLinear => input == 1,
         Op::QLinearMatMul | Op::QLinearConv => matches!(input, 1 | 4 | 6),
         Op::Resize => matches!(input, 1 | 2),
+        // Distances are taken from the number that is added to their mean again.
+        Op::ChannelMoments => input == 1,
         _ => false,
     }
 }
@@ -297,8 +310,9 @@ fn stays_wide(op: Op, input: usize) -> bool {
 /// Inputs that the matrix unit multiplies.
 fn is_multiplied(op: Op, input: usize) -> bool {
     match op {
-        Op::MatMul | Op::Gemm | Op::GatherMatMul => input < 2,
+        Op::MatMul | Op::Gemm | Op::GatherMatMul | Op::GatherMatMulGrad => input < 2,
         Op::Conv | Op::ConvTranspose | Op::ConvWeightGrad | Op::DeformConv => input < 2,
+        Op::AttentionGrad => input < 4,
         Op::Attention | Op::RNN | Op::GRU | Op::LSTM => input < 3,
         Op::RNNGrad | Op::GRUGrad | Op::LSTMGrad => input < 3,
         Op::Einsum => true,

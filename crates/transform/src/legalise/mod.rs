@@ -6,6 +6,7 @@
 //!   normalizations, sums, exponentials and logarithms need no types of their own.
 //! - What leads from positions to a sine or cosine stays binary32 up to it: an angle of a thousand radians has no
 //!   fraction in 16 bits.
+//! - Sums over a batch, and means and variances made of them, stay binary32 until a whole tensor is normalised by them.
 //! - An op whose type rule does not take the storage type computes in binary32 between two casts.
 //! - The user's types stay at the border: an input is cast to storage first, an output cast back last. [`store_border`]
 //!   then leaves these casts to the host.
@@ -19,6 +20,7 @@ mod angles;
 mod border;
 mod convert;
 mod narrow;
+mod statistics;
 
 pub use border::store_border;
 pub use narrow::{NarrowedWeight, Narrowing};
