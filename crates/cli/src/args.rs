@@ -88,7 +88,9 @@ csv, json, jsonl, parquet, idx, text, a folder of images) or a set by name: mnis
 docs/guide.md tells more.")]
     Train(Train),
     /// Show what is in data that models are trained on, and write it as arrays
-    #[command(after_help = "Examples:\n  orrery data mnist-10k\n  orrery data bragg-peaks:n=2000,overlap=0.5 --output peaks.npz")]
+    #[command(
+        after_help = "Examples:\n  orrery data mnist-10k\n  orrery data bragg-peaks:n=2000,overlap=0.5 --output peaks.npz"
+    )]
     Data(Data),
     /// Time a model on several machines, side by side
     #[command(

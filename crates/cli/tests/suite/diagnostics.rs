@@ -10,9 +10,10 @@ fn workspace() -> PathBuf {
 }
 
 /// Literals that look like codes and are none.
-const OTHER_WORDS: [&str; 9] = [
+const OTHER_WORDS: [&str; 10] = [
     "bragg-peaks",
     "bulk-synchronous",
+    "cross-entropy",
     "deterministic-stream",
     "floating-point",
     "image-size",
@@ -22,7 +23,7 @@ const OTHER_WORDS: [&str; 9] = [
     "train-images",
 ];
 /// Codes of one word, which cannot be told from other literals.
-const OF_ONE_WORD: [&str; 5] = ["cancelled", "evaluation", "internal", "mapping", "range"];
+const OF_ONE_WORD: [&str; 6] = ["cancelled", "evaluation", "gradient", "internal", "mapping", "range"];
 
 fn sources(folder: &Path, into: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {

@@ -5,3 +5,4 @@ mod errors;
 mod operators;
 mod real_models;
 mod support;
+mod training;

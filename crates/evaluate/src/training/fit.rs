@@ -182,10 +182,15 @@ pub fn train(
             left: each * (total - run.step) as f64,
         };
         tell(&event);
-        if batch.ends_epoch() || run.step == total {
+        // An epoch that the run's end cuts short is not over for a run that goes on from here.
+        let ends = batch.ends_epoch();
+        if !ends {
+            run.save(model, &trainer, &loader, total, tell)?;
+        }
+        if ends || run.step == total {
             let since = Instant::now();
             let metrics = match &judge {
-                Some(judge) => judge.metrics(&trainer, request.batch)?,
+                Some(judge) => judge.metrics(&trainer)?,
                 None => Vec::new(),
             };
             judged += since.elapsed().as_secs_f64();
@@ -198,11 +203,8 @@ pub fn train(
             }
             before = trainer.states().map(|(_, tensor)| tensor.clone()).collect();
         }
-        if let Some((path, every)) = &request.checkpoint
-            && (run.step == total || every.is_some_and(|n| run.step.is_multiple_of(n.max(1))))
-        {
-            checkpoint::write(path, trainer.states(), &run.at(model, &loader))?;
-            tell(&Event::Checkpoint(path, run.step));
+        if ends {
+            run.save(model, &trainer, &loader, total, tell)?;
         }
         if !progress.step("training", run.step, total) {
             return Diagnostic::error("cancelled", format!("stopped after step {}", run.step)).err();
@@ -283,6 +285,22 @@ impl Run<'_> {
         self.epoch_loss = 0.0;
         self.epoch_samples = 0;
     }
+    /// Writes a checkpoint where one is due.
+    fn save(
+        &self,
+        model: &Model,
+        trainer: &Trainer,
+        loader: &Loader,
+        total: u64,
+        tell: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<()> {
+        let Some((path, every)) = &self.request.checkpoint else { return Ok(()) };
+        if self.step == total || every.is_some_and(|n| self.step.is_multiple_of(n.max(1))) {
+            checkpoint::write(path, trainer.states(), &self.at(model, loader))?;
+            tell(&Event::Checkpoint(path, self.step));
+        }
+        Ok(())
+    }
     fn at(&self, model: &Model, loader: &Loader) -> At {
         let position = loader.position();
         At {
@@ -359,7 +377,7 @@ impl Judge {
         let columns = Columns::new(bound, &step, data, &request.columns, request.label.as_deref())?;
         Ok(Self { evaluation, engine, loader, columns, loss: spec.loss.kind })
     }
-    fn metrics(&self, trainer: &Trainer, _batch: usize) -> Result<Vec<Metric>> {
+    fn metrics(&self, trainer: &Trainer) -> Result<Vec<Metric>> {
         let mut totals = Totals::new(self.loss);
         let mut loader = self.loader.clone();
         for _ in 0..loader.batches_per_epoch() {

@@ -66,7 +66,8 @@ pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step
     let loss = loss.unwrap_or_else(|| LossSpec { kind: usual_loss(&model.graph), output: None });
     let optimizer = wanted.optimizer.or_else(|| Optimizer::parse("adamw"));
     let optimizer = optimizer.ok_or_else(|| Diagnostic::error("training", "there is no AdamW"))?;
-    let spec = Spec { loss, loss_scaling: habits(&place)?.scaling.is_on(), ..Spec::new(Loss::Mse, optimizer) };
+    let spec =
+        Spec { loss, loss_scaling: habits(&place)?.scaling.is_on(), ..Spec::new(Loss::Mse, optimizer) };
     let target = setup.target()?;
     if matches!(target.system.model, ExecutionModel::Stream(_)) {
         return Diagnostic::error(
@@ -81,7 +82,10 @@ pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step
     training::recompute(&mut step, wanted.recompute)?;
     let graph = store_border(&step.graph)?;
     let options = Options {
-        training: Some((first_of(&step.graph, step.backward, &graph), first_of(&step.graph, step.update, &graph))),
+        training: Some((
+            first_of(&step.graph, step.backward, &graph),
+            first_of(&step.graph, step.update, &graph),
+        )),
         ..Options::default()
     };
     let compiled = orrery_compile::compile(&graph, &target, &options)?;
@@ -98,7 +102,8 @@ fn first_of(graph: &Graph, at: usize, stored: &Graph) -> NodeId {
     let places: std::collections::BTreeMap<String, NodeId> =
         stored.nodes.ids().filter_map(|id| Some((made(stored, id)?, id))).collect();
     let mut from = (at..graph.nodes.len()).map(NodeId::new);
-    from.find_map(|id| places.get(&made(graph, id)?).copied()).unwrap_or_else(|| NodeId::new(stored.nodes.len()))
+    from.find_map(|id| places.get(&made(graph, id)?).copied())
+        .unwrap_or_else(|| NodeId::new(stored.nodes.len()))
 }
 
 /// Makes, compiles and times the training step of a bound model.

@@ -180,7 +180,10 @@ pub(super) fn diverged(
     let traced = run_observed(graph, inputs.into_iter().map(Datum::from).collect(), seed, &mut observe);
     let mut error = Diagnostic::error("train-diverged", String::new());
     if let (Ok(_), Some((top, node))) = (traced, largest) {
-        cause += &format!("; the largest values of the forward pass, up to {top:.3e}, are made by {}", node_place(graph, node));
+        cause += &format!(
+            "; the largest values of the forward pass, up to {top:.3e}, are made by {}",
+            node_place(graph, node)
+        );
         error = error.at(node_place(graph, node));
     }
     error.cause = cause;

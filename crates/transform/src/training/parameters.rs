@@ -90,8 +90,9 @@ pub(super) fn to_inputs(
             && data.dtype() != parameters_in
         {
             let stored = cast(data, parameters_in, Rounding::NearestEven, false);
-            initial =
-                Weight::Data(stored.map_err(|e| Box::new(Diagnostic::error("training", e.to_string())))?);
+            initial = Weight::Data(
+                stored.map_err(|e| Box::new(Diagnostic::error("state-mismatch", e.to_string())))?,
+            );
         }
         if let Type::Tensor(ty) = &mut graph.values[value].ty {
             ty.dtype = parameters_in;

@@ -1,0 +1,102 @@
+//! `orrery train` and `orrery data`, on sets that need no file.
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking too")]
+
+use crate::support::{orrery, orrery_in, scratch};
+use serde_json::Value;
+
+const PEAKS: [&str; 8] =
+    ["train", "braggnn", "--data", "bragg-peaks:n=64", "--held-out", "16", "--batch", "16"];
+
+fn train(more: &[&str]) -> Value {
+    let ran = orrery(&[&PEAKS[..], more, &["--json", "-q"]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.all());
+    serde_json::from_str(&ran.out).unwrap()
+}
+
+fn loss(answer: &Value) -> f64 {
+    let history = answer["runs"][0]["outcome"]["history"].as_array().unwrap();
+    history.last().unwrap()["held_out"]["loss"].as_f64().unwrap()
+}
+
+#[test]
+fn a_model_learns_on_the_host_and_in_the_arithmetic_of_machines() {
+    let before = loss(&train(&["--lr", "0", "--steps", "1"]));
+    for place in ["host", "a100", "cs2"] {
+        let after = loss(&train(&["--lr", "0.003", "--steps", "12", "--on", place]));
+        assert!(after < 0.7 * before, "{place}: {after} after {before}");
+    }
+}
+
+#[test]
+fn a_run_that_was_killed_goes_on_to_the_same_bits() {
+    let folder = scratch("resumed");
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (whole, part) = (path("whole.safetensors"), path("part.safetensors"));
+    train(&["--steps", "7", "--checkpoint", &whole]);
+    train(&["--steps", "4", "--checkpoint", &part]);
+    train(&["--steps", "7", "--checkpoint", &part, "--resume", &part]);
+    assert!(std::fs::read(&whole).unwrap() == std::fs::read(&part).unwrap(), "the checkpoints differ");
+    // A step that was cut off leaves the checkpoint before it.
+    std::fs::write(folder.join("part.safetensors.partial"), b"half").unwrap();
+    train(&["--steps", "8", "--checkpoint", &part, "--resume", &part]);
+    let cut = std::fs::read(&whole).unwrap();
+    std::fs::write(&whole, &cut[..cut.len() / 2]).unwrap();
+    let ran = orrery(&[&PEAKS[..], &["--resume", &whole]].concat());
+    assert!(ran.code == 1 && ran.err.contains("checkpoint-format"), "{}", ran.all());
+    let ran = orrery(&[&PEAKS[..], &["--seed", "2", "--resume", &part]].concat());
+    assert!(ran.code == 1 && ran.err.contains("checkpoint-mismatch"), "{}", ran.all());
+}
+
+#[test]
+fn too_high_a_learning_rate_names_the_step_the_op_and_the_remedy() {
+    let ran = orrery(&[&PEAKS[..], &["--lr", "1e9", "--optimizer", "sgd", "--epochs", "20"]].concat());
+    assert_eq!(ran.code, 1, "{}", ran.all());
+    for word in ["step ", "node `", "learning rate is 1.000e9", "--clip-norm"] {
+        assert!(ran.err.contains(word), "no {word}: {}", ran.all());
+    }
+}
+
+#[test]
+fn a_grid_is_one_table() {
+    let ran = orrery(&[&PEAKS[..6], &["--batch", "8,16", "--lr", "0.001,0.01", "--samples", "64"]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.all());
+    assert_eq!(ran.out.lines().count(), 1 + 4 + 2, "{}", ran.out);
+    assert!(ran.out.contains("samples are held fixed"), "{}", ran.out);
+}
+
+#[test]
+fn a_trained_model_is_written_and_runs() {
+    let folder = scratch("trained");
+    let path = |name: &str| folder.join(name).display().to_string();
+    train(&["--steps", "3", "--save", &path("net.onnx")]);
+    let peaks =
+        orrery_in(&folder, &["data", "bragg-peaks:n=64", "--held-out", "16", "--output", "peaks.npz"]);
+    assert!(peaks.code == 0 && peaks.out.contains("16 samples"), "{}", peaks.all());
+    let ran = orrery_in(&folder, &["run", "net.onnx", "--input", "peaks.npz"]);
+    // The file has the labels too, which the model does not take.
+    assert!(ran.code == 1 && ran.err.contains("input-unknown"), "{}", ran.all());
+    let ran = orrery_in(&folder, &["run", "net.onnx", "--batch", "2", "--check"]);
+    assert_eq!(ran.code, 0, "{}", ran.all());
+}
+
+#[test]
+fn a_label_that_is_no_class_is_told() {
+    let folder = scratch("labels");
+    std::fs::write(folder.join("net.graph"), NET).unwrap();
+    std::fs::write(folder.join("t.csv"), "a,b,y\n0,1,0\n1,0,1\n1,1,7\n").unwrap();
+    let ran = orrery_in(
+        &folder,
+        &["train", "net.graph", "--data", "t.csv", "--held-out", "0", "--batch", "3", "--label", "y"],
+    );
+    assert!(ran.code == 1 && ran.err.contains("none of the model's 2 classes"), "{}", ran.all());
+}
+
+const NET: &str = r#"graph "net" {
+  input %x: f32[batch, 2]
+  constant %w: f32[2, 2] = [0.5, -0.5, 0.25, 1]
+  constant %b: f32[2] = [0, 0.125]
+  %h: f32[batch, 2] = MatMul(%x, %w)
+  %y: f32[batch, 2] = Add(%h, %b)
+  output %y
+}
+"#;
