@@ -7,7 +7,8 @@ use orrery_base::Result;
 use orrery_base::index::Id;
 use orrery_cost::Target;
 use orrery_ir::infer::{Facts, at_node, node_place, with_ctx};
-use orrery_ir::op::{Access, AxisKind, Engine, IterSpace};
+use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};
+use orrery_machine::ExecutionModel;
 use orrery_ir::{Def, Graph, NodeId, Type, ValueId};
 
 /// How a group is executed.
@@ -61,6 +62,10 @@ const LONGEST_GROUP: usize = 12;
 /// `unsupported-op` for strings, sequences and the like; `unknown-type` where inference does not know an operand.
 pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>) -> Result<Vec<Group>> {
     let fuses = target.stack.is_none_or(|s| s.fuses);
+    let whole_values = matches!(
+        target.system.model,
+        ExecutionModel::Kernel(_) | ExecutionModel::Engines(_) | ExecutionModel::Stream(_)
+    );
     let uses = graph.uses();
     let mut taken = vec![false; graph.nodes.len()];
     // The node that alone uses each value.
@@ -83,8 +88,10 @@ pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>) -> Result<Vec<Gro
         let mut group = Group { kind, nodes: vec![id], space };
         taken[id.index()] = true;
         let mut last = id;
+        let sums = !whole_values && is_vector_sum(graph, id, group.space.as_ref());
         while kind == GroupKind::Compute
             && fuses
+            && !sums
             && group.space.is_some()
             && group.nodes.len() < LONGEST_GROUP
         {
@@ -105,6 +112,12 @@ pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>) -> Result<Vec<Gro
     }
     groups.sort_by_key(|(last, _)| *last);
     Ok(groups.into_iter().map(|(_, group)| group).collect())
+}
+
+/// True for sums of a vector unit: where they are cut over cores, nothing can follow before they are added up.
+fn is_vector_sum(graph: &Graph, id: NodeId, space: Option<&IterSpace>) -> bool {
+    graph.nodes[id].op.def().engine == Engine::Vector
+        && space.is_some_and(|s| s.axes.iter().any(|a| a.kind == AxisKind::Reduce(Combine::Sum)))
 }
 
 fn kind_of(graph: &Graph, facts: &Facts, id: NodeId) -> GroupKind {

@@ -12,8 +12,8 @@ use orrery_ir::{Attrs, Bindings, Def, Dim, Graph, Node, NodeId, Op, Type, ValueI
 use orrery_numerics::{DType, Tensor};
 use orrery_program::memory::unbound;
 use orrery_program::{
-    Arithmetic, Buffer, BufferClass, BufferId, Cut, Layout, Memory, MemoryId, Phase, Program, Read, RoundingMode,
-    Step, StepId, StepKind, Unit, Write, WriteMode,
+    Arithmetic, Buffer, BufferClass, BufferId, Cut, Layout, Memory, MemoryId, Phase, Program, Read,
+    RoundingMode, Step, StepId, StepKind, Unit, Write, WriteMode,
 };
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,6 +1,7 @@
 //! Predictions beside measured figures, row by row, and how far they are apart.
 
 mod order;
+mod train;
 
 pub use order::{Order, WorkOrder};
 
@@ -57,9 +58,9 @@ pub struct ValidationRow {
     pub ratio: Option<f64>,
     /// How the figure may be used.
     pub scored: Option<Scored>,
-    /// [`OK`], or why it could not be modelled.
+    /// [`OK`], or why it could not be modelled, or only as a multiple of the forward pass.
     pub status: String,
-    /// Only the forward pass was timed; the rest is a multiple of it.
+    /// Only the forward pass was timed; the rest is a multiple of it, for the reason that `status` gives.
     pub from_forward: bool,
     /// What predictions of its kind are worth on its machine.
     pub confidence: String,
@@ -135,7 +136,8 @@ fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
     let system = machine_of(record, own);
     let found = system.clone().and_then(|system| prediction(record, figure, system));
     let (predicted, status, from_forward, note) = match found {
-        Ok((value, passes, note)) => (Some(value), OK.to_owned(), passes != 1.0, note),
+        Ok(Prediction { value, instead: None, note }) => (Some(value), OK.to_owned(), false, note),
+        Ok(Prediction { value, instead: Some(why), note }) => (Some(value), why, true, note),
         Err(reason) => (None, reason, false, None),
     };
     let kind = workload.mode.as_deref().unwrap_or_default();
@@ -163,7 +165,18 @@ fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
     }
 }
 
-type Prediction = (f64, f64, Option<String>);
+struct Prediction {
+    value: f64,
+    /// Where it is a multiple of the forward pass: why.
+    instead: Option<String>,
+    note: Option<String>,
+}
+
+impl Prediction {
+    fn plain(value: f64, notes: &[String]) -> Self {
+        Self { value, instead: None, note: (!notes.is_empty()).then(|| notes.join("; ")) }
+    }
+}
 
 /// The machine that a row names: the user's own first.
 fn machine_of<'a>(record: &Record, own: &'a [System]) -> Result<&'a System, String> {
@@ -186,7 +199,7 @@ pub(crate) fn predicted(
     figure: &Measurement,
     system: &System,
 ) -> Result<(f64, bool), String> {
-    prediction(record, figure, system).map(|(value, passes, _)| (value, passes != 1.0))
+    prediction(record, figure, system).map(|found| (found.value, found.instead.is_some()))
 }
 
 fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<Prediction, String> {
@@ -207,24 +220,44 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     if let Some(known) = generator(record) {
         let (value, more) = generation::predict(known, record, &figure.metric, &setup)?;
         notes.extend(more);
-        return Ok((value, 1.0, (!notes.is_empty()).then(|| notes.join("; "))));
+        return Ok(Prediction::plain(value, &notes));
     }
     let convert = conversion(&figure.metric)?;
     let mut case = case(record, storage)?;
     notes.extend(case.note.clone());
-    // On the other machines a channel's statistics would be taken on one core, which no compiler of theirs does.
-    let counted = matches!(system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_));
-    if case.passes > 1.0 && counted {
-        with_statistics(&mut case.model.graph);
+    let setup = setup.tiles(case.tiles).map_err(|d| reason(&d))?;
+    let mut instead = None;
+    let mut found = None;
+    if let Some(training) = &case.training {
+        match train::seconds(&case, training, &setup, figure.scope) {
+            Ok((seconds, note)) => {
+                notes.extend(note);
+                found = Some(seconds);
+            }
+            Err(error) if error.code == "does-not-fit" => return Err(reason(&error)),
+            Err(error) => {
+                instead = Some(format!("{} x the forward pass, as {}", case.passes, reason(&error)))
+            }
+        }
     }
-    let options = Options { keep_results: case.passes > 1.0, ..Options::default() };
-    let timed = setup.tiles(case.tiles).and_then(|setup| time_with(&case.model, &setup, &options));
-    let (_, timeline) = timed.map_err(|d| reason(&d))?;
-    let value = convert(&case, seconds(&timeline, figure.scope) * case.passes);
+    let seconds = match found {
+        Some(seconds) => seconds,
+        None => {
+            if case.passes > 1.0
+                && matches!(system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_))
+            {
+                with_statistics(&mut case.model.graph);
+            }
+            let options = Options { keep_results: case.passes > 1.0, ..Options::default() };
+            let (_, timeline) = time_with(&case.model, &setup, &options).map_err(|d| reason(&d))?;
+            seconds(&timeline, figure.scope) * case.passes
+        }
+    };
+    let value = convert(&case, seconds);
     if !value.is_finite() || value <= 0.0 {
         return Err(format!("the source's count of `{}` is not known for this workload", figure.metric));
     }
-    Ok((value, case.passes, (!notes.is_empty()).then(|| notes.join("; "))))
+    Ok(Prediction { instead, ..Prediction::plain(value, &notes) })
 }
 
 /// True for metrics that grow as the time of the work shrinks.
@@ -247,8 +280,11 @@ fn collective(workload: &Workload, figure: &Measurement, system: &System) -> Res
     }
     let seconds = orrery_cost::collective::all_reduce(bytes, ranks, &system.links);
     match figure.metric.as_str() {
-        "latency_ms" => Ok((seconds * 1e3, 1.0, None)),
-        "bandwidth" => Ok((bytes / seconds * 1e-9, 1.0, Some("bytes of a rank over the time".to_owned()))),
+        "latency_ms" => Ok(Prediction::plain(seconds * 1e3, &[])),
+        "bandwidth" => {
+            let note = "bytes of a rank over the time".to_owned();
+            Ok(Prediction::plain(bytes / seconds * 1e-9, &[note]))
+        }
         other => Err(format!("the metric `{other}` does not follow from the time of an all-reduce")),
     }
 }

@@ -226,8 +226,11 @@ fn there_at(peak: &Peak, appear: &[Vec<Change>], go: &[Vec<Change>]) -> Vec<(Buf
         changes.filter(|(lo, hi, ..)| (*lo..*hi).contains(&peak.core)).copied().collect::<Vec<_>>()
     };
     let gone: BTreeSet<BufferId> = until(go).into_iter().map(|(.., id)| id).collect();
-    let mut there: Vec<(BufferId, u64)> =
-        until(appear).into_iter().map(|(.., bytes, id)| (id, bytes)).filter(|(id, _)| !gone.contains(id)).collect();
+    let mut there: Vec<(BufferId, u64)> = until(appear)
+        .into_iter()
+        .map(|(.., bytes, id)| (id, bytes))
+        .filter(|(id, _)| !gone.contains(id))
+        .collect();
     there.sort_unstable();
     there
 }

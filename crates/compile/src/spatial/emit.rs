@@ -12,8 +12,8 @@ use orrery_cost::spatial::{DDR, HBM, PMU, Units};
 use orrery_ir::op::{Access, Work};
 use orrery_ir::{Attrs, Bindings, Graph};
 use orrery_program::{
-    Buffer, BufferClass, BufferId, MemoryId, Phase, Pipeline, PipelineId, Program, Stage, Step, StepId, StepKind,
-    Unit,
+    Buffer, BufferClass, BufferId, MemoryId, Phase, Pipeline, PipelineId, Program, Stage, Step, StepId,
+    StepKind, Unit,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

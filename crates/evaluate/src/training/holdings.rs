@@ -97,9 +97,12 @@ fn kinds(program: &Program, states: &[Slot]) -> Vec<Holding> {
                 let all = |holding| {
                     !sources.is_empty() && sources.iter().all(|from| of_class[from.index()] == Some(holding))
                 };
-                let carried = [Holding::Weights, Holding::OptimizerState, Holding::Inputs].into_iter().find(|h| all(*h));
+                let carried = [Holding::Weights, Holding::OptimizerState, Holding::Inputs]
+                    .into_iter()
+                    .find(|h| all(*h));
                 let moves = step.kind != StepKind::Compute || step.phase == Phase::Forward;
-                of_class[to.index()] = carried.filter(|h| moves && (*h != Holding::Inputs || step.kind == StepKind::Host));
+                of_class[to.index()] =
+                    carried.filter(|h| moves && (*h != Holding::Inputs || step.kind == StepKind::Host));
             }
             let phase = written.entry(to).or_insert(step.phase);
             *phase = (*phase).min(step.phase);

@@ -1,6 +1,6 @@
 //! The walk that rebuilds a graph in other types.
 
-use super::angles::angles;
+use super::angles::{angles, moments};
 use super::narrow::{Narrowing, cast_weight, round_weight};
 use super::{Formats, Legalised, changes};
 use crate::Weights;
@@ -53,7 +53,8 @@ pub(super) fn convert(old: &Graph, formats: &Formats, weights: Weights) -> Resul
         let input = walk.new.add_input(value.name.clone(), value.ty.clone());
         walk.set(*id, input, &value.ty);
     }
-    let wide = angles(old);
+    let mut wide = angles(old);
+    moments(old, &mut wide);
     let narrow = formats.storage.bits() < 32;
     for (id, _) in old.nodes.iter() {
         walk.node(id, narrow && wide[id])?;
@@ -284,12 +285,14 @@ impl Walk<'_> {
     }
 }
 
-/// Inputs that stay binary32: scales of quantisation, and regions and factors of resampling, which are no activations.
+/// Inputs that stay binary32: scales of quantisation, regions and factors of resampling, which are no activations, and the
+/// statistics of batches.
 fn stays_wide(op: Op, input: usize) -> bool {
     match op {
         Op::QuantizeLinear | Op::DequantizeLinear => input == 1,
         Op::QLinearMatMul | Op::QLinearConv => matches!(input, 1 | 4 | 6),
         Op::Resize => matches!(input, 1 | 2),
+        Op::BatchNormalization => matches!(input, 3 | 4),
         _ => false,
     }
 }

@@ -6,6 +6,7 @@
 //!   normalizations, sums, exponentials and logarithms need no types of their own.
 //! - What leads from positions to a sine or cosine stays binary32 up to it: an angle of a thousand radians has no
 //!   fraction in 16 bits.
+//! - So do sums over a batch and what is made of them for each channel.
 //! - An op whose type rule does not take the storage type computes in binary32 between two casts.
 //! - The user's types stay at the border: an input is cast to storage first, an output cast back last. [`store_border`]
 //!   then leaves these casts to the host.

@@ -9,6 +9,7 @@
 //! 3. the result is brought to the machine's formats: parameters are cast where they are read, gradients cast back;
 //! 4. the update is added in binary32: unscaling, clipping, optimizer.
 
+mod batch_norm;
 mod evaluation;
 mod loss;
 mod optimizer;
@@ -139,6 +140,7 @@ pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weigh
     let (graph, mut found) = parameters::to_inputs(graph, &statistics, &spec.frozen, spec.parameters_in)?;
     let options = Options { weights, fold_batch_norm: false, ..Options::default() };
     let Prepared { graph, report } = prepare(&graph, &options)?;
+    let graph = batch_norm::spelled_out(graph)?;
     if !found.iter().any(|p| p.kind == StateKind::Parameter) {
         return Diagnostic::error("no-parameters", "the model has no weights that could be trained")
             .at(graph.name)

@@ -119,7 +119,9 @@ impl Again {
         };
         let kept = |value: ValueId, maker: NodeId| {
             let random = graph.nodes[maker].op.def().class == Class::Random;
-            random || graph.outputs.contains(&value) || last.get(&value).is_some_and(|reader| *reader >= stretch.end)
+            random
+                || graph.outputs.contains(&value)
+                || last.get(&value).is_some_and(|reader| *reader >= stretch.end)
         };
         let mut wanted = BTreeSet::new();
         let mut before = None;
@@ -165,7 +167,8 @@ impl Again {
         }
         for (old, new) in self.wanted.iter().filter_map(|old| Some((*old, *made.get(old)?))) {
             for (node, port) in rewriter.readers(old) {
-                let copied = rewriter.node(node).outputs.iter().flatten().any(|v| made.values().any(|m| m == v));
+                let copied =
+                    rewriter.node(node).outputs.iter().flatten().any(|v| made.values().any(|m| m == v));
                 if node.index() < forward || copied {
                     continue;
                 }
