@@ -375,8 +375,11 @@ mod tests {
 
     /// Prices every way to cut, with nothing ruled out.
     fn by_trying_all(tiles: &Tiles<'_>, problem: &Problem) -> (f64, f64) {
-        let sizes: Vec<Vec<Size>> =
-            problem.axes.iter().map(|a| candidates(a, tiles.machine, problem.matrix.is_some(), true)).collect();
+        let sizes: Vec<Vec<Size>> = problem
+            .axes
+            .iter()
+            .map(|a| candidates(a, tiles.machine, problem.matrix.is_some(), true))
+            .collect();
         let mut best = (f64::INFINITY, f64::INFINITY);
         let count: usize = sizes.iter().map(Vec::len).product();
         for mut number in 0..count {

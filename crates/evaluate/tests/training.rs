@@ -20,7 +20,8 @@ fn the_parts_of_a_step_are_its_time_and_its_holdings_its_memory() {
     let model = at("braggnn", 64);
     for machine in ["a100", "gaudi2", "gc200", "sn30", "cs3"] {
         let setup = Setup::find(machine).unwrap();
-        let found = time_step(&model, &setup, &Wanted::default()).unwrap_or_else(|e| panic!("{machine}: {e}"));
+        let found =
+            time_step(&model, &setup, &Wanted::default()).unwrap_or_else(|e| panic!("{machine}: {e}"));
         let parts: Picoseconds = found.anatomy.parts.values().copied().sum();
         let (all, device) = (found.timeline.end_to_end.seconds(), found.timeline.device.seconds());
         assert!(parts.seconds() >= 0.999 * all.min(device), "{machine}: {parts:?} of {all}");
@@ -32,14 +33,16 @@ fn the_parts_of_a_step_are_its_time_and_its_holdings_its_memory() {
             let track = found.timeline.memory.iter().find(|t| t.memory == held.memory).unwrap();
             assert_eq!(held.bytes.values().sum::<u64>(), track.peak.bytes, "{machine} {}", held.memory);
         }
-        let everywhere = |holding: Holding| found.holdings.iter().any(|held| held.bytes.contains_key(&holding));
+        let everywhere =
+            |holding: Holding| found.holdings.iter().any(|held| held.bytes.contains_key(&holding));
         assert!(everywhere(Holding::Weights) && everywhere(Holding::OptimizerState), "{machine}");
     }
 }
 
 #[test]
 fn a_machine_for_inference_says_so() {
-    let error = time_step(&at("braggnn", 8), &Setup::find("groqchip").unwrap(), &Wanted::default()).unwrap_err();
+    let error =
+        time_step(&at("braggnn", 8), &Setup::find("groqchip").unwrap(), &Wanted::default()).unwrap_err();
     assert_eq!(error.code, "unsupported-training");
 }
 
@@ -59,7 +62,8 @@ fn what_is_made_again_is_not_kept() {
 
 #[test]
 fn the_largest_batch_fits_and_more_does_not() {
-    let (model, setup) = (Model::open("braggnn", &Options::default()).unwrap(), Setup::find("gc200").unwrap());
+    let (model, setup) =
+        (Model::open("braggnn", &Options::default()).unwrap(), Setup::find("gc200").unwrap());
     let bound = |batch: u64| model.at_batch(Some(batch));
     let wanted = Wanted::default();
     let largest = largest_batch(&bound, &setup, &wanted, 1 << 16).unwrap().unwrap();

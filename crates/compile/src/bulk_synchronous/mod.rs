@@ -24,8 +24,8 @@ use orrery_ir::{Bindings, Dim, Graph, NodeId, State, ValueId};
 use orrery_machine::{BspLosses, BspMachine, Losses};
 use orrery_program::memory::unbound;
 use orrery_program::{
-    BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit, Write,
-    WriteMode, verify,
+    BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit, Write, WriteMode,
+    verify,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use weights::{Weights, missing_bytes};

@@ -91,7 +91,8 @@ pub(crate) fn problem(
     let dtype = dtypes.max_by_key(|dtype| (dtype.is_float(), dtype.bits())).unwrap_or(DType::F32);
     let macs = number(&work.macs)?;
     let floats = body.results.iter().all(|v| emitter.type_of(*v).0.is_float());
-    let adds_up = |axis: &orrery_ir::op::Axis| !matches!(axis.kind, AxisKind::Reduce(how) if how != Combine::Sum);
+    let adds_up =
+        |axis: &orrery_ir::op::Axis| !matches!(axis.kind, AxisKind::Reduce(how) if how != Combine::Sum);
     let matrix = if macs > 0.0 { emitter.contraction(group, nominal)? } else { None };
     Ok(Problem {
         axes,

@@ -12,7 +12,9 @@ use orrery_ir::infer::Facts;
 use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};
 use orrery_ir::{Bindings, Graph, ValueId};
 use orrery_program::memory::unbound;
-use orrery_program::{BufferClass, BufferId, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit, WriteMode};
+use orrery_program::{
+    BufferClass, BufferId, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit, WriteMode,
+};
 
 /// Most pieces of a step: enough that a piece of a large batch is a sample, and that filling a pipeline of a hundred stages
 const MOST_PIECES: u64 = 1024;

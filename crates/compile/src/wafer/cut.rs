@@ -89,7 +89,8 @@ impl Frame<'_> {
         );
         path += vector + special;
         if problem.matrix.is_none() && depth_parts > 1.0 {
-            let (add, chain) = chain_cycles(made * 8.0 / problem.dtype.bits() as f64, depth_parts, &self.core);
+            let (add, chain) =
+                chain_cycles(made * 8.0 / problem.dtype.bits() as f64, depth_parts, &self.core);
             path += add + chain;
         }
         let arrive = arriving / self.core.losses.mesh_fraction;

@@ -503,7 +503,7 @@ impl Lowering<'_> {
         let sums = (0..space.axes.len()).filter(|&i| space.axes[i].kind != AxisKind::Parallel);
         let mut inner: Vec<usize> = sums.collect();
         let node = &self.emitter.graph.nodes[group.nodes[0]];
-        if !inner.is_empty() && node.op.def().engine == orrery_ir::op::Engine::Matrix {
+        if !inner.is_empty() && node.op.def().engine == Engine::Matrix {
             inner.extend(result_axis(space));
         }
         inner

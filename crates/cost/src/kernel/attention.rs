@@ -63,7 +63,17 @@ impl AttentionShape {
         let gradient = node.op == Op::AttentionGrad;
         let past = operands.get(4).filter(|_| !gradient).and_then(|p| p.get(2)).copied().unwrap_or(0.0);
         let causal = node.attrs.flag("is_causal");
-        Some(Self { batch, heads, kv_heads, queries, keys: past + new_keys, new_keys, size, causal, gradient })
+        Some(Self {
+            batch,
+            heads,
+            kv_heads,
+            queries,
+            keys: past + new_keys,
+            new_keys,
+            size,
+            causal,
+            gradient,
+        })
     }
 }
 
@@ -208,6 +218,7 @@ mod tests {
         new_keys: 1.0,
         size: 128.0,
         causal: false,
+        gradient: false,
     };
 
     #[test]

@@ -178,7 +178,12 @@ fn add(to: &mut Vec<f64>, more: &[f64]) {
 }
 
 /// The magnitudes of the sums that a vector op takes over axes that can be cut, for each output; none where it takes none.
-fn vector_sums(node: &Node, inputs: &[Option<Tensor>], outputs: &[Tensor], seed: u64) -> Result<Vec<Vec<f64>>> {
+fn vector_sums(
+    node: &Node,
+    inputs: &[Option<Tensor>],
+    outputs: &[Tensor],
+    seed: u64,
+) -> Result<Vec<Vec<f64>>> {
     let magnitude = |tensor: &Tensor, sign: f32| {
         let values = tensor.to_f32().ok()?.iter().map(|x| sign * x.abs()).collect();
         Some(Tensor::from_vec(tensor.shape().to_vec(), values))

@@ -348,7 +348,8 @@ impl Machine<'_> {
         let mut wholes = Vec::new();
         for write in &step.writes {
             let WriteMode::Combined(how) = write.mode else {
-                return Diagnostic::error("mapping", "a step combines some of its results and not others").err();
+                return Diagnostic::error("mapping", "a step combines some of its results and not others")
+                    .err();
             };
             // Sums that are kept wider than that stay so.
             let own = self.program.buffers[write.buffer].dtype;

@@ -52,7 +52,8 @@ pub(super) fn moments(graph: &Graph, wide: &mut IndexVec<NodeId, bool>) {
                 .is_some_and(|shape| shape.len() <= 1)
         };
         let of_sums = node.inputs.iter().flatten().any(|v| summed[*v]);
-        let makes = of_sums && node.outputs.iter().flatten().all(of_channels);
+        let makes =
+            of_sums && node.op != Op::ChannelMoments && node.outputs.iter().flatten().all(of_channels);
         wide[id] |= makes;
         if makes || node.op == Op::ChannelMoments {
             node.outputs.iter().flatten().for_each(|output| summed[*output] = true);

@@ -293,6 +293,7 @@ fn stays_wide(op: Op, input: usize) -> bool {
         Op::QLinearMatMul | Op::QLinearConv => matches!(input, 1 | 4 | 6),
         Op::Resize => matches!(input, 1 | 2),
         Op::BatchNormalization => matches!(input, 3 | 4),
+        Op::ChannelMoments => input == 1,
         _ => false,
     }
 }
