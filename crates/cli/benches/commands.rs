@@ -5,7 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and fails by panicking")]
 
 use nix::sys::resource::{UsageWho, getrusage};
-use orrery::{Model, ModelOptions, Progress, Setup, compare};
+use orrery::{Model, ModelOptions, Progress, Setup, Work, compare};
 use orrery_import::onnx::proto::tensor_proto::DataLocation;
 use orrery_import::onnx::proto::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
@@ -75,7 +75,8 @@ fn in_process(file: &Path) {
     let mut times: Vec<Duration> = (0..RUNS)
         .map(|_| {
             let start = Instant::now();
-            let records = compare(&model, &setups, &[1, 32], 2, &Progress::default()).unwrap();
+            let records =
+                compare(&model, &Work::Inference, &setups, &[1, 32], 2, &Progress::default()).unwrap();
             assert_eq!(records.len(), 6);
             start.elapsed()
         })

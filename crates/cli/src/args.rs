@@ -94,12 +94,12 @@ docs/guide.md tells more.")]
     Data(Data),
     /// Time a model on several machines, side by side
     #[command(
-        after_help = "Examples:\n  orrery compare braggnn\n  orrery compare resnet50 --batch 1,32 --on a100,h100,bow\n  orrery compare bert_large --dim seq=384 --precision fp16 --json"
+        after_help = "Examples:\n  orrery compare braggnn\n  orrery compare resnet50 --batch 1,32 --on a100,h100,bow\n  orrery compare braggnn --train --batch 512,1024,2048\n  orrery compare bert_large --dim seq=384 --precision fp16 --json"
     )]
     Compare(Compare),
     /// Show where time and memory go, op by op, and what would help
     #[command(
-        after_help = "Examples:\n  orrery explain resnet50 --on a100 --batch 32\n  orrery explain bert_base --on gc200 --all"
+        after_help = "Examples:\n  orrery explain resnet50 --on a100 --batch 32\n  orrery explain bert_base --on gc200 --all\n  orrery explain resnet50 --on a100 --train --batch 256"
     )]
     Explain(Explain),
     /// Time a model at many values of one dimension, compiled once
@@ -442,10 +442,39 @@ fn augmentation(text: &str) -> Result<Augmentation, String> {
     Ok(Augmentation { column: column.to_owned(), how })
 }
 
+fn loss(text: &str) -> Result<orrery::training::Loss, String> {
+    use orrery::training::Loss;
+    Loss::parse(text).ok_or_else(|| format!("known losses: {}", Loss::NAMES.join(", ")))
+}
+
+fn optimizer(text: &str) -> Result<orrery::training::Optimizer, String> {
+    use orrery::training::Optimizer;
+    Optimizer::parse(text).ok_or_else(|| format!("known optimizers: {}", Optimizer::NAMES.join(", ")))
+}
+
+/// A training step instead of a run.
+#[derive(Args, Debug)]
+pub(crate) struct TrainingArgs {
+    /// A training step: forward, backward and optimizer
+    #[arg(long)]
+    pub(crate) train: bool,
+    /// Loss of the training step: cross-entropy, mse, mae, bce, dice, output; by the model's output where not given
+    #[arg(long, value_name = "LOSS", requires = "train", value_parser = loss)]
+    pub(crate) loss: Option<orrery::training::Loss>,
+    /// Optimizer of the training step: sgd, adam, adamw, adamax, rmsprop, lamb; by the model's ops where not given
+    #[arg(long, value_name = "NAME", requires = "train", value_parser = optimizer)]
+    pub(crate) optimizer: Option<orrery::training::Optimizer>,
+    /// Make activations again in the backward pass instead of keeping all
+    #[arg(long, requires = "train")]
+    pub(crate) recompute: bool,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct Compare {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) training: TrainingArgs,
     /// Machines
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = DEFAULT_MACHINES)]
     pub(crate) on: Vec<String>,
@@ -460,6 +489,8 @@ pub(crate) struct Compare {
 pub(crate) struct Explain {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) training: TrainingArgs,
     /// Machine
     #[arg(long, value_name = "NAME")]
     pub(crate) on: String,

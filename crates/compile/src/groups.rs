@@ -3,12 +3,13 @@
 //! A group is an *anchor* and the element-wise nodes that follow it one after the other on its output: convolution, bias,
 //! activation, residual. Fusing changes no number: a value within a group is still rounded to its declared type.
 
-use orrery_base::Result;
 use orrery_base::index::Id;
+use orrery_base::{IndexVec, Result};
 use orrery_cost::Target;
 use orrery_ir::infer::{Facts, at_node, node_place, with_ctx};
-use orrery_ir::op::{Access, AxisKind, Engine, IterSpace};
+use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};
 use orrery_ir::{Def, Graph, NodeId, Type, ValueId};
+use orrery_machine::ExecutionModel;
 
 /// How a group is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +62,10 @@ const LONGEST_GROUP: usize = 12;
 /// `unsupported-op` for strings, sequences and the like; `unknown-type` where inference does not know an operand.
 pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>) -> Result<Vec<Group>> {
     let fuses = target.stack.is_none_or(|s| s.fuses);
+    let whole_values = matches!(
+        target.system.model,
+        ExecutionModel::Kernel(_) | ExecutionModel::Engines(_) | ExecutionModel::Stream(_)
+    );
     let uses = graph.uses();
     let mut taken = vec![false; graph.nodes.len()];
     // The node that alone uses each value.
@@ -83,8 +88,10 @@ pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>) -> Result<Vec<Gro
         let mut group = Group { kind, nodes: vec![id], space };
         taken[id.index()] = true;
         let mut last = id;
+        let sums = !whole_values && is_vector_sum(graph, id, group.space.as_ref());
         while kind == GroupKind::Compute
             && fuses
+            && !sums
             && group.space.is_some()
             && group.nodes.len() < LONGEST_GROUP
         {
@@ -98,13 +105,108 @@ pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>) -> Result<Vec<Gro
             }
             check(graph, facts, next)?;
             taken[next.index()] = true;
+            let shape = &facts[output].ty;
+            let room = LONGEST_GROUP - group.nodes.len() - 1;
+            let producers = producers(graph, facts, (next, shape), (&uses, &mut taken), room);
+            group.nodes.extend(producers);
             group.nodes.push(next);
             last = next;
         }
         groups.push((last, group));
     }
+    if whole_values && fuses {
+        groups = clustered(graph, facts, groups);
+    }
     groups.sort_by_key(|(last, _)| *last);
     Ok(groups.into_iter().map(|(_, group)| group).collect())
+}
+
+/// Element-wise nodes of that shape that make what only `node` reads, and what only those read, in an order in which they can
+/// run. They are taken.
+fn producers(
+    graph: &Graph,
+    facts: &Facts,
+    (node, shape): (NodeId, &Type),
+    (uses, taken): (&IndexVec<ValueId, u32>, &mut [bool]),
+    room: usize,
+) -> Vec<NodeId> {
+    let mut found = Vec::new();
+    let mut open = vec![node];
+    while let Some(reader) = open.pop() {
+        for value in graph.nodes[reader].inputs.iter().flatten() {
+            let Def::Node(maker, _) = graph.values[*value].def else { continue };
+            let alone = uses[*value] == 1 && !taken[maker.index()] && found.len() < room;
+            if alone && is_like(graph, facts, maker, shape) && check(graph, facts, maker).is_ok() {
+                taken[maker.index()] = true;
+                found.push(maker);
+                open.push(maker);
+            }
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+/// True for an element-wise node with one output, of a shape like this one.
+fn is_like(graph: &Graph, facts: &Facts, id: NodeId, shape: &Type) -> bool {
+    let node = &graph.nodes[id];
+    let [Some(output)] = node.outputs[..] else { return false };
+    let (Type::Tensor(own), Type::Tensor(like)) = (&facts[output].ty, shape) else { return false };
+    facts[output].content.is_none()
+        && own.shape.is_some()
+        && own.shape == like.shape
+        && node.op.def().engine == Engine::Vector
+        && with_ctx(graph, facts, id, |ctx| (node.op.def().space)(ctx)).is_some_and(|s| is_elementwise(&s))
+}
+
+/// Most dimensions of values whose groups are brought together: numbers for channels, and single ones.
+const MOST_CLUSTERED: usize = 1;
+
+/// Element-wise groups of one small shape that follow one another become one, until something else reads what they make: a
+/// code generator makes one kernel of them, which writes all that others read.
+fn clustered(graph: &Graph, facts: &Facts, groups: Vec<(NodeId, Group)>) -> Vec<(NodeId, Group)> {
+    let mut groups = groups;
+    groups.sort_by_key(|(last, _)| *last);
+    let mut made: Vec<(NodeId, Group)> = Vec::new();
+    // The open cluster and its shape: the place in `made`.
+    let mut open: Option<(usize, Type)> = None;
+    for (last, group) in groups {
+        let shape = small(graph, facts, &group);
+        if let (Some((at, of)), Some(shape)) = (&open, &shape)
+            && of == shape
+        {
+            let (end, cluster) = &mut made[*at];
+            *end = last;
+            cluster.nodes.extend(group.nodes);
+            continue;
+        }
+        let reads = |cluster: &Group| {
+            let makes = |v: &ValueId| matches!(graph.values[*v].def, Def::Node(maker, _) if cluster.nodes.contains(&maker));
+            group.nodes.iter().flat_map(|n| graph.nodes[*n].inputs.iter().flatten()).any(makes)
+        };
+        if shape.is_some() || open.as_ref().is_some_and(|(at, _)| reads(&made[*at].1)) {
+            open = shape.map(|shape| (made.len(), shape));
+        }
+        made.push((last, group));
+    }
+    made
+}
+
+/// The shape of an element-wise group that is small, as a type of one element type.
+fn small(graph: &Graph, facts: &Facts, group: &Group) -> Option<Type> {
+    let [Some(first)] = graph.nodes[group.nodes[0]].outputs[..] else { return None };
+    let Type::Tensor(ty) = &facts[first].ty else { return None };
+    let of_one_type = Type::tensor(orrery_numerics::DType::F32, ty.shape.clone()?);
+    let elementwise = group.kind == GroupKind::Compute
+        && ty.shape.as_ref().is_some_and(|shape| shape.len() <= MOST_CLUSTERED)
+        && group.nodes.iter().all(|id| is_like(graph, facts, *id, &of_one_type));
+    elementwise.then_some(of_one_type)
+}
+
+/// True for sums of a vector unit: where they are cut over cores, nothing can follow before they are added up.
+fn is_vector_sum(graph: &Graph, id: NodeId, space: Option<&IterSpace>) -> bool {
+    graph.nodes[id].op.def().engine == Engine::Vector
+        && space.is_some_and(|s| s.axes.iter().any(|a| a.kind == AxisKind::Reduce(Combine::Sum)))
 }
 
 fn kind_of(graph: &Graph, facts: &Facts, id: NodeId) -> GroupKind {

@@ -176,7 +176,8 @@ impl Lowering<'_> {
             step.part_attrs = space.part_attrs.clone();
             step.padding = space.padding;
         }
-        let attends = self.emitter.graph.nodes[group.nodes[0]].op == Op::Attention;
+        let attends =
+            matches!(self.emitter.graph.nodes[group.nodes[0]].op, Op::Attention | Op::AttentionGrad);
         if engine == Engine::Matrix && group.space.is_some() && !attends {
             let dtype = Measure::of(&self.emitter.program, &step, &self.nominal)?.dtype;
             let contraction = self.emitter.contraction(group, &self.nominal)?;

@@ -26,6 +26,8 @@ pub struct Emitter<'a> {
     pub graph: &'a Graph,
     /// What is known of its values.
     pub facts: &'a Facts,
+    /// How often each value is read.
+    pub uses: IndexVec<ValueId, u32>,
     /// The target.
     pub target: &'a Target<'a>,
     /// The program so far.
@@ -66,6 +68,7 @@ impl<'a> Emitter<'a> {
         Self {
             graph,
             facts,
+            uses: graph.uses(),
             target,
             program: Program {
                 name: graph.name.clone(),
@@ -197,16 +200,29 @@ impl<'a> Emitter<'a> {
             let ty = |value: ValueId| self.facts[value].ty.clone();
             copy_node(&mut graph, &mut names, (self.graph, node), inputs, ty, &mut inside);
         }
-        let last = nodes.last().map(|n| &self.graph.nodes[*n]);
         let (mut results, mut writes) = (Vec::new(), Vec::new());
-        for (number, value) in last.into_iter().flat_map(|n| &n.outputs).enumerate() {
-            let Some(value) = *value else { continue };
+        for (number, value) in self.leaving(nodes) {
             let access = space.and_then(|s| s.outputs.get(if first + nodes.len() > 1 { 0 } else { number }));
             writes.push(access.cloned().unwrap_or_else(|| vec![Access::Whole; self.type_of(value).1.len()]));
             results.push(value);
             graph.outputs.push(inside[&value]);
         }
         Body { graph, operands, reads, results, writes }
+    }
+    /// What a list of nodes makes for others, each with the number of the output that it is of its node: all of the last
+    /// node, and of those before it what is read elsewhere.
+    fn leaving(&self, nodes: &[NodeId]) -> Vec<(usize, ValueId)> {
+        let Some((last, before)) = nodes.split_last() else { return Vec::new() };
+        let within = |value: ValueId| {
+            let read = nodes.iter().flat_map(|n| self.graph.nodes[*n].inputs.iter().flatten());
+            read.filter(|v| **v == value).count()
+        };
+        let made = |id: &NodeId| {
+            let outputs = self.graph.nodes[*id].outputs.iter().enumerate();
+            outputs.filter_map(|(i, v)| Some((i, (*v)?))).collect::<Vec<_>>()
+        };
+        let elsewhere = |(_, value): &(usize, ValueId)| self.uses[*value] as usize > within(*value);
+        before.iter().flat_map(made).filter(elsewhere).chain(made(last)).collect()
     }
     /// What a part needs of an operand: of the anchor, number 0, or of a follower.
     fn access(

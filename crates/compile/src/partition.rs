@@ -54,6 +54,8 @@ pub struct Problem {
     pub results: Vec<Operand>,
     /// How a matrix unit does the work, where one does.
     pub matrix: Option<Contraction>,
+    /// Whether what parts make along the axes that are summed over can be added up.
+    pub sums: bool,
     /// The axis that can be summed in turns, one stretch after the other, where there is one.
     pub turned: Option<usize>,
     /// Multiply-accumulates.
@@ -127,7 +129,7 @@ impl Tiles<'_> {
     pub fn choose(&self, problem: &Problem) -> Choice {
         let matrix = problem.matrix.is_some();
         let sizes: Vec<Vec<Size>> =
-            problem.axes.iter().map(|axis| candidates(axis, self.machine, matrix)).collect();
+            problem.axes.iter().map(|axis| candidates(axis, self.machine, matrix, problem.sums)).collect();
         let axes = problem.axes.len();
         let mut search = Search {
             tiles: self,
@@ -331,11 +333,11 @@ fn ceil_div(a: i64, b: i64) -> i64 {
 
 /// Numbers of parts worth trying, most first: each gives another largest part, spread evenly on a logarithmic scale. For a
 /// matrix unit, parts longer than the block that it takes are whole blocks.
-fn candidates(axis: &Axis, machine: &BspMachine, matrix: bool) -> Vec<Size> {
+fn candidates(axis: &Axis, machine: &BspMachine, matrix: bool, sums: bool) -> Vec<Size> {
     let tiles = machine.tiles;
     let extent = u64::try_from(axis.extent).unwrap_or(0).max(1);
     let size = |parts: u64| Size { parts, block: ceil_div(axis.extent, parts as i64) };
-    if axis.reduce && !matrix {
+    if axis.reduce && !sums {
         return vec![size(1)];
     }
     let most = extent.min(tiles);
@@ -380,8 +382,11 @@ mod tests {
 
     /// Prices every way to cut, with nothing ruled out.
     fn by_trying_all(tiles: &Tiles<'_>, problem: &Problem) -> (f64, f64) {
-        let sizes: Vec<Vec<Size>> =
-            problem.axes.iter().map(|a| candidates(a, tiles.machine, problem.matrix.is_some())).collect();
+        let sizes: Vec<Vec<Size>> = problem
+            .axes
+            .iter()
+            .map(|a| candidates(a, tiles.machine, problem.matrix.is_some(), true))
+            .collect();
         let mut best = (f64::INFINITY, f64::INFINITY);
         let count: usize = sizes.iter().map(Vec::len).product();
         for mut number in 0..count {
@@ -425,6 +430,7 @@ mod tests {
             operands: vec![operand(0), operand(1)],
             results: vec![operand(2)],
             matrix: Some(Contraction::new(&graph.nodes[node], &summed, &of(0), Some(&of(1)), &of(2))),
+            sums: true,
             turned: Some(3),
             macs: (batch * m * n * k) as f64,
             vector: 0.0,

@@ -8,7 +8,7 @@ use crate::{Measure, Product, Resource, StepCost, slowest};
 use orrery_base::Picoseconds;
 use orrery_machine::{BspLosses, BspMachine, Precision};
 use orrery_numerics::DType;
-use orrery_program::{Step, StepKind};
+use orrery_program::{Step, StepKind, WriteMode};
 
 /// The cost of a step.
 pub fn cost(
@@ -58,6 +58,15 @@ pub fn cost(
             );
             parts.push((Resource::Vector, cycles(vector)));
             parts.push((Resource::Special, cycles(special)));
+            if step.writes.iter().any(|write| matches!(write.mode, WriteMode::Combined(_))) {
+                // Each tile gets its share of the sums from all parts, which together is as much as one part made.
+                let made = measure.part_written_bytes;
+                let elements = made * 8.0 / measure.dtype.bits().max(1) as f64;
+                let (adding, _) = vector_cycles(elements, 0.0, measure.dtype, machine, losses);
+                parts.push((Resource::Sync, cycles(machine.sync_cycles)));
+                parts.push((Resource::Exchange, cycles(exchange_cycles(made, machine, losses))));
+                parts.push((Resource::Vector, cycles(adding)));
+            }
             parts
         }
     };

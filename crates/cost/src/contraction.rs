@@ -123,7 +123,9 @@ impl Contraction {
                 let kernel = right.map_or(1, |right| right.extents.iter().skip(2).product());
                 (result.uncut(2), Rest::Sum { positions: kernel as f64 })
             }
-            Op::Attention => {
+            // A row for each channel and place of the kernel; images and places of the result are summed over.
+            Op::ConvWeightGrad => (result.uncut(2), Rest::Sum { positions: 1.0 }),
+            Op::Attention | Op::AttentionGrad => {
                 // Scores and mixing are one product: a column for each key, with a sum over the head for either.
                 let heads = node.attrs.int("q_num_heads").unwrap_or(1).max(1);
                 let (length, size) = match left.extents[..] {

@@ -177,7 +177,9 @@ fn shapes(
     bindings: &Bindings,
 ) -> Result<(Option<AttentionShape>, Option<RecurrenceShape>)> {
     let node = step.body.nodes.values().next();
-    let Some(node) = node.filter(|n| matches!(n.op, Op::Attention | Op::LSTM | Op::GRU | Op::RNN)) else {
+    let Some(node) =
+        node.filter(|n| matches!(n.op, Op::Attention | Op::AttentionGrad | Op::LSTM | Op::GRU | Op::RNN))
+    else {
         return Ok((None, None));
     };
     let mut operands = Vec::new();

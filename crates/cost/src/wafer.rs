@@ -11,7 +11,7 @@ use orrery_ir::Bindings;
 use orrery_ir::op::Access;
 use orrery_machine::{Precision, WaferLosses, WaferMachine};
 use orrery_numerics::DType;
-use orrery_program::{Layout, Program, Read, Region, Step, StepKind, Unit, Write};
+use orrery_program::{Cutting, Layout, Program, Read, Region, Step, StepKind, Unit, Write, WriteMode};
 
 /// What arithmetic on a PE depends on.
 #[derive(Clone, Copy, Debug)]
@@ -265,6 +265,10 @@ fn compute(
         product.multiply = measure.macs / (core.macs * core.losses.matrix_fraction * pes);
     }
     let share = if step.approximate { 1.0 / pes } else { measure.largest_share };
+    if measure.part.is_none() && step.writes.iter().any(|w| matches!(w.mode, WriteMode::Combined(_))) {
+        let sums = measure.part_written_bytes * 8.0 / measure.dtype.bits().max(1) as f64;
+        (product.add, product.chain) = chain_cycles(sums, summed_parts(step), core);
+    }
     let (vector, special) =
         vector_cycles(measure.vector * share, measure.special * share, measure.dtype, core);
     let local = if step.approximate || measure.part.is_some() {
@@ -289,6 +293,15 @@ fn compute(
         (Resource::Mesh, cycles(product.add) + once(chain)),
     ];
     (cycles(busy) + once(chain), resources, idle.max(0.0))
+}
+
+/// Parts that make results of the same elements.
+fn summed_parts(step: &Step) -> f64 {
+    let followed = |axis: usize| {
+        step.writes.first().is_some_and(|write| write.access.iter().any(|a| a.axis() == Some(axis)))
+    };
+    let parts = step.grid.iter().enumerate().filter(|(axis, _)| !followed(*axis)).map(|(_, cut)| cut.cutting);
+    parts.map(|cutting| if let Cutting::Parts(parts) = cutting { parts as f64 } else { 1.0 }).product()
 }
 
 /// What one of so many equal items measures: their number goes through the products one by one, or through the rows.

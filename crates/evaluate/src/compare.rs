@@ -1,19 +1,21 @@
 //! The same model on several machines and at several batches.
 
 use crate::model::{Bound, Model};
-use crate::outcome::{blank, confidence, program_name, refusal, simulated};
+use crate::outcome::{blank, predicted, refusal, simulated};
 use crate::setup::Setup;
+use crate::work::Work;
 use orrery_base::{Diagnostic, Progress, Result};
-use orrery_record::{Outcome, Provenance, Record};
+use orrery_record::{Outcome, Record};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Simulates every machine at every batch (the model's own where the list is empty), in the order batch by batch,
+/// Simulates a run, or a training step, on every machine at every batch (the model's own where the list is empty), in the order batch by batch,
 /// machine by machine. Each cell is a Record with figures or with the reason why it cannot run.
 ///
 /// # Errors
 /// Where the model cannot be used at any of the batches, whatever the machine; `cancelled`.
 pub fn compare(
     model: &Model,
+    work: &Work,
     setups: &[Setup],
     batches: &[u64],
     threads: usize,
@@ -28,18 +30,16 @@ pub fn compare(
     let cells: Vec<(usize, &Setup)> =
         (0..bound.len()).flat_map(|at| setups.iter().map(move |setup| (at, setup))).collect();
     let run = |(at, setup): (usize, &Setup)| match &bound[at] {
-        Ok(bound) => simulated(bound, setup),
-        Err(diagnostic) => refused(model, batches[at], setup, diagnostic),
+        Ok(bound) => simulated(bound, setup, work),
+        Err(diagnostic) => refused(model, batches[at], setup, work, diagnostic),
     };
     in_parallel(&cells, threads, progress, &|cell| run(*cell))
 }
 
-fn refused(model: &Model, batch: Option<u64>, setup: &Setup, diagnostic: &Diagnostic) -> Record {
-    let confidence = confidence(&setup.system, "inference");
-    let provenance = Provenance::Simulated { by: program_name(), confidence };
+fn refused(model: &Model, batch: Option<u64>, setup: &Setup, work: &Work, diagnostic: &Diagnostic) -> Record {
     let empty =
         Bound { name: model.name.clone(), graph: Default::default(), batch, dims: Default::default() };
-    let mut record = blank(&empty, setup, provenance);
+    let mut record = blank(&empty, setup, predicted(setup, work), work);
     record.identity.model_digest = None;
     record.identity.parameters = model.parameters();
     record.outcome = Outcome::Refused(refusal(diagnostic));

@@ -1,17 +1,20 @@
 //! Where the time and the memory of a run go, op by op, and what would help.
 
-use crate::model::Model;
-use crate::outcome::{blank, class_name, confidence, counts, fill, program_name, refusal};
+use crate::model::{Bound, Model};
+use crate::outcome::{blank, class_name, counts, enter, predicted, refusal};
 use crate::setup::Setup;
 use crate::suggest::{Suggestion, suggestions};
-use crate::way::{Built, time};
+use crate::training::{Holdings, Part, Wanted, largest_batch};
+use crate::way::Built;
+use crate::work::{Timed, Work};
 use orrery_base::index::Id;
-use orrery_base::{Diagnostic, Result};
+use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_cost::Measure;
 use orrery_ir::Bindings;
 use orrery_program::{Program, Step, StepKind, Unit};
-use orrery_record::{Outcome, Provenance, Record};
+use orrery_record::{Outcome, Record};
 use orrery_simulate::{MemoryTrack, Timeline};
+use orrery_transform::training::Recompute;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -93,6 +96,9 @@ pub struct Explanation {
     pub by_resource: Vec<Share>,
     /// The machine's memories that hold something.
     pub memory: Vec<MemoryPart>,
+    /// Of a training step: its parts, and what else there is to say of training.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingParts>,
     /// What would help, most first.
     pub suggestions: Vec<Suggestion>,
     /// What the user should know.
@@ -100,38 +106,116 @@ pub struct Explanation {
     pub notes: Vec<Diagnostic>,
 }
 
+/// What a training step is made of.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrainingParts {
+    /// Time by part, in the order of a step; together they are its time from end to end.
+    pub parts: Vec<Share>,
+    /// Seconds of transfers beside the cores, hidden or not.
+    pub on_links_s: f64,
+    /// For each memory, bytes at its peak by what they hold.
+    pub memory: Vec<(String, BTreeMap<&'static str, u64>)>,
+    /// The largest batch that fits, to an eighth; none where it was not looked for or nothing fits.
+    pub largest_batch: Option<u64>,
+    /// What making activations again would change; none where the step does not run so.
+    pub recomputation: Option<Recomputed>,
+}
+
+/// A step that makes activations again instead of keeping them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Recomputed {
+    /// Its device time over that of the step that keeps them; none where that one does not fit.
+    pub slower: Option<f64>,
+    /// Bytes at the peak of the memory that is fullest.
+    pub peak: u64,
+    /// Those of the step that keeps them; none where it does not fit.
+    pub kept: Option<u64>,
+    /// The largest batch that fits, to an eighth.
+    pub largest_batch: Option<u64>,
+}
+
 fn versioned<S: serde::Serializer>(record: &Record, serializer: S) -> Result<S::Ok, S::Error> {
     record.to_value().serialize(serializer)
 }
 
-/// Explains one run of a model on a machine at a batch; none means the model's own. Where it cannot run, the explanation
+/// Explains a run of a model, or a training step, on a machine at a batch; none means the model's own. Where it cannot run, the explanation
 /// has the reason and what would make it run.
 ///
 /// # Errors
 /// Where the model cannot be used at all, whatever the machine.
-pub fn explain(model: &Model, batch: Option<u64>, setup: &Setup) -> Result<Explanation> {
+pub fn explain(model: &Model, work: &Work, batch: Option<u64>, setup: &Setup) -> Result<Explanation> {
     let bound = model.at_batch(batch)?;
     setup.target()?;
-    let confidence = confidence(&setup.system, "inference");
-    let provenance = Provenance::Simulated { by: program_name(), confidence };
     let mut explanation = Explanation {
-        record: blank(&bound, setup, provenance),
+        record: blank(&bound, setup, predicted(setup, work), work),
         steps: Vec::new(),
         by_op: Vec::new(),
         by_resource: Vec::new(),
         memory: Vec::new(),
+        training: None,
         suggestions: Vec::new(),
         notes: Vec::new(),
     };
-    match time(&bound, setup) {
-        Ok((built, timeline)) => {
-            fill(&mut explanation.record, &bound, setup.system.band("inference"), &built, &timeline)?;
-            account(&mut explanation, &built, &timeline)?;
+    let timed = work.time(&bound, setup);
+    match &timed {
+        Ok(timed) => {
+            enter(&mut explanation.record, setup, work, timed)?;
+            account(&mut explanation, &timed.built, &timed.timeline)?;
         }
-        Err(diagnostic) => explanation.record.outcome = Outcome::Refused(refusal(&diagnostic)),
+        Err(diagnostic) => explanation.record.outcome = Outcome::Refused(refusal(diagnostic)),
     }
-    explanation.suggestions = suggestions(model, bound.batch, setup, &explanation.record);
+    if let Work::Training(wanted) = work {
+        explanation.training = Some(training(model, wanted, &bound, setup, timed.as_ref().ok())?);
+    }
+    explanation.suggestions = suggestions(model, bound.batch, setup, work, &explanation.record);
     Ok(explanation)
+}
+
+/// Batches up to this one are looked at for the largest that fits.
+const MOST_SAMPLES: u64 = 1 << 20;
+
+fn training(
+    model: &Model,
+    wanted: &Wanted,
+    bound: &Bound,
+    setup: &Setup,
+    timed: Option<&Timed>,
+) -> Result<TrainingParts> {
+    let seconds = timed.map_or(0.0, |t| t.timeline.end_to_end.seconds());
+    let found = timed.and_then(|t| t.training.as_ref());
+    let part = |(part, time): (&Part, &Picoseconds)| Share {
+        name: part.name().to_owned(),
+        steps: None,
+        time_s: time.seconds(),
+        share: if seconds > 0.0 { time.seconds() / seconds } else { 0.0 },
+    };
+    let largest = |wanted: &Wanted| match bound.batch {
+        Some(_) => {
+            largest_batch(&|batch| model.at_batch(Some(batch)), setup, wanted, MOST_SAMPLES).ok().flatten()
+        }
+        None => None,
+    };
+    let peak = |timeline: &Timeline| {
+        let tracks = timeline.memory.iter().filter(|track| counts(track));
+        tracks.max_by(|a, b| filled(a).total_cmp(&filled(b))).map_or(0, |track| track.peak.bytes)
+    };
+    let again = Wanted { recompute: Recompute::Stretches, ..wanted.clone() };
+    let recomputed = Work::Training(again.clone()).time(bound, setup).ok().map(|again_timed| Recomputed {
+        slower: timed.map(|t| again_timed.timeline.device.seconds() / t.timeline.device.seconds()),
+        peak: peak(&again_timed.timeline),
+        kept: timed.map(|t| peak(&t.timeline)),
+        largest_batch: largest(&again),
+    });
+    let holdings = found.map(|(_, holdings)| &holdings[..]).unwrap_or_default();
+    let bytes =
+        |held: &Holdings| held.bytes.iter().map(|(holding, bytes)| (holding.name(), *bytes)).collect();
+    Ok(TrainingParts {
+        parts: found.map(|(anatomy, _)| anatomy.parts.iter().map(part).collect()).unwrap_or_default(),
+        on_links_s: found.map_or(0.0, |(anatomy, _)| anatomy.on_links.seconds()),
+        memory: holdings.iter().map(|held| (held.memory.clone(), bytes(held))).collect(),
+        largest_batch: largest(wanted),
+        recomputation: recomputed,
+    })
 }
 
 fn account(explanation: &mut Explanation, built: &Built, timeline: &Timeline) -> Result<()> {

@@ -21,8 +21,10 @@ pub mod training;
 pub mod validate;
 mod variant;
 pub mod way;
+pub mod work;
 mod workload;
 
 pub use model::Model;
 pub use setup::Setup;
 pub use suggest::Suggestion;
+pub use work::Work;

@@ -2,7 +2,8 @@
 
 use crate::model::{Bound, Model};
 use crate::setup::Setup;
-use crate::way::{Built, time};
+use crate::way::Built;
+use crate::work::{Timed, Work, note_training};
 use orrery_base::units::show_si;
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_ir::count;
@@ -42,12 +43,12 @@ pub fn workload(model: &Bound, mode: &str) -> Workload {
 }
 
 /// A Record without figures yet.
-pub fn blank(model: &Bound, setup: &Setup, provenance: Provenance) -> Record {
+pub fn blank(model: &Bound, setup: &Setup, provenance: Provenance, work: &Work) -> Record {
     let precision = setup.target().ok().map(|target| target.precision.name.clone());
     Record {
         id: None,
         identity: Identity {
-            workload: workload(model, "inference"),
+            workload: workload(model, work.mode()),
             model_digest: Some(model.digest()),
             parameters: Some(count::parameters(&model.graph)),
             machine: setup.system.name.clone(),
@@ -73,23 +74,34 @@ fn counted(model: &Bound) -> Counted {
     }
 }
 
-/// Simulates one run of a model on a machine. What cannot run there is a Record with the reason.
-pub fn simulated(model: &Bound, setup: &Setup) -> Record {
-    let confidence = confidence(&setup.system, "inference");
-    let provenance = Provenance::Simulated { by: program_name(), confidence };
-    let mut record = blank(model, setup, provenance);
-    let band = setup.system.band("inference");
-    match time(model, setup).and_then(|(built, timeline)| fill(&mut record, model, band, &built, &timeline)) {
+/// Simulates a run of a model, or a training step, on a machine. What cannot run there is a Record with the reason.
+pub fn simulated(model: &Bound, setup: &Setup, work: &Work) -> Record {
+    let mut record = blank(model, setup, predicted(setup, work), work);
+    match work.time(model, setup).and_then(|timed| enter(&mut record, setup, work, &timed)) {
         Ok(()) => {}
         Err(diagnostic) => record.outcome = Outcome::Refused(refusal(&diagnostic)),
     }
     record
 }
 
+/// The provenance of what is simulated on a machine.
+pub(crate) fn predicted(setup: &Setup, work: &Work) -> Provenance {
+    Provenance::Simulated { by: program_name(), confidence: confidence(&setup.system, work.mode()) }
+}
+
+/// Puts timed work into its Record.
+pub(crate) fn enter(record: &mut Record, setup: &Setup, work: &Work, timed: &Timed) -> Result<()> {
+    fill(record, &timed.graph, setup.system.band(work.mode()), &timed.built, &timed.timeline)?;
+    if let Some((anatomy, holdings)) = &timed.training {
+        note_training(record, anatomy, holdings);
+    }
+    Ok(())
+}
+
 /// Simulates one run of a model at a batch; none means the model's own. A batch that the model does not take is a Record
 /// with the reason.
-pub fn simulated_at(model: &Model, batch: Option<u64>, setup: &Setup) -> Result<Record> {
-    Ok(simulated(&model.at_batch(batch)?, setup))
+pub fn simulated_at(model: &Model, batch: Option<u64>, setup: &Setup, work: &Work) -> Result<Record> {
+    Ok(simulated(&model.at_batch(batch)?, setup, work))
 }
 
 /// The reason why a model cannot run, from what stopped it.

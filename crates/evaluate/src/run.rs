@@ -192,7 +192,7 @@ fn on_machine(bound: &Bound, setup: &Setup, inputs: &[Datum], request: &RunReque
     });
     let outputs = outputs.collect::<Result<Vec<_>>>()?;
     let provenance = Provenance::Executed { by: program_name() };
-    let identity = blank(bound, setup, provenance).identity;
+    let identity = blank(bound, setup, provenance, &crate::work::Work::Inference).identity;
     let mut record = executed(identity, bound, ready, spent);
     record.remarks.push("times are this host's, computing in the machine's arithmetic".to_owned());
     let checked = request.check.then(|| Checked {

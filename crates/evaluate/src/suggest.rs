@@ -3,6 +3,7 @@
 use crate::model::{BatchAxis, Model};
 use crate::outcome::simulated;
 use crate::setup::Setup;
+use crate::work::Work;
 use orrery_machine::ExecutionModel;
 use orrery_record::{Record, Scope, precision_class};
 use serde::Serialize;
@@ -37,16 +38,17 @@ pub(crate) fn suggestions(
     model: &Model,
     batch: Option<u64>,
     setup: &Setup,
+    work: &Work,
     record: &Record,
 ) -> Vec<Suggestion> {
     if record.refusal().is_some() {
-        return remedies(model, batch, setup);
+        return remedies(model, batch, setup, work);
     }
     let mut found = Vec::new();
-    found.extend(larger_batch(model, batch, setup, record));
-    found.extend(other_precisions(model, batch, setup, record));
-    found.extend(other_stacks(model, batch, setup, record));
-    found.extend(smaller_parts(model, batch, setup, record));
+    found.extend(larger_batch(model, batch, setup, work, record));
+    found.extend(other_precisions(model, batch, setup, work, record));
+    found.extend(other_stacks(model, batch, setup, work, record));
+    found.extend(smaller_parts(model, batch, setup, work, record));
     found.extend(less_transfer(record));
     found.retain(|s| s.gain.is_some_and(|gain| gain >= LEAST_GAIN));
     found.sort_by(|a, b| b.gain.unwrap_or(0.0).total_cmp(&a.gain.unwrap_or(0.0)));
@@ -62,12 +64,18 @@ fn latency(record: &Record, scope: Scope) -> Option<f64> {
     record.figure("latency_ms", scope).map(|m| m.value)
 }
 
-fn attempt(model: &Model, batch: Option<u64>, setup: &Setup) -> Option<Record> {
-    let record = simulated(&model.at_batch(batch).ok()?, setup);
+fn attempt(model: &Model, batch: Option<u64>, setup: &Setup, work: &Work) -> Option<Record> {
+    let record = simulated(&model.at_batch(batch).ok()?, setup, work);
     record.refusal().is_none().then_some(record)
 }
 
-fn larger_batch(model: &Model, batch: Option<u64>, setup: &Setup, record: &Record) -> Option<Suggestion> {
+fn larger_batch(
+    model: &Model,
+    batch: Option<u64>,
+    setup: &Setup,
+    work: &Work,
+    record: &Record,
+) -> Option<Suggestion> {
     if model.batch_axis == BatchAxis::None {
         return None;
     }
@@ -76,7 +84,7 @@ fn larger_batch(model: &Model, batch: Option<u64>, setup: &Setup, record: &Recor
     let mut tried: Vec<(u64, f64, f64)> = Vec::new();
     for multiple in MULTIPLES {
         let larger = batch.saturating_mul(multiple);
-        let Some(found) = attempt(model, Some(larger), setup) else { break };
+        let Some(found) = attempt(model, Some(larger), setup, work) else { break };
         tried.push((larger, rate(&found)?, latency(&found, Scope::Device)?));
     }
     let best = tried.iter().map(|t| t.1).fold(0.0, f64::max);
@@ -90,12 +98,18 @@ fn larger_batch(model: &Model, batch: Option<u64>, setup: &Setup, record: &Recor
     })
 }
 
-fn other_precisions(model: &Model, batch: Option<u64>, setup: &Setup, record: &Record) -> Vec<Suggestion> {
+fn other_precisions(
+    model: &Model,
+    batch: Option<u64>,
+    setup: &Setup,
+    work: &Work,
+    record: &Record,
+) -> Vec<Suggestion> {
     let Some(before) = latency(record, Scope::Device) else { return Vec::new() };
     let now = record.identity.precision.clone().unwrap_or_default();
     let others = setup.system.precisions.iter().filter(|p| p.name != now);
     let try_one = |name: &str| {
-        let found = attempt(model, batch, &setup.clone().precision(Some(name)))?;
+        let found = attempt(model, batch, &setup.clone().precision(Some(name)), work)?;
         Some(Suggestion {
             change: format!("{name} instead of {now}"),
             option: Some(format!("--precision {name}")),
@@ -107,11 +121,17 @@ fn other_precisions(model: &Model, batch: Option<u64>, setup: &Setup, record: &R
     others.filter_map(|p| try_one(&p.name)).collect()
 }
 
-fn other_stacks(model: &Model, batch: Option<u64>, setup: &Setup, record: &Record) -> Vec<Suggestion> {
+fn other_stacks(
+    model: &Model,
+    batch: Option<u64>,
+    setup: &Setup,
+    work: &Work,
+    record: &Record,
+) -> Vec<Suggestion> {
     let Some(before) = latency(record, Scope::Device) else { return Vec::new() };
     let others = setup.system.software.iter().filter(|s| Some(&s.name) != setup.stack.as_ref());
     let try_one = |name: &str, title: &str| {
-        let found = attempt(model, batch, &setup.clone().stack(Some(name)))?;
+        let found = attempt(model, batch, &setup.clone().stack(Some(name)), work)?;
         Some(Suggestion {
             change: format!("{title}: another software stack"),
             option: Some(format!("--stack {name}")),
@@ -124,13 +144,19 @@ fn other_stacks(model: &Model, batch: Option<u64>, setup: &Setup, record: &Recor
 }
 
 /// Several copies of the model on parts of a chip, where the machine is used in tiles.
-fn smaller_parts(model: &Model, batch: Option<u64>, setup: &Setup, record: &Record) -> Option<Suggestion> {
+fn smaller_parts(
+    model: &Model,
+    batch: Option<u64>,
+    setup: &Setup,
+    work: &Work,
+    record: &Record,
+) -> Option<Suggestion> {
     let ExecutionModel::Spatial(chip) = &setup.system.model else { return None };
     let (before, slow) = (rate(record)?, latency(record, Scope::Device)?);
     let try_one = |copies: u64| {
         let tiles = chip.tiles / copies;
         let part = setup.clone().tiles(Some(tiles)).ok()?;
-        let found = attempt(model, batch, &part)?;
+        let found = attempt(model, batch, &part, work)?;
         Some((copies, tiles, rate(&found)? * copies as f64 / before, latency(&found, Scope::Device)? / slow))
     };
     let copies = std::iter::successors(Some(2), |copies| Some(copies * 2)).take_while(|c| *c <= chip.tiles);
@@ -157,7 +183,7 @@ fn less_transfer(record: &Record) -> Option<Suggestion> {
 }
 
 /// Changes under which it runs at all.
-fn remedies(model: &Model, batch: Option<u64>, setup: &Setup) -> Vec<Suggestion> {
+fn remedies(model: &Model, batch: Option<u64>, setup: &Setup, work: &Work) -> Vec<Suggestion> {
     let mut found = Vec::new();
     let runs = |change: String, option: String| Suggestion {
         change,
@@ -168,17 +194,17 @@ fn remedies(model: &Model, batch: Option<u64>, setup: &Setup) -> Vec<Suggestion>
     };
     if let (Some(batch), false) = (batch, model.batch_axis == BatchAxis::None) {
         let halves = std::iter::successors(Some(batch / 2), |b| Some(b / 2)).take_while(|b| *b > 0);
-        let fits = halves.into_iter().find(|b| attempt(model, Some(*b), setup).is_some());
+        let fits = halves.into_iter().find(|b| attempt(model, Some(*b), setup, work).is_some());
         found.extend(fits.map(|b| runs(format!("a batch of {b}"), format!("--batch {b}"))));
     }
     let now = setup.target().ok().map(|t| t.precision.name.clone());
     for precision in setup.system.precisions.iter().filter(|p| Some(&p.name) != now.as_ref()) {
-        if attempt(model, batch, &setup.clone().precision(Some(&precision.name))).is_some() {
+        if attempt(model, batch, &setup.clone().precision(Some(&precision.name)), work).is_some() {
             found.push(runs(precision.name.clone(), format!("--precision {}", precision.name)));
         }
     }
     for system in orrery_machine::registry().iter().filter(|s| s.name != setup.system.name) {
-        if found.len() < MOST && attempt(model, batch, &Setup::of(system.clone())).is_some() {
+        if found.len() < MOST && attempt(model, batch, &Setup::of(system.clone()), work).is_some() {
             found.push(runs(format!("on {}", system.title), format!("--on {}", system.name)));
         }
     }

@@ -1,6 +1,7 @@
 //! Predictions beside measured figures, row by row, and how far they are apart.
 
 mod order;
+mod train;
 
 pub use order::{Order, WorkOrder};
 
@@ -58,9 +59,9 @@ pub struct ValidationRow {
     pub ratio: Option<f64>,
     /// How the figure may be used.
     pub scored: Option<Scored>,
-    /// [`OK`], or why it could not be modelled.
+    /// [`OK`], or why it could not be modelled, or only as a multiple of the forward pass.
     pub status: String,
-    /// Only the forward pass was timed; the rest is a multiple of it.
+    /// Only the forward pass was timed; the rest is a multiple of it, for the reason that `status` gives.
     pub from_forward: bool,
     /// What predictions of its kind are worth on its machine.
     pub confidence: String,
@@ -136,7 +137,8 @@ fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
     let system = machine_of(record, own);
     let found = system.clone().and_then(|system| prediction(record, figure, system));
     let (predicted, status, from_forward, note) = match found {
-        Ok((value, passes, note)) => (Some(value), OK.to_owned(), passes != 1.0, note),
+        Ok(Prediction { value, instead: None, note }) => (Some(value), OK.to_owned(), false, note),
+        Ok(Prediction { value, instead: Some(why), note }) => (Some(value), why, true, note),
         Err(reason) => (None, reason, false, None),
     };
     let kind = workload.mode.as_deref().unwrap_or_default();
@@ -164,7 +166,18 @@ fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
     }
 }
 
-type Prediction = (f64, f64, Option<String>);
+struct Prediction {
+    value: f64,
+    /// Where it is a multiple of the forward pass: why.
+    instead: Option<String>,
+    note: Option<String>,
+}
+
+impl Prediction {
+    fn plain(value: f64, notes: &[String]) -> Self {
+        Self { value, instead: None, note: (!notes.is_empty()).then(|| notes.join("; ")) }
+    }
+}
 
 /// The machine that a row names: the user's own first.
 fn machine_of<'a>(record: &Record, own: &'a [System]) -> Result<&'a System, String> {
@@ -187,7 +200,7 @@ pub(crate) fn predicted(
     figure: &Measurement,
     system: &System,
 ) -> Result<(f64, bool), String> {
-    prediction(record, figure, system).map(|(value, passes, _)| (value, passes != 1.0))
+    prediction(record, figure, system).map(|found| (found.value, found.instead.is_some()))
 }
 
 fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<Prediction, String> {
@@ -208,7 +221,7 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     if let Some(known) = generator(record) {
         let (value, more) = generation::predict(known, record, metric(figure), &setup)?;
         notes.extend(more);
-        return Ok((value, 1.0, (!notes.is_empty()).then(|| notes.join("; "))));
+        return Ok(Prediction::plain(value, &notes));
     }
     let assumed = |assumed| one_device(record, figure, &setup, storage, assumed);
     let mut found = assumed(Assumed::default());
@@ -227,9 +240,9 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
         }
         found = assumed(Assumed { batch: None, shards: Some(shards) }).or(found);
     }
-    let (value, passes, more) = found?;
-    notes.extend(more);
-    Ok((value, passes, (!notes.is_empty()).then(|| notes.join("; "))))
+    let mut found = found?;
+    notes.extend(found.note.take());
+    Ok(Prediction { note: (!notes.is_empty()).then(|| notes.join("; ")), ..found })
 }
 
 /// Batches that are tried where none is published.
@@ -240,7 +253,7 @@ const NO_ROOM: &str = "[does-not-fit]";
 /// The higher of two rates, if any.
 fn better(one: Result<Prediction, String>, other: Result<Prediction, String>) -> Result<Prediction, String> {
     match (one, other) {
-        (Ok(one), Ok(other)) => Ok(if other.0 > one.0 { other } else { one }),
+        (Ok(one), Ok(other)) => Ok(if other.value > one.value { other } else { one }),
         (one, other) => one.or(other),
     }
 }
@@ -262,26 +275,48 @@ fn one_device(
 ) -> Result<Prediction, String> {
     let convert = conversion(metric(figure))?;
     let mut case = case(record, storage, assumed)?;
+    let mut notes: Vec<String> = case.note.take().into_iter().collect();
+    let trained = case.passes > 1.0;
+    let setup = setup.clone().tiles(case.tiles).map_err(|d| reason(&d))?;
+    let (mut step, mut instead) = (None, None);
+    if let Some(training) = &case.training {
+        match train::seconds(&case, training, &setup, figure.scope) {
+            Ok((seconds, note)) => {
+                notes.extend(note);
+                step = Some(seconds);
+            }
+            Err(error) if error.code == "does-not-fit" => return Err(reason(&error)),
+            Err(error) => {
+                instead = Some(format!("{} x the forward pass, as {}", case.passes, reason(&error)));
+            }
+        }
+    }
+    let work = match step {
+        Some(seconds) => seconds,
+        None => forward(&mut case, &setup, figure.scope, trained)?,
+    };
+    // In training, each sum of the forward pass has one in the backward pass.
+    let precision = setup.target().map_err(|d| d.cause.clone())?.precision;
+    let sums =
+        case.cut.sums(&case.model.graph, precision, &setup.system.links) * if trained { 2.0 } else { 1.0 };
+    let value = convert(&case, (work + sums) * (1.0 + case.cut.bubble(case.micro_batches)));
+    if !value.is_finite() || value <= 0.0 {
+        return Err(format!("the source's count of `{}` is not known for this workload", figure.metric));
+    }
+    Ok(Prediction { instead, ..Prediction::plain(value, &notes) })
+}
+
+/// Seconds of the forward pass, so often as the measured work takes it.
+fn forward(case: &mut Case, setup: &Setup, scope: Scope, trained: bool) -> Result<f64, String> {
     // On the other machines a channel's statistics would be taken on one core, which no compiler of theirs does.
     let counted = matches!(setup.system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_));
-    let trained = case.passes > 1.0;
     if trained && counted {
         with_statistics(&mut case.model.graph);
     }
     let setup = if trained { setup.clone().with_wide_activations() } else { setup.clone() };
     let options = Options { keep_results: trained, ..Options::default() };
-    let setup = setup.tiles(case.tiles).map_err(|d| reason(&d))?;
     let (_, timeline) = time_with(&case.model, &setup, &options).map_err(|d| reason(&d))?;
-    let precision = setup.target().map_err(|d| d.cause.clone())?.precision;
-    // In training, each sum of the forward pass has one in the backward pass.
-    let sums =
-        case.cut.sums(&case.model.graph, precision, &setup.system.links) * if trained { 2.0 } else { 1.0 };
-    let work = seconds(&timeline, figure.scope) * case.passes + sums;
-    let value = convert(&case, work * (1.0 + case.cut.bubble(case.micro_batches)));
-    if !value.is_finite() || value <= 0.0 {
-        return Err(format!("the source's count of `{}` is not known for this workload", figure.metric));
-    }
-    Ok((value, case.passes, case.note))
+    Ok(seconds(&timeline, scope) * case.passes)
 }
 
 /// True for metrics that grow as the time of the work shrinks.
@@ -304,8 +339,11 @@ fn collective(workload: &Workload, figure: &Measurement, system: &System) -> Res
     }
     let seconds = orrery_cost::collective::all_reduce(bytes, ranks, &system.links);
     match figure.metric.as_str() {
-        "latency_ms" => Ok((seconds * 1e3, 1.0, None)),
-        "bandwidth" => Ok((bytes / seconds * 1e-9, 1.0, Some("bytes of a rank over the time".to_owned()))),
+        "latency_ms" => Ok(Prediction::plain(seconds * 1e3, &[])),
+        "bandwidth" => {
+            let note = "bytes of a rank over the time".to_owned();
+            Ok(Prediction::plain(bytes / seconds * 1e-9, &[note]))
+        }
         other => Err(format!("the metric `{other}` does not follow from the time of an all-reduce")),
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct Case {
     pub(crate) model: Bound,
     /// Times of the forward pass that the measured work takes, where it is more than that.
     pub(crate) passes: f64,
+    /// What is trained, where the work is a training step.
+    pub(crate) training: Option<Training>,
     /// Tiles of a device that one copy of the model has, where it does not have all.
     pub(crate) tiles: Option<u64>,
     /// Devices, or parts of them, that each do this work at the same time.
@@ -33,7 +35,16 @@ pub(crate) struct Case {
     pub(crate) note: Option<String>,
 }
 
-/// The backward pass takes about twice the work of the forward pass; both together are three.
+/// How a row trains.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Training {
+    /// Micro-batches whose gradients are added before an update.
+    pub(crate) accumulations: f64,
+    /// The backward pass makes activations again.
+    pub(crate) recompute: bool,
+}
+
+/// Where a training step cannot be made: the backward pass takes about twice the work of the forward pass; both together are three.
 const TRAINING_PASSES: f64 = 3.0;
 
 /// Why a row cannot be modelled.
@@ -157,6 +168,7 @@ fn finish(b: Builder, name: &str, output: orrery_ir::ValueId, counts: Counts) ->
             dims: Default::default(),
         },
         passes: 1.0,
+        training: None,
         tiles: None,
         devices: 1.0,
         cut: Cut::NONE,
@@ -323,14 +335,12 @@ fn whole_model(record: &Record, passes: f64, assumed: Assumed) -> Result<Case, R
     let model = Model::open(known.name, &options).map_err(|d| d.cause.clone())?;
     let bound = model.at_batch(Some(micro)).map_err(|d| d.cause.clone())?;
     let flops = 2.0 * bound.macs().map_err(|d| d.cause.clone())? as f64 * passes;
-    let again = if passes > 1.0 && recomputes(workload) { 1.0 } else { 0.0 };
-    if passes > 1.0 {
-        let times = if again > 0.0 {
-            "four times the forward pass, one of them to recompute"
-        } else {
-            "three times the forward pass"
-        };
-        notes.push(format!("{times}; optimizer and all-reduce not counted"));
+    let recompute = recomputes(workload);
+    let again = if passes > 1.0 && recompute { 1.0 } else { 0.0 };
+    let accumulations = said(record, "grad_accum").unwrap_or(1) as f64;
+    let training = (passes > 1.0).then_some(Training { accumulations, recompute });
+    if passes > 1.0 && devices > 1.0 {
+        notes.push("all-reduce not counted".to_owned());
     }
     if let Some(tiles) = tiles {
         notes.push(format!("{copies} copies of the model on {tiles} tiles each, taken as so many times one"));
@@ -349,6 +359,7 @@ fn whole_model(record: &Record, passes: f64, assumed: Assumed) -> Result<Case, R
     Ok(Case {
         model: bound,
         passes: passes + again,
+        training,
         tiles,
         devices: copies,
         cut,
@@ -390,13 +401,16 @@ fn recomputes(workload: &Workload) -> bool {
     }
 }
 
+/// A count that the row gives.
+fn said(record: &Record, key: &str) -> Option<u64> {
+    let found = record.identity.workload.spec.get(key).or_else(|| record.extra.get(key));
+    found.and_then(Value::as_u64).filter(|n| *n > 0)
+}
+
 /// Samples on one device at once: what the row says, else the global batch divided by devices and accumulations.
 pub(crate) fn micro_batch(record: &Record, devices: f64) -> Result<u64, Reason> {
     let workload = &record.identity.workload;
-    let said = |key: &str| {
-        let found = workload.spec.get(key).or_else(|| record.extra.get(key));
-        found.and_then(Value::as_u64).filter(|n| *n > 0)
-    };
+    let said = |key: &str| said(record, key);
     let narrow = matches!(record.identity.precision.as_deref(), Some("fp16" | "amp"));
     let of_narrow = || said("bs_per_gpu_fp16").filter(|_| narrow);
     let keys = ["micro_batch", "bs_per_gpu", "bs_per_device"];

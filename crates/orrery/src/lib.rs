@@ -1,10 +1,11 @@
 //! The façade: the one interface of Orrery that is meant to stay.
 //!
 //! ```
-//! use orrery::{Model, ModelOptions, Progress, Setup, compare};
+//! use orrery::{Model, ModelOptions, Progress, Setup, Work, compare};
 //!
 //! let model = Model::open("braggnn", &ModelOptions::default())?;
-//! let records = compare(&model, &[Setup::find("a100")?], &[1, 32], 1, &Progress::default())?;
+//! let records =
+//!     compare(&model, &Work::Inference, &[Setup::find("a100")?], &[1, 32], 1, &Progress::default())?;
 //! for record in &records {
 //!     println!("{}", record.to_json());
 //! }
@@ -23,13 +24,15 @@ pub use orrery_data as data;
 pub use orrery_evaluate::calibrate::{Calibrated, Kind, calibrate};
 pub use orrery_evaluate::check::{CheckReport, NodeCheck, Verdict, check};
 pub use orrery_evaluate::compare::compare;
-pub use orrery_evaluate::explain::{Explanation, MemoryPart, Share, StepPart, explain};
+pub use orrery_evaluate::explain::{
+    Explanation, MemoryPart, Recomputed, Share, StepPart, TrainingParts, explain,
+};
 pub use orrery_evaluate::model::{BatchAxis, Bound, Options as ModelOptions, Origin};
 pub use orrery_evaluate::run::{Checked, OutputCheck, Place, RunRequest, RunResult, run};
 pub use orrery_evaluate::sweep::{Sweep, SweepPoint, sweep};
 pub use orrery_evaluate::validate::{OK, Order, Summary, Validation, ValidationRow, WorkOrder, validate};
 pub use orrery_evaluate::way::Built;
-pub use orrery_evaluate::{Model, Setup, Suggestion};
+pub use orrery_evaluate::{Model, Setup, Suggestion, Work};
 pub use orrery_import::onnx::{SaveOptions, save as save_onnx};
 pub use orrery_ir::infer::facts;
 pub use orrery_ir::op::Datum;

@@ -3,11 +3,11 @@
 use crate::{Graph, Model, Result, SaveOptions, Tensor, save_onnx};
 use orrery_base::Diagnostic;
 pub use orrery_evaluate::training::{
-    Epoch, Event, Habits, Length, LossScaling, Metric, Request, Schedule, Trained, default_loss, habits,
-    train,
+    Epoch, Event, Habits, Length, LossScaling, Metric, Request, Schedule, Trained, Wanted, default_loss,
+    habits, train,
 };
 use orrery_ir::{Def, Weight};
-pub use orrery_transform::training::{Loss, LossSpec, Optimizer, Spec};
+pub use orrery_transform::training::{Loss, LossSpec, Optimizer, Recompute, Spec};
 use std::path::Path;
 
 /// The model with trained weights in the places of its own; what the model does not have, as moments, is left out.

@@ -1,7 +1,7 @@
 //! `orrery compare`.
 
 use crate::args::{Common, Compare};
-use crate::commands::shared::{open, setups, threads};
+use crate::commands::shared::{open, setups, threads, work};
 use crate::output::{Answer, Exit, table, wrapped};
 use crate::progress::progress;
 use orrery::record::{Record, Refusal, Scope, compare as side_by_side};
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
     let model = open(&args.model)?;
     let setups = setups(&args.on, &args.machine)?;
-    let records = compare(&model, &setups, &args.batch, threads(common), &progress(common.quiet))?;
+    let work = work(&args.training);
+    let records = compare(&model, &work, &setups, &args.batch, threads(common), &progress(common.quiet))?;
     let comparison = side_by_side(&records);
     let ran = records.iter().any(|r| r.refusal().is_none());
     let rows: Vec<Vec<String>> = records.iter().filter(|r| r.refusal().is_none()).map(row).collect();
@@ -58,6 +59,9 @@ fn title(records: &[Record]) -> String {
     let Some(first) = records.first() else { return String::new() };
     let identity = &first.identity;
     let mut text = identity.workload.model.clone();
+    if identity.workload.mode.as_deref() == Some("train") {
+        text += ", training steps";
+    }
     for (name, value) in &identity.workload.dims {
         text += &format!(" {name}={value}");
     }

@@ -1,11 +1,12 @@
 //! `orrery explain`.
 
 use crate::args::{Common, Explain};
-use crate::commands::shared::{notes, open, setup};
+use crate::commands::shared::{notes, open, setup, work};
 use crate::output::{Answer, Exit, diagnostic_json, table, wrapped};
 use orrery::record::{Record, Scope};
 use orrery::{
-    Explanation, MemoryPart, Result, StepPart, Suggestion, explain, show_bytes, show_seconds, show_si,
+    Explanation, MemoryPart, Result, StepPart, Suggestion, TrainingParts, explain, show_bytes, show_seconds,
+    show_si,
 };
 use serde_json::Value;
 
@@ -22,7 +23,7 @@ const MEMORIES: usize = 3;
 pub(crate) fn answer(args: &Explain, common: &Common) -> Result<Answer> {
     let model = open(&args.model)?;
     let setup = setup(&args.on, &args.machine)?;
-    let explanation = explain(&model, args.batch, &setup)?;
+    let explanation = explain(&model, &work(&args.training), args.batch, &setup)?;
     notes(common, &explanation.notes);
     let mut json = serde_json::to_value(&explanation).expect("text keys and finite numbers only");
     json["notes"] = explanation.notes.iter().map(diagnostic_json).collect::<Vec<Value>>().into();
@@ -32,6 +33,9 @@ pub(crate) fn answer(args: &Explain, common: &Common) -> Result<Answer> {
 
 fn text(explanation: &Explanation, all: bool) -> String {
     let mut text = head(&explanation.record);
+    if let Some(training) = &explanation.training {
+        text += &training_text(training);
+    }
     if explanation.record.refusal().is_none() {
         text += "\nwhere the time goes, by op\n";
         text += &table(&["op", "steps", "time", "share"], 1, &shares(&explanation.by_op, true));
@@ -63,12 +67,55 @@ fn text(explanation: &Explanation, all: bool) -> String {
     text
 }
 
+/// The parts of a training step, what memories hold, and what else would fit.
+fn training_text(training: &TrainingParts) -> String {
+    let mut text = String::new();
+    if !training.parts.is_empty() {
+        text += "\nthe step, part by part, alone from end to end\n";
+        text += &table(&["part", "time", "share"], 1, &shares(&training.parts, false));
+        if training.on_links_s > 0.0 {
+            let on_links = show_seconds(training.on_links_s);
+            text += &format!("beside the cores {on_links} of transfers, of which the rest is hidden\n");
+        }
+        let rows: Vec<Vec<String>> = training
+            .memory
+            .iter()
+            .map(|(memory, bytes)| {
+                let held: Vec<String> = bytes
+                    .iter()
+                    .map(|(holding, bytes)| format!("{holding} {}", show_bytes(*bytes as f64)))
+                    .collect();
+                vec![memory.clone(), held.join(", ")]
+            })
+            .collect();
+        text += "\nwhat memory holds at its peak, on the fullest core\n";
+        text += &table(&["memory", "what"], 2, &rows);
+    }
+    if let Some(batch) = training.largest_batch {
+        text += &format!("\nthe largest batch that fits is about {batch}\n");
+    }
+    if let Some(recomputed) = &training.recomputation {
+        let slower = recomputed.slower.map(|s| format!(", {s:.2} times as long")).unwrap_or_default();
+        let kept =
+            recomputed.kept.map(|b| format!(" instead of {}", show_bytes(b as f64))).unwrap_or_default();
+        let batch =
+            recomputed.largest_batch.map(|b| format!("; a batch of about {b} fits then")).unwrap_or_default();
+        let line = format!(
+            "with activations made again (--recompute): {} in the fullest memory{kept}{slower}{batch}",
+            show_bytes(recomputed.peak as f64)
+        );
+        text += &wrapped(&line, "  ");
+    }
+    text
+}
+
 fn head(record: &Record) -> String {
     let identity = &record.identity;
     let batch = identity.workload.batch.global.map(|n| format!(" at batch {n}")).unwrap_or_default();
     let chips = identity.devices.filter(|n| *n > 1.0).map(|n| format!("{n} x ")).unwrap_or_default();
+    let train = if identity.workload.mode.as_deref() == Some("train") { " training" } else { "" };
     let mut text = format!(
-        "{}{batch} on {chips}{} in {} ({})\n",
+        "{}{train}{batch} on {chips}{} in {} ({})\n",
         identity.workload.model,
         identity.machine,
         identity.precision.clone().unwrap_or_default(),

@@ -1,13 +1,27 @@
 //! What several commands do alike.
 
-use crate::args::{Common, MachineArgs, ModelArgs, SystemFiles};
+use crate::args::{Common, MachineArgs, ModelArgs, SystemFiles, TrainingArgs};
 use crate::output;
-use orrery::{Diagnostic, Model, ModelOptions, Result, Setup, System, find_system, load_system};
+use orrery::training::{LossSpec, Recompute, Wanted};
+use orrery::{Diagnostic, Model, ModelOptions, Result, Setup, System, Work, find_system, load_system};
 
 /// Opens the model.
 pub(crate) fn open(args: &ModelArgs) -> Result<Model> {
     let options = ModelOptions { parameters: args.params.clone(), dims: args.dims.iter().cloned().collect() };
     Model::open(&args.model, &options)
+}
+
+/// What is simulated: a run, or a training step.
+pub(crate) fn work(args: &TrainingArgs) -> Work {
+    if !args.train {
+        return Work::Inference;
+    }
+    Work::Training(Wanted {
+        loss: args.loss.map(|kind| LossSpec { kind, output: None }),
+        optimizer: args.optimizer,
+        recompute: if args.recompute { Recompute::Stretches } else { Recompute::Nothing },
+        shared_out: false,
+    })
 }
 
 /// The machines of the user's own files.

@@ -24,7 +24,8 @@ use orrery_ir::{Bindings, Dim, Graph, NodeId, State, ValueId};
 use orrery_machine::{BspLosses, BspMachine, Losses};
 use orrery_program::memory::unbound;
 use orrery_program::{
-    BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit, verify,
+    BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit, Write, WriteMode,
+    verify,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use weights::{Weights, missing_bytes};
@@ -376,7 +377,8 @@ impl Lowering<'_> {
         step.part_attrs = space.part_attrs.clone();
         step.padding = space.padding;
         (step.base, step.grid) = (base, cuts);
-        if splits > 1 || choice.price.turns > 1 {
+        let combined = splits > 1 && problem.matrix.is_none();
+        if !combined && (splits > 1 || choice.price.turns > 1) {
             return self.cut_sum(group, &step, &problem, &choice);
         }
         let mut arrivals = Vec::new();
@@ -387,10 +389,12 @@ impl Lowering<'_> {
         }
         self.arrive(arrivals, step.padding, &step.name);
         for (&value, access) in body.results.iter().zip(body.writes) {
-            let layout = self.layout_of(&step, &access);
+            // What parts make of the same elements is sent to where the tiles each add up their share.
+            let layout = if combined { self.spread(value)? } else { self.layout_of(&step, &access) };
             let buffer = self.emitter.buffer(value, "", BufferClass::Scratch, self.tile, layout);
             self.emitter.buffer_of.insert(value, buffer);
-            step.writes.push(fill(buffer, access));
+            let mode = if combined { WriteMode::Combined(Combine::Sum) } else { WriteMode::Fill };
+            step.writes.push(Write { buffer, access, mode });
         }
         self.emitter.push(step);
         self.emitter.mapped(group, Fidelity::Exact);

@@ -90,11 +90,15 @@ pub(crate) fn problem(
     let dtypes = body.operands.iter().map(|v| emitter.type_of(*v).0);
     let dtype = dtypes.max_by_key(|dtype| (dtype.is_float(), dtype.bits())).unwrap_or(DType::F32);
     let macs = number(&work.macs)?;
+    let floats = body.results.iter().all(|v| emitter.type_of(*v).0.is_float());
+    let adds_up =
+        |axis: &orrery_ir::op::Axis| !matches!(axis.kind, AxisKind::Reduce(how) if how != Combine::Sum);
     let matrix = if macs > 0.0 { emitter.contraction(group, nominal)? } else { None };
     Ok(Problem {
         axes,
         operands: body.operands.iter().zip(&body.reads).map(|(v, a)| operand(v, a)).collect::<Result<_>>()?,
         results: body.results.iter().zip(&body.writes).map(|(v, a)| operand(v, a)).collect::<Result<_>>()?,
+        sums: floats && space.axes.iter().all(adds_up),
         turned: if matrix.is_some() { turned(space) } else { None },
         matrix,
         macs,

@@ -9,10 +9,12 @@ use orrery_base::Result;
 use orrery_cost::spatial::{DDR, HBM, PMU, Units, read_again, stage_cycles, stage_work};
 use orrery_cost::{Measure, Target};
 use orrery_ir::infer::Facts;
-use orrery_ir::op::{Access, AxisKind, Engine, IterSpace};
+use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};
 use orrery_ir::{Bindings, Graph, ValueId};
 use orrery_program::memory::unbound;
-use orrery_program::{BufferClass, BufferId, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit};
+use orrery_program::{
+    BufferClass, BufferId, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit, WriteMode,
+};
 
 /// Most pieces of a step: enough that a piece of a large batch is a sample, and that filling a pipeline of a hundred stages
 const MOST_PIECES: u64 = 1024;
@@ -172,6 +174,13 @@ impl Plain<'_> {
                 self.cut(&mut step, space)?;
             }
         }
+        let cut_sum = |axis: usize| {
+            step.grid[axis].is_cut()
+                && group.space.as_ref().is_some_and(|s| s.axes[axis].kind == AxisKind::Reduce(Combine::Sum))
+        };
+        if (0..step.grid.len()).any(cut_sum) {
+            step.writes.iter_mut().for_each(|w| w.mode = WriteMode::Combined(Combine::Sum));
+        }
         self.emitter.push(step);
         self.emitter.mapped(group, fidelity);
         Ok(())
@@ -197,12 +206,18 @@ impl Plain<'_> {
         }
         let follows = |access: &[Access], axis: usize| access.iter().any(|a| a.axis() == Some(axis));
         let mut axes = Vec::new();
-        for access in step.writes.first().into_iter().flat_map(|w| &w.access) {
+        // Sums over what an operand counts first, as samples, are added to piece by piece.
+        let counted = |axis: usize| followers.iter().any(|a| a.first().and_then(Access::axis) == Some(axis));
+        let sums: Vec<Access> = (0..space.axes.len())
+            .filter(|axis| space.axes[*axis].kind == AxisKind::Reduce(Combine::Sum) && counted(*axis))
+            .map(Access::along)
+            .collect();
+        for access in step.writes.first().into_iter().flat_map(|w| &w.access).chain(&sums) {
             let Access::Along { axis, scale } = access else { continue };
-            let parallel = scale.is(1) && space.axes[*axis].kind == AxisKind::Parallel;
-            let everywhere = step.writes.iter().all(|w| follows(&w.access, *axis))
+            let parallel = space.axes[*axis].kind == AxisKind::Parallel;
+            let everywhere = (!parallel || step.writes.iter().all(|w| follows(&w.access, *axis)))
                 && followers.iter().all(|access| follows(access, *axis));
-            if parallel && everywhere {
+            if scale.is(1) && everywhere {
                 let extent = step.grid[*axis].extent.eval(&self.nominal).map_err(|s| unbound(&s))?;
                 axes.push((*axis, extent.max(1).unsigned_abs()));
             }

@@ -5,7 +5,7 @@
 //! step.
 
 use crate::partition::Problem;
-use orrery_cost::wafer::{Core, product_cycles, vector_cycles};
+use orrery_cost::wafer::{Core, chain_cycles, product_cycles, vector_cycles};
 
 /// A way to cut, without bringing the operands.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +90,11 @@ impl Frame<'_> {
             &self.core,
         );
         path += vector + special;
+        if problem.matrix.is_none() && depth_parts > 1.0 {
+            let (add, chain) =
+                chain_cycles(made * 8.0 / problem.dtype.bits() as f64, depth_parts, &self.core);
+            path += add + chain;
+        }
         let arrive = arriving / self.core.losses.mesh_fraction;
         let cycles = items * path.max(arrive);
         // A sum that was cut is left spread over the PEs that made it; of several items one is there at a time.
@@ -108,13 +113,15 @@ impl Frame<'_> {
                     Some((in_time, items)) if in_time == number => {
                         divisors(axis.extent as u64 / items, self.cores)
                     }
-                    _ if axis.reduce && problem.matrix.is_none() => vec![1],
+                    _ if axis.reduce && !problem.sums => vec![1],
                     _ => sizes(axis.extent, self.cores),
                 }
             })
             .collect();
         let sums: Vec<usize> = (0..sizes.len()).filter(|&i| problem.axes[i].reduce).collect();
-        let Some(&sum) = sums.first() else { return vec![self.grow(problem, &sizes, None)] };
+        let Some(&sum) = sums.first().filter(|_| problem.matrix.is_some()) else {
+            return vec![self.grow(problem, &sizes, None)];
+        };
         sizes[sum].iter().map(|&parts| self.grow(problem, &sizes, Some((sum, parts)))).collect()
     }
 
@@ -127,7 +134,9 @@ impl Frame<'_> {
         let mut best = self.price(problem, &parts);
         loop {
             let mut better: Option<Choice> = None;
-            for axis in (0..sizes.len()).filter(|&axis| !problem.axes[axis].reduce) {
+            // Products are cut along one sum, which is tried in all sizes; other sums along any.
+            let vector = problem.matrix.is_none();
+            for axis in (0..sizes.len()).filter(|&axis| vector || !problem.axes[axis].reduce) {
                 let others = parts.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, p)| *p);
                 let left = self.cores / others.product::<u64>().max(1);
                 for &size in sizes[axis].iter().filter(|&&size| size > parts[axis] && size <= left) {

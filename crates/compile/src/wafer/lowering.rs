@@ -10,7 +10,7 @@ use crate::partition::Problem;
 use crate::states::Kept;
 use orrery_base::Result;
 use orrery_cost::wafer::{Core, Traffic, exchange_cycles};
-use orrery_ir::op::{Access, AxisKind, IterSpace};
+use orrery_ir::op::{Access, AxisKind, Engine, IterSpace};
 use orrery_ir::{Bindings, Def, Dim, NodeId, State, ValueId};
 use orrery_program::memory::unbound;
 use orrery_program::{
@@ -326,8 +326,23 @@ impl Lowering<'_> {
         let partial = orrery_numerics::Format::parse(&step.arithmetic.accumulate)
             .and_then(orrery_numerics::Format::dtype)
             .unwrap_or(orrery_numerics::DType::F32);
-        retype_output(&mut step.body, partial);
+        let product = self.emitter.graph.nodes[group.nodes[0]].op.def().engine == Engine::Matrix;
+        if product {
+            retype_output(&mut step.body, partial);
+        }
         self.complete(&mut step, None, &anchor.operands, &anchor.reads)?;
+        if !product {
+            for (&value, access) in anchor.results.iter().zip(&anchor.writes) {
+                let layout = spread_along_sum(step.base, &step.grid, space, access);
+                let buffer = self.emitter.buffer(value, "", BufferClass::Scratch, self.pe, layout);
+                self.emitter.buffer_of.insert(value, buffer);
+                let mode = WriteMode::Combined(orrery_ir::op::Combine::Sum);
+                step.writes.push(Write { buffer, access: access.clone(), mode });
+            }
+            self.push_layer(step);
+            self.emitter.mapped(group, Fidelity::Exact);
+            return Ok(());
+        }
         let (output, access) = (anchor.results[0], anchor.writes[0].clone());
         let layout = spread_along_sum(step.base, &step.grid, space, &access);
         let alone = group.nodes.len() == 1;
@@ -499,7 +514,7 @@ impl Lowering<'_> {
         let sums = (0..space.axes.len()).filter(|&i| space.axes[i].kind != AxisKind::Parallel);
         let mut inner: Vec<usize> = sums.collect();
         let node = &self.emitter.graph.nodes[group.nodes[0]];
-        if !inner.is_empty() && node.op.def().engine == orrery_ir::op::Engine::Matrix {
+        if !inner.is_empty() && node.op.def().engine == Engine::Matrix {
             inner.extend(result_axis(space));
         }
         inner
@@ -523,7 +538,7 @@ impl Lowering<'_> {
                 {
                     let (cut, axis) = (&layout.cuts[*axis], &space.axes[*to]);
                     let summed = axis.kind != AxisKind::Parallel && cut.is_cut();
-                    if cut.extent != axis.extent || summed && problem.matrix.is_none() {
+                    if cut.extent != axis.extent || summed && !problem.sums {
                         return None;
                     }
                     cuts[*to] = Cut { name: axis.name.to_owned(), ..cut.clone() };

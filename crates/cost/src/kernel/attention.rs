@@ -6,7 +6,7 @@
 //! and a second kernel adds what the parts found.
 
 use super::saturated;
-use orrery_ir::Node;
+use orrery_ir::{Node, Op};
 use orrery_machine::{KernelLosses, KernelMachine};
 use orrery_numerics::DType;
 
@@ -20,6 +20,10 @@ const FEW_QUERIES: f64 = 64.0;
 const SOFTMAX_OPERATIONS: f64 = 4.0;
 /// What the softmax's dependent instructions take, over what their units could.
 const SOFTMAX_STALLS: f64 = 1.5;
+/// Products of the gradients over those of the attention: scores anew, and for each of the operands and the weights one.
+const GRADIENT_PRODUCTS: f64 = 2.5;
+/// Bytes of queries, keys, values, results and their gradients over those without gradients.
+const GRADIENT_TRAFFIC: f64 = 2.0;
 /// Trips to memory that a block of few queries makes before, between and after its keys.
 const TRIPS: f64 = 3.3;
 
@@ -37,6 +41,8 @@ pub struct AttentionShape {
     /// Size of a head.
     size: f64,
     causal: bool,
+    /// The gradients of queries, keys and values are made.
+    gradient: bool,
 }
 
 impl AttentionShape {
@@ -54,9 +60,20 @@ impl AttentionShape {
         };
         let (batch, heads, queries, size) = heads_of(operands.first()?, "q_num_heads")?;
         let (_, kv_heads, new_keys, _) = heads_of(operands.get(1)?, "kv_num_heads")?;
-        let past = operands.get(4).and_then(|p| p.get(2)).copied().unwrap_or(0.0);
+        let gradient = node.op == Op::AttentionGrad;
+        let past = operands.get(4).filter(|_| !gradient).and_then(|p| p.get(2)).copied().unwrap_or(0.0);
         let causal = node.attrs.flag("is_causal");
-        Some(Self { batch, heads, kv_heads, queries, keys: past + new_keys, new_keys, size, causal })
+        Some(Self {
+            batch,
+            heads,
+            kv_heads,
+            queries,
+            keys: past + new_keys,
+            new_keys,
+            size,
+            causal,
+            gradient,
+        })
     }
 }
 
@@ -86,6 +103,12 @@ pub(super) fn time(
     if kernels > 1.0 {
         // New keys and values are put into the pages of the cache.
         memory += 2.0 * of_keys * shape.new_keys;
+    }
+    if shape.gradient {
+        let time = time(&AttentionShape { gradient: false, ..*shape }, dtype, machine, losses, (macs, start));
+        let (compute, memory) = (time.compute * GRADIENT_PRODUCTS, time.memory * GRADIENT_TRAFFIC);
+        let beside = time.total - time.compute - time.memory;
+        return AttentionTime { compute, memory, total: compute + memory + beside.max(0.0) };
     }
     let memory = memory / saturated(machine, machine.operand_fraction.unwrap_or(losses.memory_fraction));
     if let Some(trips) = losses.score_trips {
@@ -195,6 +218,7 @@ mod tests {
         new_keys: 1.0,
         size: 128.0,
         causal: false,
+        gradient: false,
     };
 
     #[test]

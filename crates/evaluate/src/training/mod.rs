@@ -23,5 +23,7 @@ pub use holdings::{Holding, Holdings};
 pub use metrics::Metric;
 pub use scaling::LossScaling;
 pub use schedule::Schedule;
-pub use timed::{TimedStep, Wanted, build_step, largest_batch, parameter_bytes, time_step, usual_loss};
+pub use timed::{
+    TimedStep, Wanted, build_step, largest_batch, parameter_bytes, time_step, usual_loss, usual_optimizer,
+};
 pub use trainer::{StepOutcome, Trainer};

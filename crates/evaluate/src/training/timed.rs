@@ -11,7 +11,7 @@ use crate::way::Built;
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, Result};
 use orrery_compile::Options;
-use orrery_ir::{Bindings, Graph, NodeId, Type};
+use orrery_ir::{Bindings, Graph, NodeId, Op, Type};
 use orrery_machine::ExecutionModel;
 use orrery_program::verify;
 use orrery_simulate::{Timeline, simulate};
@@ -23,10 +23,13 @@ use orrery_transform::{Weights, store_border};
 pub struct Wanted {
     /// What is minimised; by the shape of the model's first output where none: see [`usual_loss`].
     pub loss: Option<LossSpec>,
-    /// How; AdamW where none.
+    /// How; by the model's ops where none: see [`usual_optimizer`].
     pub optimizer: Option<Optimizer>,
     /// How activations are kept for the backward pass.
     pub recompute: training::Recompute,
+    /// Weights, gradients and optimizer state are shared out over devices that one of them is timed for: what it holds is
+    /// not held against its memory.
+    pub shared_out: bool,
 }
 
 /// A training step in time.
@@ -56,6 +59,20 @@ pub fn usual_loss(model: &Graph) -> Loss {
     }
 }
 
+/// The optimizer that a model of such ops is usually trained with: AdamW where it has embeddings or normalizes tokens, else
+/// gradient descent with a momentum of 0.9.
+pub fn usual_optimizer(model: &Graph) -> Optimizer {
+    let of_tokens = model.nodes.values().any(|node| {
+        let op = node.op;
+        matches!(op, Op::Gather | Op::LayerNormalization | Op::RMSNormalization | Op::Attention)
+    });
+    if of_tokens {
+        let (betas, epsilon) = ([0.9, 0.999], 1e-8);
+        return Optimizer::Adam { betas, epsilon, weight_decay: 0.01, decoupled: true };
+    }
+    Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 }
+}
+
 /// Makes the training step of a bound model and compiles it, without its weights' elements.
 ///
 /// # Errors
@@ -64,8 +81,7 @@ pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step
     let place = Place::Machine(setup.clone());
     let loss = wanted.loss.clone();
     let loss = loss.unwrap_or_else(|| LossSpec { kind: usual_loss(&model.graph), output: None });
-    let optimizer = wanted.optimizer.or_else(|| Optimizer::parse("adamw"));
-    let optimizer = optimizer.ok_or_else(|| Diagnostic::error("training", "there is no AdamW"))?;
+    let optimizer = wanted.optimizer.unwrap_or_else(|| usual_optimizer(&model.graph));
     let spec =
         Spec { loss, loss_scaling: habits(&place)?.scaling.is_on(), ..Spec::new(Loss::Mse, optimizer) };
     let target = setup.target()?;
@@ -86,6 +102,7 @@ pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step
             first_of(&step.graph, step.backward, &graph),
             first_of(&step.graph, step.update, &graph),
         )),
+        beyond_memory: wanted.shared_out,
         ..Options::default()
     };
     let compiled = orrery_compile::compile(&graph, &target, &options)?;

@@ -87,7 +87,7 @@ fn split_parts(step: &Step) -> u64 {
 
 /// Parts of a sum that are combined on their way.
 fn combined_parts(step: &Step) -> u64 {
-    let [write] = &step.writes[..] else { return 1 };
+    let Some(write) = step.writes.first() else { return 1 };
     if !matches!(write.mode, WriteMode::Combined(_)) {
         return 1;
     }
@@ -157,7 +157,7 @@ fn expect(body: &Graph, operands: &[Array], evaluator: &Evaluator<'_>, splits: u
         let carried = carried_bound(node, &inputs, &bounds, &outputs, evaluator)?;
         for ((output, value), number) in node.outputs.iter().zip(outputs).zip(0..) {
             let Some(output) = *output else { continue };
-            let mut bound = if number == 0 { made.clone() } else { Vec::new() };
+            let mut bound = made.get(number).cloned().unwrap_or_default();
             add(&mut bound, &carried);
             values.insert(output, (value, bound));
         }
@@ -177,7 +177,49 @@ fn add(to: &mut Vec<f64>, more: &[f64]) {
     }
 }
 
-/// How far the machine's result may lie from the interpreter's when both start from equal operands: the bounds of both
+/// The magnitudes of the sums that a vector op takes over axes that can be cut, for each output; none where it takes none.
+fn vector_sums(
+    node: &Node,
+    inputs: &[Option<Tensor>],
+    outputs: &[Tensor],
+    seed: u64,
+) -> Result<Vec<Vec<f64>>> {
+    let magnitude = |tensor: &Tensor, sign: f32| {
+        let values = tensor.to_f32().ok()?.iter().map(|x| sign * x.abs()).collect();
+        Some(Tensor::from_vec(tensor.shape().to_vec(), values))
+    };
+    let numbers = |tensor: &Tensor| tensor.to_f64().map(std::borrow::Cow::into_owned).unwrap_or_default();
+    // Signs with which the magnitudes of the inputs make sums of magnitudes.
+    let signs: &[f32] = match node.op {
+        Op::ReduceSumSquare | Op::ReduceL1 => &[1.0],
+        Op::ChannelMoments => &[1.0, -1.0, 1.0],
+        Op::NegativeLogLikelihoodLoss => &[-1.0],
+        // Every place's loss is no less than zero.
+        Op::SoftmaxCrossEntropyLoss => return Ok(outputs.iter().take(1).map(numbers).collect()),
+        Op::LayerNormalizationScaleGrad | Op::RMSNormalizationScaleGrad => &[],
+        _ => return Ok(Vec::new()),
+    };
+    if signs.is_empty() {
+        // No normalised element is larger than the root of their number in a row.
+        let Some(dy) = inputs.get(1).and_then(Option::as_ref) else { return Ok(Vec::new()) };
+        let columns = outputs.first().map_or(1, Tensor::len).max(1);
+        let mut sums = vec![0.0; columns];
+        for (i, value) in numbers(dy).into_iter().enumerate() {
+            sums[i % columns] += value.abs();
+        }
+        let largest = (columns as f64).sqrt();
+        let scaled = sums.iter().map(|sum| sum * largest).collect();
+        return Ok(vec![scaled, sums]);
+    }
+    let signed = inputs.iter().enumerate().map(|(i, tensor)| match (tensor, signs.get(i)) {
+        (Some(tensor), Some(sign)) if tensor.dtype().is_float() => magnitude(tensor, *sign),
+        _ => tensor.clone(),
+    });
+    let made = interpret(node, &signed.collect::<Vec<_>>(), seed)?;
+    Ok(made.iter().map(|t| numbers(t).into_iter().map(|v| v.abs()).collect()).collect())
+}
+
+/// How far the machine's results may lie from the interpreter's when both start from equal operands: the bounds of both
 /// sums. Empty where they add alike.
 fn own_bound(
     node: &Node,
@@ -185,9 +227,21 @@ fn own_bound(
     outputs: &[Tensor],
     evaluator: &Evaluator<'_>,
     splits: u64,
-) -> Result<Vec<f64>> {
+) -> Result<Vec<Vec<f64>>> {
     let sums = node.op.def().engine == Engine::Matrix || node.op == Op::ReduceSum;
     let [output, ..] = outputs else { return Ok(Vec::new()) };
+    if node.op.def().class == Class::Rounding && !sums && splits > 1 {
+        // Cut in parts, the sums are taken in another order, by both in binary32.
+        let terms = sum_length(node, inputs, output);
+        let wide = Accumulation::new(Format::FP32).bounds(terms);
+        let bound = |(tensor, magnitudes): (&Tensor, Vec<f64>)| {
+            let format = Format::of(tensor.dtype()).unwrap_or(Format::FP32);
+            let each = |m: f64| 2.0 * wide(m) + 2.0 * rounded_bound(0.0, m, format, Rounding::NearestEven);
+            magnitudes.into_iter().map(each).collect()
+        };
+        let magnitudes = vector_sums(node, inputs, outputs, evaluator.seed)?;
+        return Ok(outputs.iter().zip(magnitudes).map(bound).collect());
+    }
     if !sums || node.op.def().class != Class::Rounding || !output.dtype().is_float() {
         return Ok(Vec::new());
     }
@@ -231,7 +285,7 @@ fn own_bound(
     let out_format = Format::of(output.dtype()).unwrap_or(Format::FP32);
     let rounding =
         if evaluator.stochastic { Rounding::Stochastic { seed: 0 } } else { Rounding::NearestEven };
-    Ok(magnitude
+    let bound = magnitude
         .iter()
         .map(|&m| {
             let m = m + wide(m);
@@ -243,7 +297,8 @@ fn own_bound(
             rounded_bound(stray, m, out_format, rounding)
                 + rounded_bound(0.0, m, out_format, Rounding::NearestEven)
         })
-        .collect())
+        .collect();
+    Ok(vec![bound])
 }
 
 /// The node with its sums in fp32: nearer to the exact ones than where it asks for another format.

@@ -275,10 +275,8 @@ impl Machine<'_> {
             let local = !self.is_shared(read.buffer);
             sources.push(if local { None } else { Some(self.whole(read.buffer)?) });
         }
-        if let [write] = &step.writes[..]
-            && matches!(write.mode, WriteMode::Combined(_))
-        {
-            return self.combined(step, write, evaluator, &grid, &sources);
+        if step.writes.iter().any(|write| matches!(write.mode, WriteMode::Combined(_))) {
+            return self.combined(step, evaluator, &grid, &sources);
         }
         let this = &*self;
         let made: Vec<Vec<(u64, Vec<orrery_program::Range>, Array)>> = (0..grid.parts())
@@ -340,18 +338,25 @@ impl Machine<'_> {
     fn combined(
         &mut self,
         step: &Step,
-        write: &Write,
         evaluator: &Evaluator<'_>,
         grid: &BoundGrid,
         sources: &[Option<Array>],
     ) -> Result<()> {
-        let WriteMode::Combined(how) = write.mode else { return Ok(()) };
         let sums = orrery_numerics::Format::parse(&step.arithmetic.accumulate)
             .and_then(orrery_numerics::Format::dtype)
             .unwrap_or(orrery_numerics::DType::F32);
-        let extents = self.extents(write.buffer)?;
-        let mut whole = Array::zeros(sums, extents);
-        let mut begun: BTreeSet<Vec<orrery_program::Range>> = BTreeSet::new();
+        let mut wholes = Vec::new();
+        for write in &step.writes {
+            let WriteMode::Combined(how) = write.mode else {
+                return Diagnostic::error("mapping", "a step combines some of its results and not others")
+                    .err();
+            };
+            // Sums that are kept wider than that stay so.
+            let own = self.program.buffers[write.buffer].dtype;
+            let kept = if own.bits() > sums.bits() { own } else { sums };
+            let begun: BTreeSet<Vec<orrery_program::Range>> = BTreeSet::new();
+            wholes.push((how, kept, Array::zeros(kept, self.extents(write.buffer)?), begun));
+        }
         let parts = grid.parts();
         let at_once = rayon::current_num_threads() as i64 * 2;
         for first in (0..parts).step_by(usize::try_from(at_once).unwrap_or(1)) {
@@ -360,20 +365,25 @@ impl Machine<'_> {
                 .into_par_iter()
                 .map(|part| this.part(step, evaluator, grid, part, sources))
                 .collect::<Result<_>>()?;
-            for (_, ranges, array) in made.into_iter().flatten() {
-                let sum = if begun.contains(&ranges) {
-                    whole.slice(&ranges, 0.0).combined(&array, how).ok_or_else(|| {
-                        Diagnostic::error("mapping", "parts of a sum are of different sizes")
-                    })?
-                } else {
-                    array
-                };
-                whole.put(&ranges, &sum.stored_as(sums));
-                begun.insert(ranges);
+            for results in made {
+                for ((_, ranges, array), (how, kept, whole, begun)) in results.into_iter().zip(&mut wholes) {
+                    let sum = if begun.contains(&ranges) {
+                        whole.slice(&ranges, 0.0).combined(&array, *how).ok_or_else(|| {
+                            Diagnostic::error("mapping", "parts of a sum are of different sizes")
+                        })?
+                    } else {
+                        array
+                    };
+                    whole.put(&ranges, &sum.stored_as(*kept));
+                    begun.insert(ranges);
+                }
             }
         }
-        let dtype = self.program.buffers[write.buffer].dtype;
-        self.put(write.buffer, whole.stored_as(dtype))
+        for (write, (_, _, whole, _)) in step.writes.iter().zip(wholes) {
+            let dtype = self.program.buffers[write.buffer].dtype;
+            self.put(write.buffer, whole.stored_as(dtype))?;
+        }
+        Ok(())
     }
     /// Runs one part: its results with the core it ran on and the ranges it made. Empty parts make nothing.
     fn part(

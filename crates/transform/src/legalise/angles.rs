@@ -1,4 +1,5 @@
-//! Nodes that stay binary32: those between positions and the sines and cosines of angles made of them.
+//! Nodes that stay binary32: those between positions and the sines and cosines of angles made of them, and what is made of
+//! sums over a batch as long as it is a number for each channel.
 
 use orrery_base::{IndexVec, index::Id};
 use orrery_ir::{Def, Graph, NodeId, Op, Value, ValueId};

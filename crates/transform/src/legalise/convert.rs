@@ -295,12 +295,14 @@ impl Walk<'_> {
     }
 }
 
-/// Inputs that stay binary32: scales of quantisation, and regions and factors of resampling, which are no activations.
+/// Inputs that stay binary32: scales of quantisation, regions and factors of resampling, which are no activations, and the
+/// statistics of batches.
 fn stays_wide(op: Op, input: usize) -> bool {
     match op {
         Op::QuantizeLinear | Op::DequantizeLinear => input == 1,
         Op::QLinearMatMul | Op::QLinearConv => matches!(input, 1 | 4 | 6),
         Op::Resize => matches!(input, 1 | 2),
+        Op::BatchNormalization => matches!(input, 3 | 4),
         // Distances are taken from the number that is added to their mean again.
         Op::ChannelMoments => input == 1,
         _ => false,

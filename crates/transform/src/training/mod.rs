@@ -21,6 +21,7 @@ pub use optimizer::Optimizer;
 pub use recompute::{Recompute, recompute};
 
 use crate::backward::differentiate;
+use crate::batch::spread_batch_norm;
 use crate::legalise::{PrecisionSpec, legalise};
 use crate::unroll::unroll;
 use crate::{Options, Prepared, Report, Weights, prepare};
@@ -140,6 +141,7 @@ pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weigh
     let (graph, mut found) = parameters::to_inputs(graph, &statistics, &spec.frozen, spec.parameters_in)?;
     let options = Options { weights, fold_batch_norm: false, ..Options::default() };
     let Prepared { graph, report } = prepare(&unroll(&graph)?, &options)?;
+    let graph = spread_batch_norm(&graph)?;
     if !found.iter().any(|p| p.kind == StateKind::Parameter) {
         return Diagnostic::error("no-parameters", "the model has no weights that could be trained")
             .at(graph.name)

@@ -1,0 +1,106 @@
+//! Training steps in time: their parts are all there is, and memory is told apart by what it holds.
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking too")]
+
+use orrery_base::Picoseconds;
+use orrery_evaluate::model::{Bound, Options};
+use orrery_evaluate::training::{Holding, Part, Wanted, largest_batch, time_step, usual_loss};
+use orrery_evaluate::{Model, Setup};
+use orrery_ir::op::Datum;
+use orrery_ir::{Graph, interpret};
+use orrery_numerics::{DType, Rounding, Tensor};
+use orrery_transform::Weights;
+use orrery_transform::training::{Loss, Optimizer, Recompute, Spec, recompute, step};
+
+fn at(name: &str, batch: u64) -> Bound {
+    Model::open(name, &Options::default()).unwrap().at_batch(Some(batch)).unwrap()
+}
+
+#[test]
+fn the_parts_of_a_step_are_its_time_and_its_holdings_its_memory() {
+    let model = at("braggnn", 64);
+    for machine in ["a100", "gaudi2", "gc200", "sn30", "cs3"] {
+        let setup = Setup::find(machine).unwrap();
+        let found =
+            time_step(&model, &setup, &Wanted::default()).unwrap_or_else(|e| panic!("{machine}: {e}"));
+        let parts: Picoseconds = found.anatomy.parts.values().copied().sum();
+        let (all, device) = (found.timeline.end_to_end.seconds(), found.timeline.device.seconds());
+        assert!(parts.seconds() >= 0.999 * all.min(device), "{machine}: {parts:?} of {all}");
+        assert!(parts.seconds() <= 1.001 * all.max(device) + 1e-3, "{machine}: {parts:?} of {all}");
+        for part in [Part::Forward, Part::Backward] {
+            assert!(found.anatomy.time(part) > Picoseconds::ZERO, "{machine} has no {}", part.name());
+        }
+        for held in &found.holdings {
+            let track = found.timeline.memory.iter().find(|t| t.memory == held.memory).unwrap();
+            assert_eq!(held.bytes.values().sum::<u64>(), track.peak.bytes, "{machine} {}", held.memory);
+        }
+        let everywhere =
+            |holding: Holding| found.holdings.iter().any(|held| held.bytes.contains_key(&holding));
+        assert!(everywhere(Holding::Weights) && everywhere(Holding::OptimizerState), "{machine}");
+    }
+}
+
+#[test]
+fn a_machine_for_inference_says_so() {
+    let error =
+        time_step(&at("braggnn", 8), &Setup::find("groqchip").unwrap(), &Wanted::default()).unwrap_err();
+    assert_eq!(error.code, "unsupported-training");
+}
+
+#[test]
+fn what_is_made_again_is_not_kept() {
+    let (model, setup) = (at("resnet50", 64), Setup::find("a100").unwrap());
+    let kept = time_step(&model, &setup, &Wanted::default()).unwrap();
+    let again = Wanted { recompute: Recompute::Stretches, ..Wanted::default() };
+    let again = time_step(&model, &setup, &again).unwrap();
+    let activations = |found: &orrery_evaluate::training::TimedStep| {
+        found.holdings.iter().filter_map(|held| held.bytes.get(&Holding::Activations)).sum::<u64>()
+    };
+    assert!(activations(&again) * 2 < activations(&kept), "{} {}", activations(&again), activations(&kept));
+    let slower = again.timeline.device.seconds() / kept.timeline.device.seconds();
+    assert!((1.05..1.5).contains(&slower), "{slower}");
+}
+
+#[test]
+fn the_largest_batch_fits_and_more_does_not() {
+    let (model, setup) =
+        (Model::open("braggnn", &Options::default()).unwrap(), Setup::find("gc200").unwrap());
+    let bound = |batch: u64| model.at_batch(Some(batch));
+    let wanted = Wanted::default();
+    let largest = largest_batch(&bound, &setup, &wanted, 1 << 16).unwrap().unwrap();
+    assert!(time_step(&bound(largest).unwrap(), &setup, &wanted).is_ok());
+    let more = largest + largest / 4 + 1;
+    let error = time_step(&bound(more).unwrap(), &setup, &wanted).map(drop).unwrap_err();
+    assert_eq!(error.code, "does-not-fit", "{largest}, {more}");
+}
+
+/// Inputs of a step, drawn by position.
+fn inputs(graph: &Graph) -> Vec<Datum> {
+    let tensors = graph.inputs.iter().enumerate().map(|(number, id)| {
+        let ty = graph.values[*id].ty.as_tensor().unwrap();
+        let shape = ty.extents().unwrap();
+        let count = shape.iter().product();
+        if ty.dtype == DType::I64 {
+            return Tensor::from_vec(shape, vec![1_i64; count]);
+        }
+        // Variances and second moments are no negative numbers.
+        let values = orrery_ir::weights::normal(number as u64, count, 0.0, 0.3);
+        let values: Vec<f32> = values.into_iter().map(|v| v.abs() + 0.01).collect();
+        Tensor::from_f32(ty.dtype, shape, values, Rounding::NearestEven, false)
+    });
+    tensors.map(Datum::from).collect()
+}
+
+#[test]
+fn a_step_that_makes_activations_again_is_the_same_step() {
+    let model = at("braggnn", 3).graph;
+    let spec = Spec::new(usual_loss(&model), Optimizer::parse("adam").unwrap());
+    assert_eq!(spec.loss.kind, Loss::Mse);
+    let kept = step(&model, &spec, None, Weights::ShapeOnly).unwrap();
+    let mut again = kept.clone();
+    recompute(&mut again, Recompute::Stretches).unwrap();
+    assert!(again.graph.nodes.len() > kept.graph.nodes.len());
+    let run = |graph: &Graph| interpret::run(graph, inputs(graph), 0).unwrap();
+    for (a, b) in run(&kept.graph).iter().zip(run(&again.graph)) {
+        assert_eq!(a.as_tensor().unwrap().bytes(), b.as_tensor().unwrap().bytes());
+    }
+}
