@@ -58,6 +58,10 @@ impl AttentionShape {
         let causal = node.attrs.flag("is_causal");
         Some(Self { batch, heads, kv_heads, queries, keys: past + new_keys, new_keys, size, causal })
     }
+    /// Elements of keys and values that were there before.
+    pub fn past_elements(&self) -> f64 {
+        2.0 * self.batch * self.kv_heads * (self.keys - self.new_keys) * self.size
+    }
 }
 
 /// Seconds of an attention.
