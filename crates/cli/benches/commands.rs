@@ -5,7 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark prints, and fails by panicking")]
 
 use nix::sys::resource::{UsageWho, getrusage};
-use orrery::{Model, ModelOptions, Progress, Setup, Work, compare};
+use orrery::{Model, ModelOptions, Progress, Setup, Work, compare, systems, zoo};
 use orrery_import::onnx::proto::tensor_proto::DataLocation;
 use orrery_import::onnx::proto::{
     GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
@@ -46,6 +46,7 @@ fn main() {
         vec!["inspect", text(&absent)],
         vec!["inspect", text(&external)],
         vec!["compare", text(&external), "--on", "a100"],
+        vec!["compare", "llama3_405b"],
     ] {
         let mut times: Vec<Duration> = Vec::new();
         let mut memory = 0;
@@ -65,6 +66,7 @@ fn main() {
         );
     }
     in_process(&resnet);
+    whole_zoo();
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
@@ -88,6 +90,34 @@ fn in_process(file: &Path) {
         times[0].as_secs_f64() * 1e3,
         times[RUNS / 2].as_secs_f64() * 1e3
     );
+}
+
+/// Every model of the zoo on every machine at the model's own batch, on two threads: compiled and timed, or refused.
+fn whole_zoo() {
+    let setups: Vec<Setup> = systems().iter().cloned().map(Setup::of).collect();
+    let (start, before) = (Instant::now(), cpu_seconds());
+    let mut slowest = (Duration::ZERO, "");
+    let mut cells = 0;
+    for known in zoo() {
+        let begun = Instant::now();
+        let model = Model::open(known.name, &ModelOptions::default()).unwrap();
+        cells += compare(&model, &Work::Inference, &setups, &[], 2, &Progress::default()).unwrap().len();
+        slowest = slowest.max((begun.elapsed(), known.name));
+    }
+    println!(
+        "{cells} cells, every model of the zoo on every machine: {:.1} s, {:.1} s of CPU; the longest {} with {:.1} s",
+        start.elapsed().as_secs_f64(),
+        cpu_seconds() - before,
+        slowest.1,
+        slowest.0.as_secs_f64()
+    );
+}
+
+/// CPU seconds of this process so far.
+fn cpu_seconds() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 * 1e-6;
+    seconds(usage.user_time()) + seconds(usage.system_time())
 }
 
 fn text(path: &Path) -> &str {

@@ -111,7 +111,7 @@ impl Work {
             };
             matrix = cycles / (machine.matrix_clock_hz * losses.matrix_fraction);
             // The vector cores see of a product what they make of its result: it comes in and goes out.
-            touched = if measure.vector + measure.special > 0.0 { 2.0 * measure.written_bytes } else { 0.0 };
+            touched = if measure.vector + measure.special > 0.0 { 2.0 * written_bytes(measure) } else { 0.0 };
         } else if measure.macs > 0.0 {
             operations += measure.macs;
         }
@@ -125,17 +125,25 @@ impl Work {
     }
 }
 
+/// Bytes that a node makes. Keys and values of earlier tokens stay where they are: new ones are put beside them.
+fn written_bytes(measure: &Measure) -> f64 {
+    let bits = measure.dtype.bits() as f64;
+    let stay = measure.attention.map_or(0.0, |shape| shape.past_elements() * bits / 8.0);
+    (measure.written_bytes - stay).max(0.0)
+}
+
 /// Bytes from and to device memory: what the node before has made is on the chip, where it fits.
 fn device_bytes(measure: &Measure, machine: &EnginesMachine) -> f64 {
+    let written = written_bytes(measure);
     let kept = machine.sram_bytes as f64 * SRAM_KEPT;
     let mut bytes = 0.0;
     for (class, read) in &measure.read_bytes {
         let made_here = matches!(class, BufferClass::Scratch | BufferClass::Accumulator);
-        if !made_here || *read + measure.written_bytes > kept {
+        if !made_here || *read + written > kept {
             bytes += read;
         }
     }
-    if measure.written_bytes > kept { bytes + measure.written_bytes } else { bytes }
+    if written > kept { bytes + written } else { bytes }
 }
 
 /// Cycles of all matrix engines, together `macs` a cycle, for a product, in the arrays that take least.

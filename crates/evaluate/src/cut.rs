@@ -31,10 +31,12 @@ impl Cut {
     /// Cuts that are not modelled.
     pub(crate) fn of(workload: &Workload) -> Result<Self, String> {
         let said = |key: &str| workload.spec.get(key).and_then(Value::as_u64).filter(|n| *n > 0).unwrap_or(1);
-        match ["cp", "ipus_per_replica"].into_iter().find(|key| said(key) > 1) {
-            Some(key) => Err(format!("one copy of the model is cut over several chips (`{key}`)")),
-            None => Ok(Self { shards: said("tp"), stages: said("pp"), interleave: said("interleave") }),
+        if said("cp") > 1 {
+            return Err("one copy of the model is cut over several chips (`cp`)".to_owned());
         }
+        // IPUs of one copy follow one another.
+        let stages = said("pp").max(said("ipus_per_replica"));
+        Ok(Self { shards: said("tp"), stages, interleave: said("interleave") })
     }
     /// Every block over so many devices.
     pub(crate) const fn sharded(self, shards: u64) -> Self {

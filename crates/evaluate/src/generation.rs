@@ -6,6 +6,7 @@
 
 use crate::cut::Cut;
 use crate::model::{Bound, Model, Options};
+use crate::power::watts;
 use crate::setup::Setup;
 use crate::variant::variant;
 use crate::way::build;
@@ -75,6 +76,11 @@ pub(crate) fn predict(
     let whole = workload.lengths.sequence.and_then(|n| i64::try_from(n).ok());
     let prompt = length("in_len");
     let new = length("out_len").unwrap_or(1);
+    if metric == "power_w" {
+        let middle = prompt.ok_or("the length of the prompt is not published")? + new / 2;
+        notes.push("power of a step in the middle of the generation".to_owned());
+        return Ok((request.watts(middle)?, notes));
+    }
     let (seconds, tokens) = match workload.mode.as_deref() {
         Some("prefill") => {
             let prompt = prompt.or(whole).ok_or("the length of the prompt is not published")?;
@@ -159,6 +165,30 @@ impl Request<'_> {
     fn through(&self, bound: &Bound, stage: f64) -> Result<f64> {
         let sums = self.cut.sums(&bound.graph, self.setup.target()?.precision, &self.setup.system.links);
         Ok(self.cut.stages as f64 * (stage + sums))
+    }
+    /// Watts of a chip in a step of one token, with as many sequences as it can hold.
+    fn watts(&self, context: i64) -> std::result::Result<f64, Reason> {
+        let of = |batch: u64| -> Result<Option<f64>> {
+            let model = self.model("decode", 1, self.recent(context))?;
+            let sizes = [("past".to_owned(), context)].into();
+            let built = build(
+                &model.at_sizes(Some(batch), &sizes)?,
+                self.setup,
+                Weights::ShapeOnly,
+                &Default::default(),
+            )?;
+            watts(&built.compiled.program, &Bindings::new(), &self.setup.target()?)
+        };
+        let mut batch = self.batch;
+        loop {
+            match of(batch) {
+                Err(error) if error.code == "does-not-fit" && batch > 1 => batch /= 2,
+                Err(error) => return Err(reason(&error)),
+                Ok(watts) => {
+                    return watts.ok_or_else(|| "the power of the machine is not published".to_owned());
+                }
+            }
+        }
     }
     /// Seconds of so many steps of one token each, the first of which finds `context` tokens in the cache.
     fn steps(&self, context: i64, steps: i64) -> Result<f64> {
@@ -289,6 +319,21 @@ mod tests {
         let (one, two, eight) = (ms(1), ms(2), ms(8));
         assert!(two > 0.5 * one && two < 0.8 * one, "{one} {two}");
         assert!(eight > 0.125 * one && eight < two, "{one} {two} {eight}");
+    }
+
+    #[test]
+    fn power_lies_between_idle_and_full() {
+        let watts = |batch: &str| {
+            of(
+                "llama2_7b",
+                "inference",
+                "power_w",
+                &format!(r#"{{"in_len": 64, "out_len": 64, {batch} "tp": 1}}"#),
+            )
+            .unwrap()
+        };
+        let (few, many) = (watts(r#""micro_batch": 1,"#), watts(r#""micro_batch": 256,"#));
+        assert!(few > 80.0 && many > few && many <= 400.0, "{few} {many}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::nearest::nearest;
 use crate::outcome::confidence;
 use crate::setup::Setup;
 use crate::way::time_with;
-use crate::workload::{Assumed, Case, NO_BATCH, case, with_statistics};
+use crate::workload::{Assumed, Case, NO_BATCH, case, shared_batch, with_statistics};
 use orrery_base::{Progress, Result};
 use orrery_compile::Options;
 use orrery_machine::{ExecutionModel, System};
@@ -230,10 +230,20 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
         let tried = BATCHES.into_iter().map(|batch| assumed(Assumed { batch: Some(batch), shards: None }));
         found = tried.reduce(better).unwrap_or(found);
     }
+    let no_room = |found: &Result<Prediction, String>| found.as_ref().is_err_and(|why| why.contains(NO_ROOM));
+    let trains = identity.workload.mode.as_deref() == Some("train");
+    let whole = matches!(system.model, ExecutionModel::Wafer(_));
+    if let Some(mut micro) = shared_batch(record).filter(|_| trains && !whole) {
+        // Gradients add up over as many micro-batches as it takes; wafers deal them out themselves.
+        while no_room(&found) && micro > 1 {
+            micro /= 2;
+            found = assumed(Assumed { batch: Some(micro), shards: None });
+        }
+    }
     // A copy that no device can hold alone is cut over some.
     let mut shards = 1;
     let said = identity.workload.spec.contains_key("tp");
-    while found.as_ref().is_err_and(|why| why.contains(NO_ROOM)) && !said {
+    while no_room(&found) && !said {
         shards *= 2;
         if shards as f64 > identity.devices.unwrap_or(1.0) || shards > system.links.chips_per_machine {
             break;
@@ -442,6 +452,50 @@ pub(crate) fn quantile(mut values: Vec<f64>, at: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orrery_record::rows::read;
+
+    /// The figure predicted for a row: system, devices, workload, mode, precision, batch, stack, metric, unit, spec.
+    fn figure(row: &str, spec: &str) -> f64 {
+        let spec = spec.replace('"', "\"\"");
+        let text = format!(
+            "system,devices,workload,mode,precision,batch_size,stack,metric,unit,value,spec\n{row},1,\"{spec}\"\n"
+        );
+        let record = &read(&text).unwrap()[0];
+        let system = machine_of(record, &[]).unwrap();
+        predicted(record, &record.measurements()[0], system).unwrap_or_else(|why| panic!("{row}: {why}")).0
+    }
+
+    #[test]
+    fn long_rows_of_a_softmax_are_read_again() {
+        let rate = |columns: u64| {
+            let spec = format!(r#"{{"rows": 65536, "cols": {columns}}}"#);
+            figure("a100-80gb,1,softmax,primitive,fp16,,pytorch,gelements_per_s,", &spec)
+        };
+        let (short, long) = (rate(1024), rate(4096));
+        assert!(short > 1.8 * long && short < 2.2 * long, "{short} {long}");
+    }
+
+    #[test]
+    fn eight_bits_are_timed_without_scales() {
+        let small = r#"{"n_layers": 2, "in_len": 512, "out_len": 1}"#;
+        let ms = |precision: &str| {
+            figure(&format!("h100,1,llama2_7b,prefill,{precision},8,tensorrt_llm,latency_ms,"), small)
+        };
+        let (wide, narrow) = (ms("fp16"), ms("fp8"));
+        assert!(narrow > 0.4 * wide && narrow < 0.7 * wide, "{wide} {narrow}");
+    }
+
+    #[test]
+    fn a_rate_of_one_device_and_one_without_a_batch() {
+        let spec = r#"{"n_layers": 2, "vocab": 1000, "in_len": 64, "out_len": 8, "tp": 2}"#;
+        let rate =
+            |unit: &str| figure(&format!("a100,2,llama2_7b,inference,fp16,4,vllm,tokens_per_s,{unit}"), spec);
+        assert!((rate("tok/s") / rate("tok/s/GPU") - 2.0).abs() < 1e-9);
+        let resnet = |batch: &str| {
+            figure(&format!("a100,1,resnet50,inference,fp16,{batch},tensorrt,samples_per_s,"), "{}")
+        };
+        assert!(resnet("") >= resnet("32") && resnet("") >= resnet("128"));
+    }
 
     #[test]
     fn quantiles_lie_between_values() {

@@ -315,7 +315,7 @@ fn whole_model(record: &Record, passes: f64, assumed: Assumed) -> Result<Case, R
     let mut notes = Vec::new();
     let micro = match assumed.batch {
         Some(batch) => {
-            notes.push(format!("batch not published, taken as {batch}"));
+            notes.push(format!("samples at once not published, taken as {batch}"));
             batch
         }
         None => micro_batch(record, copies)?,
@@ -405,6 +405,16 @@ fn recomputes(workload: &Workload) -> bool {
 fn said(record: &Record, key: &str) -> Option<u64> {
     let found = record.identity.workload.spec.get(key).or_else(|| record.extra.get(key));
     found.and_then(Value::as_u64).filter(|n| *n > 0)
+}
+
+/// The global batch divided by devices, where the row does not say more of what is on one at once.
+pub(crate) fn shared_batch(record: &Record) -> Option<u64> {
+    let workload = &record.identity.workload;
+    let says_more = ["micro_batch", "bs_per_gpu", "bs_per_device", "grad_accum"];
+    if says_more.iter().any(|key| workload.spec.contains_key(*key)) {
+        return None;
+    }
+    Some((workload.batch.global? as f64 / record.identity.devices?).floor() as u64)
 }
 
 /// Samples on one device at once: what the row says, else the global batch divided by devices and accumulations.

@@ -75,6 +75,10 @@ impl AttentionShape {
             gradient,
         })
     }
+    /// Elements of keys and values that were there before.
+    pub fn past_elements(&self) -> f64 {
+        2.0 * self.batch * self.kv_heads * (self.keys - self.new_keys) * self.size
+    }
 }
 
 /// Seconds of an attention.

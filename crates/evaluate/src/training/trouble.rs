@@ -233,13 +233,13 @@ mod tests {
 
     #[test]
     fn only_a_loss_that_stays_up_diverges() {
-        let grows = |losses: &mut dyn Iterator<Item = f64>| {
+        fn grows(mut losses: impl Iterator<Item = f64>) -> bool {
             let mut watch = Watch::default();
             losses.any(|loss| watch.after(loss).is_some())
-        };
-        assert!(!grows(&mut (0..200).map(|i| 2.3 / (1.0 + f64::from(i) * 0.1))));
-        assert!(!grows(&mut (0..200).map(|i| if i == 50 { 20.0 } else { 2.3 })));
-        assert!(grows(&mut (0..40).map(|i| if i < 3 { 2.3 } else { 60.0 })));
-        assert!(grows(&mut (0..400).map(|i| 0.1 + (f64::from(i) * 0.01).powi(2))));
+        }
+        assert!(!grows((0..200).map(|i| 2.3 / (1.0 + f64::from(i) * 0.1))));
+        assert!(!grows((0..200).map(|i| if i == 50 { 20.0 } else { 2.3 })));
+        assert!(grows((0..40).map(|i| if i < 3 { 2.3 } else { 60.0 })));
+        assert!(grows((0..400).map(|i| 0.1 + (f64::from(i) * 0.01).powi(2))));
     }
 }
