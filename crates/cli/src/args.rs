@@ -356,6 +356,9 @@ pub(crate) struct Train {
     /// Steps in which the learning rate rises from zero
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) warmup: u64,
+    /// Cut each batch in so many micro-batches, whose gradients are added before the update
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = batch)]
+    pub(crate) accumulate: u64,
     /// Largest norm of all gradients together
     #[arg(long, value_name = "X", value_parser = positive)]
     pub(crate) clip_norm: Option<f64>,

@@ -169,6 +169,7 @@ fn request(
     let habits = orrery::training::habits(place)?;
     let mut spec = Spec::new(kind, optimizer);
     spec.loss.output.clone_from(&args.loss_of);
+    spec.accumulations = args.accumulate;
     spec.clip_norm = args.clip_norm;
     spec.frozen.clone_from(&args.freeze);
     spec.undecayed.clone_from(&args.no_decay);

@@ -57,6 +57,13 @@ fn too_high_a_learning_rate_names_the_step_the_op_and_the_remedy() {
 }
 
 #[test]
+fn micro_batches_learn_what_their_batch_does() {
+    let whole = loss(&train(&["--lr", "0.003", "--steps", "6"]));
+    let parts = loss(&train(&["--lr", "0.003", "--steps", "6", "--accumulate", "4"]));
+    assert!((whole - parts).abs() < 1e-4 * whole, "{whole} and {parts}");
+}
+
+#[test]
 fn a_grid_is_one_table() {
     let ran = orrery(&[&PEAKS[..6], &["--batch", "8,16", "--lr", "0.001,0.01", "--samples", "64"]].concat());
     assert_eq!(ran.code, 0, "{}", ran.all());

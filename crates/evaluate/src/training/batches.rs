@@ -93,12 +93,17 @@ impl Columns {
         }
         lines
     }
-    /// The model's inputs and the labels of a batch.
-    pub(super) fn of(&self, batch: &Batch) -> Result<(Vec<Tensor>, Option<Tensor>)> {
+    /// The model's inputs and the labels of part `part` of `parts` equal ones of a batch.
+    pub(super) fn of(
+        &self,
+        batch: &Batch,
+        part: usize,
+        parts: usize,
+    ) -> Result<(Vec<Tensor>, Option<Tensor>)> {
         let column = |name: &str, shape: &[usize]| -> Result<Tensor> {
             let found = batch.columns.iter().find(|(n, _)| n == name).map(|(_, tensor)| tensor);
             match found {
-                Some(tensor) => Ok(tensor.reshaped(shape.to_vec())),
+                Some(tensor) => Ok(share(tensor, part, parts)?.reshaped(shape.to_vec())),
                 None => Diagnostic::error("data-column", format!("the batch has no column `{name}`")).err(),
             }
         };
@@ -121,6 +126,19 @@ impl Columns {
         }
         Ok((inputs, labels))
     }
+}
+
+/// Part `part` of `parts` equal ones along the first dimension.
+fn share(tensor: &Tensor, part: usize, parts: usize) -> Result<Tensor> {
+    let mut shape = tensor.shape().to_vec();
+    if parts == 1 || shape.is_empty() {
+        return Ok(tensor.clone());
+    }
+    shape[0] /= parts;
+    let each = tensor.bytes().len() / parts;
+    let bytes = bytes::Bytes::copy_from_slice(&tensor.bytes()[part * each..(part + 1) * each]);
+    Tensor::from_bytes(tensor.dtype(), shape, bytes)
+        .map_err(|error| Box::new(Diagnostic::error("data-shape", error.to_string())))
 }
 
 fn extents(graph: &Graph, id: ValueId) -> Result<(DType, Vec<usize>)> {

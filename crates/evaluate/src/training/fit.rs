@@ -123,7 +123,8 @@ pub fn train(
     progress: &Progress,
     tell: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Trained> {
-    let bound = model.at_batch(Some(request.batch as u64))?;
+    let micro = micro_batch(request)?;
+    let bound = model.at_batch(Some(micro as u64))?;
     let mut spec = request.spec.clone();
     spec.gradient_norm = true;
     spec.loss_scaling = request.scaling.is_on();
@@ -221,6 +222,18 @@ pub fn train(
     })
 }
 
+/// Samples of one micro-batch.
+fn micro_batch(request: &Request) -> Result<usize> {
+    let parts = usize::try_from(request.spec.accumulations.max(1)).unwrap_or(usize::MAX);
+    if request.batch.is_multiple_of(parts) {
+        return Ok(request.batch / parts);
+    }
+    let cause = format!("a batch of {} cannot be cut in {parts} equal micro-batches", request.batch);
+    Diagnostic::error("train-accumulation", cause)
+        .help("choose a batch that is a multiple of --accumulate")
+        .err()
+}
+
 struct Run<'a> {
     request: &'a Request,
     scale: Scale,
@@ -244,30 +257,41 @@ impl Run<'_> {
         let number = self.step + 1;
         let rate = self.request.rate * self.request.schedule.factor(number, total);
         let seed = hash64(self.request.seed, number);
-        let (data, labels) = columns.of(batch)?;
-        let inputs = trainer.inputs(data, labels, rate, number, self.scale.factor)?;
-        let outcome = trainer.step(inputs.clone(), seed)?;
+        let parts = self.request.spec.accumulations.max(1);
         let held = self.scale.factor;
-        let sound = self.scale.after(outcome.applied) || outcome.applied;
-        // With dynamic scaling an overflow of gradients is expected now and then; that of the loss itself is not.
-        if !outcome.applied && !(sound && outcome.loss.is_finite()) {
-            let precision = match &self.request.place {
-                Place::Machine(setup) => Some(setup.target()?.precision.name.clone()),
-                Place::Host => None,
-            };
-            return Err(trouble::not_a_number(trainer, inputs, seed, number, rate, precision.as_deref()));
-        }
-        if !outcome.applied {
-            let cause = format!("step {number} is left out: gradients overflow at a loss scale of {held}");
-            tell(&Event::Note(&Diagnostic::note("train-scale-overflow", cause)));
-        }
-        if outcome.applied
-            && let Some(grown) = self.watch.after(outcome.loss)
-        {
-            return Err(trouble::diverged(trainer, inputs, seed, number, rate, grown));
+        let mut loss = 0.0;
+        for part in 0..parts {
+            let (data, labels) = columns.of(batch, part as usize, parts as usize)?;
+            let inputs = trainer.inputs(data, labels, rate, number, held, part + 1 == parts)?;
+            let seed = hash64(seed, part);
+            let outcome = trainer.step(inputs.clone(), seed)?;
+            loss += outcome.loss / parts as f64;
+            let last = part + 1 == parts;
+            if outcome.applied && !last {
+                continue;
+            }
+            let sound = self.scale.after(outcome.applied) || outcome.applied;
+            // With dynamic scaling an overflow of gradients is expected now and then; that of the loss itself is not.
+            if !outcome.applied && !(sound && outcome.loss.is_finite()) {
+                let precision = match &self.request.place {
+                    Place::Machine(setup) => Some(setup.target()?.precision.name.clone()),
+                    Place::Host => None,
+                };
+                return Err(trouble::not_a_number(trainer, inputs, seed, number, rate, precision.as_deref()));
+            }
+            if !outcome.applied {
+                let cause =
+                    format!("step {number} is left out: gradients overflow at a loss scale of {held}");
+                tell(&Event::Note(&Diagnostic::note("train-scale-overflow", cause)));
+                trainer.drop_accumulated()?;
+                break;
+            }
+            if let Some(grown) = self.watch.after(loss) {
+                return Err(trouble::diverged(trainer, inputs, seed, number, rate, grown));
+            }
         }
         self.step = number;
-        self.epoch_loss += outcome.loss;
+        self.epoch_loss += loss;
         self.epoch_samples += batch.valid as u64;
         Ok(())
     }
@@ -371,7 +395,7 @@ impl Judge {
         let formats = precision(&request.place)?;
         let evaluation = evaluation(&bound.graph, spec, formats.as_ref(), Weights::Compute)?;
         let engine = Engine::new(&evaluation.graph, &request.place, request.threads, false)?;
-        let plan = Plan { batch: request.batch, shuffle: None, last: Last::Pad, augment: None };
+        let plan = Plan { batch: micro_batch(request)?, shuffle: None, last: Last::Pad, augment: None };
         let loader = Loader::new(data.clone(), plan)?;
         let step = orrery_transform::training::step(&bound.graph, spec, None, Weights::ShapeOnly)?;
         let columns = Columns::new(bound, &step, data, &request.columns, request.label.as_deref())?;
@@ -382,7 +406,7 @@ impl Judge {
         let mut loader = self.loader.clone();
         for _ in 0..loader.batches_per_epoch() {
             let batch = loader.next_batch()?;
-            let (mut inputs, labels) = self.columns.of(&batch)?;
+            let (mut inputs, labels) = self.columns.of(&batch, 0, 1)?;
             for name in &self.evaluation.states {
                 let state = trainer.states().find(|(n, _)| n == name).map(|(_, tensor)| tensor.clone());
                 inputs.push(state.ok_or_else(|| {

@@ -8,7 +8,7 @@ use orrery_ir::weights::normal;
 use orrery_ir::{Type, Weight};
 use orrery_numerics::{DType, Rounding, Tensor, cast};
 use orrery_transform::Weights;
-use orrery_transform::training::{self, Spec, Step};
+use orrery_transform::training::{self, Spec, StateKind, Step};
 
 /// What a step found.
 #[derive(Clone, Debug)]
@@ -70,7 +70,8 @@ impl Trainer {
         self.states[at] = tensor;
         Ok(())
     }
-    /// All inputs of a step on a batch: `data` in the order of the model's inputs. `number` is 1 for the first step.
+    /// All inputs of a step on a batch: `data` in the order of the model's inputs. `number` is 1 for the first step; `apply` is
+    /// true for the last micro-batch of an update.
     ///
     /// # Errors
     /// `input-mismatch` where the batch does not have all inputs of the model, or one is of another type.
@@ -81,6 +82,7 @@ impl Trainer {
         rate: f64,
         number: u64,
         loss_scale: f64,
+        apply: bool,
     ) -> Result<Vec<Tensor>> {
         let step = &self.step;
         let mut inputs: Vec<Option<Tensor>> = vec![None; step.graph.inputs.len()];
@@ -97,6 +99,9 @@ impl Trainer {
         }
         put(step.learning_rate, &Tensor::scalar(rate as f32))?;
         put(step.step, &Tensor::scalar(number as i64))?;
+        if let Some(at) = step.apply {
+            put(at, &Tensor::from_bools(vec![], [apply]))?;
+        }
         if let Some(at) = step.loss_scale {
             put(at, &Tensor::scalar(loss_scale as f32))?;
         }
@@ -108,6 +113,18 @@ impl Trainer {
             let cause = "the batch does not have all inputs of the model";
             Box::new(Diagnostic::error("input-mismatch", cause))
         })
+    }
+    /// Forgets gradients of micro-batches whose update is left out.
+    ///
+    /// # Errors
+    /// Never for states of a step.
+    pub(super) fn drop_accumulated(&mut self) -> Result<()> {
+        for (slot, state) in self.step.states.iter().zip(&mut self.states) {
+            if slot.kind == StateKind::Accumulated {
+                *state = initial(&slot.name, &slot.ty, &slot.initial)?;
+            }
+        }
+        Ok(())
     }
     /// One step on inputs from [`Trainer::inputs`]. `seed` is that of dropouts and stochastic rounding.
     ///

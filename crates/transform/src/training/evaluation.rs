@@ -50,6 +50,6 @@ pub fn evaluation(
 impl Slot {
     /// Whether the model itself reads it, not the optimizer alone.
     pub fn is_model(&self) -> bool {
-        self.kind != StateKind::Moment
+        matches!(self.kind, StateKind::Parameter | StateKind::Statistic)
     }
 }

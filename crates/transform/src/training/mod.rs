@@ -51,6 +51,9 @@ pub struct Spec {
     pub undecayed: Vec<String>,
     /// Type in which parameters are kept between steps.
     pub parameters_in: DType,
+    /// Micro-batches whose gradients make one update. With more than one, the graph is the step of one micro-batch, and its
+    /// input `apply` says whether it is the last.
+    pub accumulations: u64,
 }
 
 impl Spec {
@@ -66,6 +69,7 @@ impl Spec {
             frozen: Vec::new(),
             undecayed: Vec::new(),
             parameters_in: DType::F32,
+            accumulations: 1,
         }
     }
 }
@@ -79,6 +83,8 @@ pub enum StateKind {
     Moment,
     /// Running mean or variance of a batch normalization.
     Statistic,
+    /// Gradients of the micro-batches of an update so far.
+    Accumulated,
 }
 
 /// A value that the step finds in one of its inputs and leaves in one of its outputs.
@@ -113,6 +119,8 @@ pub struct Step {
     pub step: usize,
     /// Position of the input `loss_scale`, f32[].
     pub loss_scale: Option<usize>,
+    /// Position of the input `apply`, bool[].
+    pub apply: Option<usize>,
     /// Position of the output with the norm of all gradients; the loss is output 0.
     pub gradient_norm: Option<usize>,
     /// Positions of the model's outputs.
@@ -219,7 +227,9 @@ pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weigh
     let rate = extend.input("learning_rate", Type::tensor(DType::F32, [0_i64; 0]));
     let time = extend.input("step", Type::tensor(DType::I64, [0_i64; 0]));
     let scale = loss_scale.map(|at| extend.graph().inputs[at]);
-    let mut update_of = optimizer::Update::new(spec, rate, time, scale);
+    let apply =
+        (spec.accumulations > 1).then(|| extend.input("apply", Type::tensor(DType::Bool, [0_i64; 0])));
+    let mut update_of = optimizer::Update::new(spec, rate, time, scale, apply);
     let inputs: Vec<(ValueId, ValueId, String)> = given
         .iter()
         .enumerate()
@@ -253,7 +263,7 @@ pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weigh
         let position = graph.inputs.iter().position(|v| *v == moment.input).expect("it is an input");
         states.push(Slot {
             name: moment.name.clone(),
-            kind: StateKind::Moment,
+            kind: moment.kind,
             input: position,
             output: outputs.len(),
             initial: Weight::Seeded { seed: 0, mean: 0.0, deviation: 0.0 },
@@ -275,6 +285,7 @@ pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weigh
         learning_rate,
         step: learning_rate + 1,
         loss_scale,
+        apply: apply.map(|_| learning_rate + 2),
         gradient_norm,
         predictions,
         states,

@@ -1,6 +1,6 @@
 //! The update: from gradients to new parameters.
 
-use super::Spec;
+use super::{Spec, StateKind};
 use orrery_base::Result;
 use orrery_ir::{Attrs, Extend, Op, ValueId};
 use orrery_numerics::DType;
@@ -134,6 +134,7 @@ impl Optimizer {
 /// A moment that the update keeps.
 pub(super) struct Moment {
     pub(super) name: String,
+    pub(super) kind: StateKind,
     pub(super) input: ValueId,
     pub(super) output: ValueId,
 }
@@ -153,11 +154,19 @@ pub(super) struct Update<'a> {
     rate: ValueId,
     time: ValueId,
     scale: Option<ValueId>,
+    /// Whether this is the last of the micro-batches of an update, where there are several.
+    apply: Option<ValueId>,
 }
 
 impl<'a> Update<'a> {
-    pub(super) const fn new(spec: &'a Spec, rate: ValueId, time: ValueId, scale: Option<ValueId>) -> Self {
-        Self { spec, rate, time, scale }
+    pub(super) const fn new(
+        spec: &'a Spec,
+        rate: ValueId,
+        time: ValueId,
+        scale: Option<ValueId>,
+        apply: Option<ValueId>,
+    ) -> Self {
+        Self { spec, rate, time, scale, apply }
     }
     /// Takes each parameter with its gradient and name.
     pub(super) fn append(
@@ -173,6 +182,12 @@ impl<'a> Update<'a> {
                 Some(scale) => graph.div(wide, scale)?,
                 None => wide,
             });
+        }
+        let mut updated = Updated { parameters: Vec::new(), norm: None, moments: Vec::new() };
+        if let Some(apply) = self.apply {
+            for ((_, _, name), gradient) in parameters.iter().zip(&mut gradients) {
+                *gradient = self.accumulated(graph, *gradient, name, apply, &mut updated.moments)?;
+            }
         }
         let norm = if self.spec.clip_norm.is_some() || self.spec.gradient_norm {
             Some(norm(graph, &gradients)?)
@@ -190,13 +205,41 @@ impl<'a> Update<'a> {
                 *gradient = graph.mul(*gradient, share)?;
             }
         }
-        let mut updated = Updated { parameters: Vec::new(), norm, moments: Vec::new() };
+        updated.norm = norm;
         for ((parameter, _, name), gradient) in parameters.iter().zip(gradients) {
             let new = self.one(graph, *parameter, gradient, name, &mut updated.moments)?;
-            updated.parameters.push(new);
+            updated.parameters.push(self.applied(graph, new, *parameter)?);
         }
         graph.set_scope("");
         Ok(updated)
+    }
+    /// The mean gradient of the micro-batches so far, which is kept until the last of them has used it.
+    fn accumulated(
+        &self,
+        graph: &mut Extend,
+        gradient: ValueId,
+        name: &str,
+        apply: ValueId,
+        moments: &mut Vec<Moment>,
+    ) -> Result<ValueId> {
+        let ty = graph.fact(gradient).ty.clone();
+        graph.set_scope("");
+        let name = format!("{name}.accumulated");
+        let before = graph.input(&name, ty);
+        graph.set_scope("update");
+        let part = graph.scale(gradient, 1.0 / self.spec.accumulations.max(1) as f64)?;
+        let sum = graph.add(before, part)?;
+        let zero = graph.scalar_like(sum, 0.0);
+        let output = graph.op(Op::Where, &[apply, zero, sum], Attrs::new())?;
+        moments.push(Moment { name, kind: StateKind::Accumulated, input: before, output });
+        Ok(sum)
+    }
+    /// The new value of a state, or the old one before the last micro-batch.
+    fn applied(&self, graph: &mut Extend, new: ValueId, old: ValueId) -> Result<ValueId> {
+        match self.apply {
+            Some(apply) => graph.op(Op::Where, &[apply, new, old], Attrs::new()),
+            None => Ok(new),
+        }
     }
     fn one(
         &self,
@@ -229,7 +272,8 @@ impl<'a> Update<'a> {
         let node = graph.node(op, name, &operands, attrs, Vec::new(), &vec![true; 1 + states.len()])?;
         let made: Vec<ValueId> = graph.graph().nodes[node].outputs.iter().flatten().copied().collect();
         for ((name, input), output) in states.into_iter().zip(&made[1..]) {
-            moments.push(Moment { name, input, output: *output });
+            let output = self.applied(graph, *output, input)?;
+            moments.push(Moment { name, kind: StateKind::Moment, input, output });
         }
         let new = if op == Op::LambDirection { self.lamb(graph, wide, made[0])? } else { made[0] };
         graph.cast(new, stored)
