@@ -7,7 +7,7 @@ use orrery_cost::Target;
 use orrery_cost::contraction::{Contraction, Operand};
 use orrery_ir::infer::{Facts, node_place, with_ctx};
 use orrery_ir::op::space::broadcast_access;
-use orrery_ir::op::{Access, AxisKind, IterSpace, Work};
+use orrery_ir::op::{Access, AxisKind, Engine, IterSpace, Work};
 use orrery_ir::{Attrs, Bindings, Def, Dim, Graph, Node, NodeId, Op, Type, ValueId};
 use orrery_numerics::{DType, Tensor};
 use orrery_program::memory::unbound;
@@ -210,7 +210,7 @@ impl<'a> Emitter<'a> {
         Body { graph, operands, reads, results, writes }
     }
     /// What a list of nodes makes for others, each with the number of the output that it is of its node: all of the last
-    /// node, and of those before it what is read elsewhere.
+    /// node, and of those before it what is read elsewhere. Movements that were put off are made again for each reader.
     fn leaving(&self, nodes: &[NodeId]) -> Vec<(usize, ValueId)> {
         let Some((last, before)) = nodes.split_last() else { return Vec::new() };
         let within = |value: ValueId| {
@@ -222,7 +222,9 @@ impl<'a> Emitter<'a> {
             outputs.filter_map(|(i, v)| Some((i, (*v)?))).collect::<Vec<_>>()
         };
         let elsewhere = |(_, value): &(usize, ValueId)| self.uses[*value] as usize > within(*value);
-        before.iter().flat_map(made).filter(elsewhere).chain(made(last)).collect()
+        let computes =
+            |id: &&NodeId| !matches!(self.graph.nodes[**id].op.def().engine, Engine::Movement | Engine::View);
+        before.iter().filter(computes).flat_map(made).filter(elsewhere).chain(made(last)).collect()
     }
     /// What a part needs of an operand: of the anchor, number 0, or of a follower.
     fn access(
