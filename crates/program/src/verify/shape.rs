@@ -186,15 +186,10 @@ fn step(program: &Program, id: StepId, step: &Step, ends: &[Bindings]) -> Result
     if step.kind == StepKind::Compute && !step.approximate {
         parts(program, step, ends, &place)?;
         for (number, &(operand, access)) in operands.iter().enumerate() {
-            if combined(number) {
+            let count = program.memories[program.buffers[operand].home].cores;
+            if combined(number) && count > 1 {
                 // The mesh delivers it wherever its layout says; only the parts must be on cores that are there.
-                cores(
-                    step.base,
-                    &step.grid,
-                    program.memories[program.buffers[operand].home].cores,
-                    ends,
-                    &place,
-                )?;
+                cores(step.base, &step.grid, count, ends, &place)?;
             } else {
                 local(program, step, operand, access, ends, &place)?;
             }
