@@ -579,11 +579,13 @@ fn spread_along_sum(base: u64, grid: &[Cut], space: &IterSpace, access: &[Access
             (cut.cutting, cut.stride) = (Cutting::Parts(1), 0);
         }
     }
+    let reach: u64 =
+        (0..space.axes.len()).filter(|&i| innermost(i)).map(|i| (parts_of(&grid[i]) - 1) * grid[i].stride).sum();
     if let Some(axis) = result_axis(space) {
         let cut = &mut layout.cuts[axis];
         let parts = parts_of(cut);
-        // Only where the sum's parts lie just inside of the axis' own, or the axis is not cut.
-        if parts == 1 || cut.stride == sums * stride {
+        // Only where the sum's parts lie side by side, and just inside of the axis' own where that is cut.
+        if reach == (sums - 1) * stride && (parts == 1 || cut.stride == sums * stride) {
             (cut.cutting, cut.stride) = (Cutting::Parts(parts * sums), stride);
         }
     }
