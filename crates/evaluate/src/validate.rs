@@ -227,17 +227,16 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     let mut found = assumed(Assumed::default());
     if found.as_ref().is_err_and(|why| why == NO_BATCH) && is_rate(&figure.metric) {
         // A rate without a batch is the best one.
-        let tried = BATCHES.into_iter().map(|batch| assumed(Assumed { batch: Some(batch), shards: None }));
+        let tried = BATCHES.into_iter().map(|batch| assumed(Assumed { batch: Some(batch), ..Assumed::default() }));
         found = tried.reduce(better).unwrap_or(found);
     }
     let no_room = |found: &Result<Prediction, String>| found.as_ref().is_err_and(|why| why.contains(NO_ROOM));
     let trains = identity.workload.mode.as_deref() == Some("train");
-    let whole = matches!(system.model, ExecutionModel::Wafer(_));
-    if let Some(mut micro) = shared_batch(record).filter(|_| trains && !whole) {
-        // Gradients add up over as many micro-batches as it takes; wafers deal them out themselves.
+    if let Some(mut micro) = shared_batch(record).filter(|_| trains) {
+        // Gradients add up over as many micro-batches as it takes.
         while no_room(&found) && micro > 1 {
-            micro /= 2;
-            found = assumed(Assumed { batch: Some(micro), shards: None });
+            micro = (micro / SMALLER).max(1);
+            found = assumed(Assumed { batch: Some(micro), ..Assumed::default() });
         }
     }
     // A copy that no device can hold alone is cut over some.
@@ -248,13 +247,23 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
         if shards as f64 > identity.devices.unwrap_or(1.0) || shards > system.links.chips_per_machine {
             break;
         }
-        found = assumed(Assumed { batch: None, shards: Some(shards) }).or(found);
+        found = assumed(Assumed { shards: Some(shards), ..Assumed::default() }).or(found);
+    }
+    if let (true, true, Err(why)) = (trains, no_room(&found), &found) {
+        // It was run, so that it fits in some way that is not found here.
+        let forward = assumed(Assumed { from_forward: true, ..Assumed::default() });
+        found = forward.map(|found| Prediction {
+            instead: Some(format!("a multiple of the forward pass, as the step {why}")),
+            ..found
+        });
     }
     let mut found = found?;
     notes.extend(found.note.take());
     Ok(Prediction { note: (!notes.is_empty()).then(|| notes.join("; ")), ..found })
 }
 
+/// By what a micro-batch that does not fit is made smaller.
+const SMALLER: u64 = 4;
 /// Batches that are tried where none is published.
 const BATCHES: [u64; 4] = [8, 32, 128, 512];
 /// The code of what does not fit, as it stands in a reason.
@@ -289,7 +298,7 @@ fn one_device(
     let trained = case.passes > 1.0;
     let setup = setup.clone().tiles(case.tiles).map_err(|d| reason(&d))?;
     let (mut step, mut instead) = (None, None);
-    if let Some(training) = &case.training {
+    if let Some(training) = case.training.as_ref().filter(|_| !assumed.from_forward) {
         match train::seconds(&case, training, &setup, figure.scope) {
             Ok((seconds, note)) => {
                 notes.extend(note);

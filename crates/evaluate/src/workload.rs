@@ -57,6 +57,8 @@ pub(crate) struct Assumed {
     pub(crate) batch: Option<u64>,
     /// Devices over which every block is cut.
     pub(crate) shards: Option<u64>,
+    /// A training step is timed as a multiple of its forward pass.
+    pub(crate) from_forward: bool,
 }
 
 /// Why a row without a batch cannot be modelled as it stands.
