@@ -232,11 +232,18 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     }
     let no_room = |found: &Result<Prediction, String>| found.as_ref().is_err_and(|why| why.contains(NO_ROOM));
     let trains = identity.workload.mode.as_deref() == Some("train");
-    if let Some(mut micro) = shared_batch(record).filter(|_| trains) {
-        // Gradients add up over as many micro-batches as it takes.
-        while no_room(&found) && micro > 1 {
-            micro = (micro / SMALLER).max(1);
-            found = assumed(Assumed { batch: Some(micro), ..Assumed::default() });
+    if let Some(most) = shared_batch(record).filter(|batch| trains && *batch > 1 && no_room(&found)) {
+        // Gradients add up over as many micro-batches as it takes: the largest that fits, if a single sample does.
+        let at = |batch| assumed(Assumed { batch: Some(batch), ..Assumed::default() });
+        let mut micro = 1;
+        let mut fits = at(micro);
+        while !no_room(&fits) {
+            micro *= LARGER;
+            found = fits;
+            if micro >= most {
+                break;
+            }
+            fits = at(micro);
         }
     }
     // A copy that no device can hold alone is cut over some.
@@ -262,8 +269,8 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     Ok(Prediction { note: (!notes.is_empty()).then(|| notes.join("; ")), ..found })
 }
 
-/// By what a micro-batch that does not fit is made smaller.
-const SMALLER: u64 = 4;
+/// By what a micro-batch that fits is made larger.
+const LARGER: u64 = 4;
 /// Batches that are tried where none is published.
 const BATCHES: [u64; 4] = [8, 32, 128, 512];
 /// The code of what does not fit, as it stands in a reason.
