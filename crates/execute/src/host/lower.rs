@@ -11,6 +11,11 @@ const LARGEST: f32 = f32::INFINITY;
 /// Appends what `node` computes of `inputs` and returns where the result is; none where it is no elementwise op on f32,
 /// or an operand that must be a number is not.
 pub(crate) fn lower(node: &Node, inputs: &[Option<Source>], to: &mut Program) -> Option<Source> {
+    if node.op == Op::Where {
+        // The session has put the two numbers of a comparison behind the operands.
+        let [None, Some(yes), Some(no), Some(a), Some(b)] = *inputs else { return None };
+        return Some(to.push(Instruction::SelectLess([a, b, yes, no])));
+    }
     let x = inputs.first().copied().flatten()?;
     let attr = |name: &str, default: f64| node.attrs.float_or(name, default) as f32;
     let unary = |to: &mut Program, function: Function| to.push(Instruction::Unary(function, x));

@@ -4,9 +4,10 @@ use super::prepare::Choice;
 use super::step::{Call, HostKernel, Outcome};
 use super::value::Layout;
 use crate::kernels::gemm::{Packed, Product, Rows};
-use crate::kernels::matmul::Batch;
+use crate::kernels::matmul::{Batch, product};
 use crate::kernels::movement::transpose;
-use orrery_ir::Op;
+use crate::kernels::outer::{Left, outer_sum};
+use orrery_ir::{Node, Op};
 
 pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
     let node = choice.node;
@@ -22,7 +23,9 @@ pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
             _ => Some(Box::new(MatMul)),
         },
         Op::Gemm => {
-            let b = choice.constant(1).filter(|b| b.rank() == 2 && !b.is_empty())?;
+            let Some(b) = choice.constant(1).filter(|b| b.rank() == 2 && !b.is_empty()) else {
+                return FreshGemm::of(node).map(|kernel| Box::new(kernel) as Box<dyn HostKernel>);
+            };
             let alpha = node.attrs.float_or("alpha", 1.0) as f32;
             let beta = node.attrs.float_or("beta", 1.0) as f32;
             let values = b.values::<f32>()?;
@@ -114,6 +117,57 @@ impl HostKernel for Gemm {
         call.make_with_tail(vec![m, n], Layout::Plain, bias.as_deref(), true, |call, finish, out| {
             let rows = Rows::Dense { data: turned.as_deref().unwrap_or(&data), stride: k };
             Product { rows, segments: 1, packed: &self.packed, finish }.run(&call.machine.threads, out);
+        })
+    }
+}
+
+/// A product with a bias of two operands made at run time.
+struct FreshGemm {
+    turned: [bool; 2],
+    beta: f32,
+}
+impl FreshGemm {
+    /// None where both operands are turned or the product is scaled.
+    fn of(node: &Node) -> Option<Self> {
+        let turned = ["transA", "transB"].map(|name| node.attrs.flag(name));
+        let plain = node.attrs.float_or("alpha", 1.0) == 1.0 && turned != [true, true];
+        plain.then_some(Self { turned, beta: node.attrs.float_or("beta", 1.0) as f32 })
+    }
+}
+impl HostKernel for FreshGemm {
+    fn name(&self) -> &'static str {
+        "product"
+    }
+    fn takes_tail(&self) -> bool {
+        true
+    }
+    fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
+        let (a_shape, b_shape) = (call.shape(0), call.shape(1));
+        let ([a0, a1], [b0, b1]) = (a_shape.as_slice(), b_shape.as_slice()) else {
+            return Ok(Outcome::Declined);
+        };
+        let (m, k) = if self.turned[0] { (*a1, *a0) } else { (*a0, *a1) };
+        let (k2, n) = if self.turned[1] { (*b1, *b0) } else { (*b0, *b1) };
+        let (Some(a), Some(b)) = (call.floats(0, Layout::Plain), call.floats(1, Layout::Plain)) else {
+            return Ok(Outcome::Declined);
+        };
+        let bias = match call.floats(2, Layout::Plain) {
+            Some(c) if c.len() == n && call.shape(2).last() == Some(&n) => {
+                Some(c.iter().map(|x| x * self.beta).collect::<Vec<f32>>())
+            }
+            None if !call.has(2) => None,
+            _ => return Ok(Outcome::Declined),
+        };
+        if k != k2 || [m, k, n].contains(&0) || self.turned[0] && bias.is_some() {
+            return Ok(Outcome::Declined);
+        }
+        if self.turned[0] {
+            return call.make_then_tail(vec![m, n], Layout::Plain, |call, out| {
+                outer_sum(&call.machine.threads, &Left::Rows { data: &a, columns: m }, &b, n, out);
+            });
+        }
+        call.make_with_tail(vec![m, n], Layout::Plain, bias.as_deref(), true, |call, finish, out| {
+            product(&call.machine.threads, &a, &b, [k, n], self.turned[1], finish, out);
         })
     }
 }

@@ -6,6 +6,7 @@
 //! this machine. The result is the same whatever the number of threads.
 
 mod attention;
+mod backward;
 mod fuse;
 mod lower;
 mod matrix;
@@ -13,6 +14,7 @@ mod movement;
 mod nested;
 mod prepare;
 mod recurrent;
+mod rewrite;
 mod rows;
 mod spatial;
 mod step;

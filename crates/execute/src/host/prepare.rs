@@ -4,7 +4,7 @@ use super::fuse::{self, Group, Numbers};
 use super::lower::lower;
 use super::step::{HostKernel, Step, Tail};
 use super::value::{Layout, Machine, Value};
-use super::{attention, matrix, movement, nested, recurrent, rows, spatial};
+use super::{attention, backward, matrix, movement, nested, recurrent, rewrite, rows, spatial};
 use crate::kernels::pointwise::{Program, Source};
 use orrery_base::Result;
 use orrery_ir::infer::Facts;
@@ -64,8 +64,9 @@ pub(crate) fn prepare(graph: &Graph, inputs: Option<&[Fact]>, machine: &Arc<Mach
     for (id, value) in graph.values.iter_mut() {
         value.ty = facts[id].ty.clone();
     }
-    let (mut constants, done) = fold(&graph)?;
+    let (mut constants, mut done) = fold(&graph)?;
     batch_norm_factors(&mut graph, &mut constants, &mut facts);
+    rewrite::rewrite(&mut graph, &mut done);
     let numbers: Numbers = constants
         .iter()
         .filter(|(_, t)| t.len() == 1 && t.dtype() == DType::F32)
@@ -303,6 +304,7 @@ fn choose(choice: &Choice<'_>) -> Result<Option<Box<dyn HostKernel>>> {
         .or_else(|| attention::choose(choice))
         .or_else(|| recurrent::choose(choice))
         .or_else(|| rows::choose(choice))
+        .or_else(|| backward::choose(choice))
         .or_else(|| movement::choose(choice)))
 }
 

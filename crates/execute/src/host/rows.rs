@@ -150,8 +150,13 @@ impl HostKernel for Reduce {
         for axis in axes {
             reduced[normalize_axis(axis, rank)?] = true;
         }
-        let all_spatial = rank > 2 && reduced[2..].iter().all(|r| *r) && !reduced[1];
-        let at_hand = call.input(0).map_or(Layout::Plain, |v| layout_at_hand(v));
+        // What is left lies in the same order in both layouts.
+        let all_spatial = rank > 2 && reduced[2..].iter().all(|r| *r);
+        let channels_left = all_spatial && reduced[0] && !reduced[1];
+        let at_hand = call.input(0).map_or(Layout::Plain, |v| match v.has(Layout::ChannelsLast) {
+            true if channels_left => Layout::ChannelsLast,
+            _ => layout_at_hand(v),
+        });
         let layout = if self.keep || all_spatial { at_hand } else { Layout::Plain };
         let Some(data) = call.floats(0, layout) else { return Ok(Outcome::Declined) };
         // Dimensions in order of memory, those of extent one left out: nothing, or one run, is reduced; else they are moved.
@@ -172,6 +177,13 @@ impl HostKernel for Reduce {
         let count = data.len() / kept.max(1);
         if order[first..end].iter().all(|&d| reduced[d]) {
             reduce(threads, &data, product(&order[first..end]), product(&order[end..]), how, &mut out);
+        } else if channels_left && layout == Layout::Plain && how == Reduction::Sum {
+            // Each image of each channel, then those of each channel.
+            let images = shape[0] * kept;
+            let mut sums = call.room(images);
+            reduce(threads, &data, data.len() / images, 1, how, &mut sums);
+            reduce(threads, &sums, shape[0], kept, how, &mut out);
+            call.machine.give(sums);
         } else {
             let extents: Vec<usize> = order.iter().map(|&d| shape[d]).collect();
             let (inner, outer): (Vec<usize>, Vec<usize>) = (0..order.len()).partition(|&p| reduced[order[p]]);

@@ -16,15 +16,18 @@ pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
     let node = choice.node;
     match node.op {
         Op::Conv | Op::ConvTranspose => {
-            let weights = choice.constant(1)?;
-            let dims = weights.rank().checked_sub(2).filter(|d| (1..=2).contains(d))?;
-            let window = WindowAttrs::of(node, dims, Some(&weights.shape()[2..]))?;
+            let weights = node.inputs.get(1).copied().flatten().filter(|_| choice.is_f32(1))?;
+            let shape = choice.graph.values[weights].ty.as_tensor()?.extents()?;
+            let dims = shape.len().checked_sub(2).filter(|d| (1..=2).contains(d))?;
+            let window = WindowAttrs::of(node, dims, Some(&shape[2..]))?;
             let groups = usize::try_from(node.attrs.int_or("group", 1)).ok().filter(|g| *g > 0)?;
-            let values = weights.values::<f32>()?;
-            let shape = weights.shape();
-            if weights.is_empty() || shape[0] % groups != 0 {
+            if shape.contains(&0) || shape[0] % groups != 0 {
                 return None;
             }
+            let constant = match choice.constant(1) {
+                Some(weights) => Some(weights.values::<f32>()?),
+                None => None,
+            };
             let transposed = node.op == Op::ConvTranspose;
             let (channels, out_channels) =
                 if transposed { (shape[0], shape[1] * groups) } else { (shape[1] * groups, shape[0]) };
@@ -36,14 +39,15 @@ pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
                 if sizes || window.same.is_some() {
                     return None;
                 }
-                let packed = Transposed::new(geometry, &values);
-                return Some(Box::new(ConvTranspose { window, extra, packed }));
+                let packed = constant.map(|values| Transposed::new(geometry, &values));
+                return Some(Box::new(ConvTranspose { window, extra, geometry, packed }));
             }
             let made = node.outputs.first().copied().flatten()?;
             let extents = choice.graph.values[made].ty.as_tensor().and_then(|t| t.shape.clone());
             let out: Option<Vec<usize>> = extents.and_then(|s| s.get(2..)?.iter().map(Dim::extent).collect());
             let out = out.map(|out| two(&out, 1));
-            Some(Box::new(Conv { window, packed: Convolution::new(geometry, &values, out) }))
+            let packed = constant.map(|values| Convolution::new(geometry, &values, out));
+            Some(Box::new(Conv { window, geometry, packed }))
         }
         Op::MaxPool | Op::AveragePool => {
             if node.outputs.len() > 1 && node.outputs[1].is_some() {
@@ -72,11 +76,11 @@ fn two(values: &[usize], first: usize) -> [usize; 2] {
 }
 
 /// The window as the attributes say.
-struct WindowAttrs {
+pub(super) struct WindowAttrs {
     dims: usize,
-    taps: [usize; 2],
-    stride: [usize; 2],
-    dilation: [usize; 2],
+    pub(super) taps: [usize; 2],
+    pub(super) stride: [usize; 2],
+    pub(super) dilation: [usize; 2],
     before: [usize; 2],
     after: [usize; 2],
     /// Padding so that the output is the input over the stride; true where the odd one goes before.
@@ -85,7 +89,7 @@ struct WindowAttrs {
 }
 
 impl WindowAttrs {
-    fn of(node: &Node, dims: usize, taps: Option<&[usize]>) -> Option<Self> {
+    pub(super) fn of(node: &Node, dims: usize, taps: Option<&[usize]>) -> Option<Self> {
         if !(1..=2).contains(&dims) {
             return None;
         }
@@ -117,19 +121,23 @@ impl WindowAttrs {
         positive.then_some(window)
     }
     /// Height and width of an input shape.
-    fn size(&self, shape: &[usize]) -> Option<[usize; 2]> {
+    pub(super) fn size(&self, shape: &[usize]) -> Option<[usize; 2]> {
         (shape.len() == self.dims + 2).then(|| two(&shape[2..], 1))
     }
     /// Shape of the output.
-    fn shape(&self, images: usize, channels: usize, out: [usize; 2]) -> Vec<usize> {
+    pub(super) fn shape(&self, images: usize, channels: usize, out: [usize; 2]) -> Vec<usize> {
         [images, channels].into_iter().chain(out[2 - self.dims..].iter().copied()).collect()
+    }
+    /// The window on an image of that size, at as many places as given.
+    pub(super) fn at(&self, size: [usize; 2], out: [usize; 2]) -> Placement {
+        Placement { size, out, pad: self.before }
     }
     /// Length of the window in dimension `d`.
     fn reach(&self, d: usize) -> usize {
         (self.taps[d] - 1) * self.dilation[d] + 1
     }
     /// Where the window goes on an image of that size, and the padding after; none where it does not fit.
-    fn place(&self, size: [usize; 2]) -> Option<(Placement, [usize; 2])> {
+    pub(super) fn place(&self, size: [usize; 2]) -> Option<(Placement, [usize; 2])> {
         let mut place = Placement { size, out: [0; 2], pad: self.before };
         let mut after = self.after;
         for d in 0..2 {
@@ -154,7 +162,9 @@ impl WindowAttrs {
 
 struct Conv {
     window: WindowAttrs,
-    packed: Convolution,
+    geometry: Geometry,
+    /// None where the weights are made at run time.
+    packed: Option<Convolution>,
 }
 impl HostKernel for Conv {
     fn name(&self) -> &'static str {
@@ -168,41 +178,74 @@ impl HostKernel for Conv {
     }
     fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
         let shape = call.shape(0);
-        let geometry = self.packed.geometry();
-        let fits = self.window.size(&shape).filter(|_| shape[1] == geometry.channels);
+        let fits = self.window.size(&shape).filter(|_| shape[1] == self.geometry.channels);
         let Some((place, _)) = fits.and_then(|size| self.window.place(size)) else {
             return Ok(Outcome::Declined);
         };
-        let turned = call.input(0).is_some_and(|v| v.has(Layout::ChannelsLast));
-        let planes = self.packed.takes_planes() && !turned;
-        let layout = if planes { Layout::Plain } else { Layout::ChannelsLast };
-        let Some(data) = call.floats(0, layout) else { return Ok(Outcome::Declined) };
-        let bias = call.floats(2, Layout::Plain);
-        if bias.as_ref().is_some_and(|b| b.len() != geometry.out_channels) {
-            return Ok(Outcome::Declined);
+        let out = self.window.shape(shape[0], self.geometry.out_channels, place.out);
+        if let Some(packed) = &self.packed {
+            return convolve(call, packed, &place, out);
         }
-        let out = self.window.shape(shape[0], geometry.out_channels, place.out);
-        call.make_with_tail(
-            out,
-            Layout::ChannelsLast,
-            bias.as_deref(),
-            self.packed.adds(),
-            |call, finish, out| {
-                let threads = &call.machine.threads;
-                if planes {
-                    self.packed.run_planes(threads, &data, &place, finish, out);
-                } else {
-                    self.packed.run(threads, &data, shape[0], &place, finish, out);
-                }
-            },
-        )
+        let Some(weights) = call.floats(1, Layout::Plain) else { return Ok(Outcome::Declined) };
+        convolve(call, &Convolution::new(self.geometry, &weights, Some(place.out)), &place, out)
     }
+}
+
+/// Convolves input 0 to images of shape `out`, with input 2 as bias.
+fn convolve(
+    call: &mut Call<'_>,
+    packed: &Convolution,
+    place: &Placement,
+    out: Vec<usize>,
+) -> Result<Outcome, String> {
+    let turned = call.input(0).is_some_and(|v| v.has(Layout::ChannelsLast));
+    let planes = packed.takes_planes() && !turned;
+    let layout = if planes { Layout::Plain } else { Layout::ChannelsLast };
+    let Some(data) = call.floats(0, layout) else { return Ok(Outcome::Declined) };
+    let bias = call.floats(2, Layout::Plain);
+    if bias.as_ref().is_some_and(|b| b.len() != packed.geometry().out_channels) {
+        return Ok(Outcome::Declined);
+    }
+    let images = out[0];
+    call.make_with_tail(out, Layout::ChannelsLast, bias.as_deref(), packed.adds(), |call, finish, out| {
+        let threads = &call.machine.threads;
+        if planes {
+            packed.run_planes(threads, &data, place, finish, out);
+        } else {
+            packed.run(threads, &data, images, place, finish, out);
+        }
+    })
 }
 
 struct ConvTranspose {
     window: WindowAttrs,
     extra: [usize; 2],
-    packed: Transposed,
+    geometry: Geometry,
+    /// None where the weights are made at run time.
+    packed: Option<Transposed>,
+}
+impl ConvTranspose {
+    /// Where the windows go if this is a convolution with the window turned round: a step of one, all in one group, and
+    /// no more cut off than a window reaches.
+    fn as_convolution(&self, size: [usize; 2], out: [usize; 2]) -> Option<Placement> {
+        let cut = self.window.before;
+        let pad = [0, 1].map(|d| (self.window.reach(d) - 1).checked_sub(cut[d]));
+        let plain = self.window.stride == [1, 1] && self.geometry.groups == 1;
+        let [Some(down), Some(across)] = pad else { return None };
+        plain.then_some(Placement { size, out, pad: [down, across] })
+    }
+    /// The weights of that convolution, `[out channels, channels, taps down, taps across]`.
+    fn turned_round(&self, weights: &[f32]) -> Vec<f32> {
+        let Geometry { channels, out_channels, taps: [down, across], .. } = self.geometry;
+        let area = down * across;
+        let mut turned = Vec::with_capacity(weights.len());
+        for o in 0..out_channels {
+            for c in 0..channels {
+                turned.extend(weights[(c * out_channels + o) * area..][..area].iter().rev());
+            }
+        }
+        turned
+    }
 }
 impl HostKernel for ConvTranspose {
     fn name(&self) -> &'static str {
@@ -216,8 +259,7 @@ impl HostKernel for ConvTranspose {
     }
     fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
         let shape = call.shape(0);
-        let geometry = self.packed.geometry();
-        let window = &self.window;
+        let (geometry, window) = (&self.geometry, &self.window);
         let Some(size) = window.size(&shape).filter(|_| shape[1] == geometry.channels) else {
             return Ok(Outcome::Declined);
         };
@@ -229,15 +271,27 @@ impl HostKernel for ConvTranspose {
             };
             out[d] = extent;
         }
+        let out_shape = window.shape(shape[0], geometry.out_channels, out);
+        let mut made = None;
+        let packed = match &self.packed {
+            Some(packed) => packed,
+            None => {
+                let Some(weights) = call.floats(1, Layout::Plain) else { return Ok(Outcome::Declined) };
+                if let Some(place) = self.as_convolution(size, out) {
+                    let packed = Convolution::new(*geometry, &self.turned_round(&weights), Some(out));
+                    return convolve(call, &packed, &place, out_shape);
+                }
+                &*made.insert(Transposed::new(*geometry, &weights))
+            }
+        };
         let Some(data) = call.floats(0, Layout::ChannelsLast) else { return Ok(Outcome::Declined) };
         let bias = call.floats(2, Layout::Plain);
         if bias.as_ref().is_some_and(|b| b.len() != geometry.out_channels) {
             return Ok(Outcome::Declined);
         }
         let place = Placement { size, out, pad: window.before };
-        let out = window.shape(shape[0], geometry.out_channels, out);
-        call.make_with_tail(out, Layout::ChannelsLast, bias.as_deref(), false, |call, finish, out| {
-            self.packed.run(&call.machine.threads, &data, &place, finish, out);
+        call.make_with_tail(out_shape, Layout::ChannelsLast, bias.as_deref(), false, |call, finish, out| {
+            packed.run(&call.machine.threads, &data, &place, finish, out);
         })
     }
 }

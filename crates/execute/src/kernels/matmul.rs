@@ -25,6 +25,27 @@ pub struct Batch<'a> {
     pub transposed: bool,
 }
 
+/// Computes the product of `[m, k]` and a matrix `[k, n]`, or `[n, k]` where it is `transposed`, into `out` of `[m, n]`.
+pub fn product(
+    threads: &Threads,
+    a: &[f32],
+    b: &[f32],
+    [k, n]: [usize; 2],
+    transposed: bool,
+    finish: Finish<'_>,
+    out: &mut [f32],
+) {
+    with_room(k, n, |packed| {
+        if transposed {
+            packed.repack_transposed(b, k)
+        } else {
+            packed.repack_rows(b, n)
+        }
+        let packed = std::slice::from_ref(packed);
+        Product { rows: Rows::Dense { data: a, stride: k }, segments: 1, packed, finish }.run(threads, out);
+    });
+}
+
 thread_local!(static ROOM: RefCell<Vec<Packed>> = const { RefCell::new(Vec::new()) });
 
 /// Calls `f` with room for an operand of that size, kept from one call to the next.

@@ -1,6 +1,7 @@
 //! Fast kernels on f32.
 
 pub mod attention;
+pub mod backward;
 pub mod buffer;
 pub mod conv;
 pub mod depthwise;
@@ -10,6 +11,8 @@ pub mod left;
 pub mod math;
 pub mod matmul;
 pub mod movement;
+pub mod optimizer;
+pub mod outer;
 pub mod pointwise;
 pub mod recurrent;
 pub mod reduce;

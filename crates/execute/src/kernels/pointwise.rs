@@ -98,6 +98,8 @@ pub enum Instruction {
     Binary(Binary, Source, Source),
     /// `a * b + c`
     MulAdd(Source, Source, Source),
+    /// The third where the first is less than the second, else the fourth.
+    SelectLess([Source; 4]),
 }
 
 /// Instructions in order; the last one's result is the program's.
@@ -255,6 +257,7 @@ impl Instruction {
             Self::Unary(function, x) => Self::Unary(function, f(x)),
             Self::Binary(function, a, b) => Self::Binary(function, f(a), f(b)),
             Self::MulAdd(a, b, c) => Self::MulAdd(f(a), f(b), f(c)),
+            Self::SelectLess(sources) => Self::SelectLess(sources.map(f)),
         }
     }
 }

@@ -151,6 +151,18 @@ pub(super) fn execute<'a, S: Simd>(
             let (a, b, c) = (rest(s, a, to, i), rest(s, b, to, i), rest(s, c, to, i));
             s.store_partial(&mut to[i..], s.fma(a, b, c));
         }
+        Instruction::SelectLess([a, b, x, y]) => {
+            let (a, b, x, y) = (source(a), source(b), source(x), source(y));
+            let len = to.len();
+            for i in (0..len - len % S::LANES).step_by(S::LANES) {
+                let (a, b) = (vector(s, a, to, i), vector(s, b, to, i));
+                let (x, y) = (vector(s, x, to, i), vector(s, y, to, i));
+                s.store(&mut to[i..], s.select_less(a, b, x, y));
+            }
+            let i = len - len % S::LANES;
+            let (a, b, x, y) = (rest(s, a, to, i), rest(s, b, to, i), rest(s, x, to, i), rest(s, y, to, i));
+            s.store_partial(&mut to[i..], s.select_less(a, b, x, y));
+        }
     }
 }
 

@@ -96,6 +96,84 @@ impl Kernel for PoolRow<'_> {
     }
 }
 
+/// The gradient of a maximum over windows, channels last.
+#[derive(Clone, Copy, Debug)]
+pub struct MaxGradient<'a> {
+    /// Images that were pooled.
+    pub data: &'a [f32],
+    /// What comes back for each window.
+    pub given: &'a [f32],
+    /// Channels.
+    pub channels: usize,
+    /// Where windows go.
+    pub place: Placement,
+    /// Taps down and across.
+    pub taps: [usize; 2],
+    /// Step down and across.
+    pub stride: [usize; 2],
+    /// Distance of taps down and across.
+    pub dilation: [usize; 2],
+}
+
+impl MaxGradient<'_> {
+    /// Computes the gradient of all images: what comes back goes to the first of the largest of its window.
+    pub fn run(&self, threads: &Threads, out: &mut [f32]) {
+        let image = self.place.size[0] * self.place.size[1] * self.channels;
+        threads.chunks(out, image, |i, out| dispatch(MaxGradientKernel { of: self, image: i, out }));
+    }
+}
+
+struct MaxGradientKernel<'a, 'b> {
+    of: &'a MaxGradient<'b>,
+    image: usize,
+    out: &'a mut [f32],
+}
+impl Kernel for MaxGradientKernel<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { of, image, out } = self;
+        let Placement { size: [height, width], out: [out_height, out_width], pad } = of.place;
+        let (channels, area) = (of.channels, of.taps[0] * of.taps[1]);
+        let data = &of.data[image * height * width * channels..][..height * width * channels];
+        let given = &of.given[image * out_height * out_width * channels..];
+        out.fill(0.0);
+        // Taps inside of the image, and where their channels start.
+        let mut places: Vec<(f32, usize)> = Vec::with_capacity(area);
+        for (window, given) in given.chunks_exact(channels).take(out_height * out_width).enumerate() {
+            let (top, left) = (window / out_width * of.stride[0], window % out_width * of.stride[1]);
+            places.clear();
+            for tap in 0..area {
+                let y = (top + tap / of.taps[1] * of.dilation[0]).wrapping_sub(pad[0]);
+                let x = (left + tap % of.taps[1] * of.dilation[1]).wrapping_sub(pad[1]);
+                if y < height && x < width {
+                    places.push((tap as f32, (y * width + x) * channels));
+                }
+            }
+            for from in (0..channels).step_by(S::LANES) {
+                let lanes = S::LANES.min(channels - from);
+                let Some((&(tap, at), others)) = places.split_first() else { continue };
+                let (mut most, mut chosen) = (s.load_partial(&data[at + from..][..lanes]), s.splat(tap));
+                for &(tap, at) in others {
+                    let (x, number) = (s.load_partial(&data[at + from..][..lanes]), s.splat(tap));
+                    // The first that is no number wins over all.
+                    let larger = s.select_less(most, x, number, chosen);
+                    let fresh = s.select_nan(most, chosen, number);
+                    chosen = s.select_nan(most, chosen, s.select_nan(x, fresh, larger));
+                    most = s.select_nan(most, most, s.select_nan(x, x, s.max(most, x)));
+                }
+                let g = s.load_partial(&given[from..][..lanes]);
+                for &(tap, at) in &places {
+                    let distance = s.abs(s.sub(chosen, s.splat(tap)));
+                    let share = s.select_less(distance, s.splat(0.5), g, s.splat(0.0));
+                    let to = &mut out[at + from..][..lanes];
+                    s.store_partial(to, s.add(s.load_partial(to), share));
+                }
+            }
+        }
+    }
+}
+
 /// Where the numbers of one dimension of a resized image come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Samples {
