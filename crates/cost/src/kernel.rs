@@ -14,7 +14,7 @@ pub use recurrence::RecurrenceShape;
 
 use crate::{Measure, Resource, StepCost, Target, slowest};
 use orrery_base::Picoseconds;
-use orrery_ir::Op;
+use orrery_ir::{Node, Op};
 use orrery_machine::{Engine, KernelLosses, KernelMachine};
 use orrery_numerics::DType;
 use orrery_program::{BufferClass, Step, StepKind, Tile};
@@ -24,6 +24,14 @@ use product::Tiling;
 const L2_KEPT: f64 = 0.5;
 /// How times that overlap add up: by this power. A large one is the largest alone.
 const OVERLAP: f64 = 4.0;
+
+/// How often a row is read that does not stay on the SM: for its largest element or its mean, for its sum or its variance, and for its results.
+const READS_OF_LONG_ROWS: f64 = 3.0;
+/// Elements of the longest row that the softmax of an eager framework keeps: its kernels are made for a warp or for a block
+/// that reads again. Half remembered of PyTorch's; its measured softmax of longer rows takes as long as four trips.
+const EAGER_SOFTMAX_ROW: f64 = 1024.0;
+/// Part of an SM's registers that the elements of a row can have, in binary32.
+const ROW_REGISTERS: f64 = 0.25;
 
 /// The time of things done at the same time.
 fn overlapped(seconds: impl Iterator<Item = f64>) -> f64 {
@@ -85,6 +93,12 @@ fn kernel(
         traffic.device_read *= 2.0;
         traffic.cached_read *= 2.0;
     }
+    if first
+        .is_some_and(|node| row_of(step, node).is_some_and(|row| row > longest_row(node.op, machine, target)))
+    {
+        traffic.device_read *= READS_OF_LONG_ROWS;
+        traffic.cached_read *= READS_OF_LONG_ROWS;
+    }
     let bandwidth = saturated(machine, losses.memory_fraction);
     let l2 = machine.l2_bandwidth * machine.l2_fraction.unwrap_or(1.0);
     let lanes = machine.sms as f64 * machine.clock_hz * losses.vector_fraction;
@@ -142,6 +156,33 @@ fn kernel(
         if graph { Picoseconds::ZERO } else { Picoseconds::from_seconds(losses.host_seconds_per_kernel) };
     let (bound, _) = slowest(&resources);
     StepCost { time: Picoseconds::from_seconds(seconds), issue, resources, bound, idle_slots }
+}
+
+/// Elements of a row over which a step's first op, a softmax or a normalisation, takes sums; none for other ops, and where
+/// it is open.
+fn row_of(step: &Step, node: &Node) -> Option<f64> {
+    let axis = match node.op {
+        Op::Softmax | Op::LogSoftmax | Op::LayerNormalization | Op::RMSNormalization => {
+            node.attrs.int_or("axis", -1)
+        }
+        _ => return None,
+    };
+    let shape = step.body.values[(*node.inputs.first()?)?].ty.as_tensor()?.shape.as_ref()?;
+    let axis = if axis < 0 { shape.len().checked_add_signed(axis as isize)? } else { axis as usize };
+    let last = if node.op == Op::Softmax || node.op == Op::LogSoftmax { axis + 1 } else { shape.len() };
+    let extents = shape.get(axis..last)?.iter().map(|dim| dim.known().map(|n| n as f64));
+    extents.product()
+}
+
+/// Elements of the longest row that a kernel keeps on its SM.
+fn longest_row(op: Op, machine: &KernelMachine, target: &Target<'_>) -> f64 {
+    let registers = machine.register_bytes as f64 * ROW_REGISTERS / 4.0;
+    let eager = target.stack.is_some_and(|stack| !stack.fuses);
+    if eager && matches!(op, Op::Softmax | Op::LogSoftmax) {
+        EAGER_SOFTMAX_ROW.min(registers)
+    } else {
+        registers
+    }
 }
 
 /// Seconds of bringing a convolution's input and result from the layout of the software, channels first, to the one of

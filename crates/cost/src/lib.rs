@@ -185,7 +185,7 @@ pub fn step_cost(
             Ok(kernel_engines::cost(program, step, &measure, bindings, machine, losses, target))
         }
         (ExecutionModel::Wafer(machine), Losses::Wafer(losses)) => {
-            Ok(wafer::cost(program, step, &measure, machine, losses, target.precision))
+            Ok(wafer::cost(program, step, &measure, bindings, (machine, losses), target.precision))
         }
         _ => Diagnostic::error("cost-model", "the machine's losses are of another execution model").err(),
     }

@@ -7,9 +7,11 @@
 
 use crate::{Measure, Product, Resource, StepCost, slowest};
 use orrery_base::Picoseconds;
+use orrery_ir::Bindings;
+use orrery_ir::op::Access;
 use orrery_machine::{Precision, WaferLosses, WaferMachine};
 use orrery_numerics::DType;
-use orrery_program::{Cutting, Program, Region, Step, StepKind, Unit, WriteMode};
+use orrery_program::{Cutting, Layout, Program, Read, Region, Step, StepKind, Unit, Write, WriteMode};
 
 /// What arithmetic on a PE depends on.
 #[derive(Clone, Copy, Debug)]
@@ -56,16 +58,23 @@ pub fn product_cycles(
     let (rows, columns) = (part.rows.max(1.0), part.columns.max(1.0));
     let (long, short) = if streamed || rows >= columns { (rows, columns) } else { (columns, rows) };
     let operand = dtype.bits() as f64 / 8.0;
-    // Sums that do not fit the cache go from memory to memory.
-    let memory = if long * sum_bytes > machine.cache_bytes as f64 {
-        let read = (operand + sum_bytes) / machine.sram_read_bytes_per_cycle;
-        read.max(sum_bytes / machine.sram_write_bytes_per_cycle)
+    let rate = 1.0 / (macs * losses.matrix_fraction);
+    let (batch, depth) = (part.batch.max(1.0) * part.positions.max(1.0), part.depth.max(1.0));
+    let vectors = |length: f64, element: f64| (length * element).max(1.0) + machine.vector_start_cycles;
+    let write = sum_bytes / machine.sram_write_bytes_per_cycle;
+    let cached = rate.max(operand / machine.sram_read_bytes_per_cycle);
+    let fitting = (machine.cache_bytes as f64 / sum_bytes).floor().max(1.0);
+    let column = if long <= fitting {
+        depth * vectors(long, cached)
     } else {
-        operand / machine.sram_read_bytes_per_cycle
+        // Sums that do not fit the cache go from memory to memory at every step of the sum; or the steps are held, and made
+        // for as many rows at a time as do fit.
+        let memory = ((operand + sum_bytes) / machine.sram_read_bytes_per_cycle).max(write);
+        let blocks = (long / fitting).ceil();
+        let blocked = blocks * depth * vectors(long / blocks, cached) + long * write;
+        blocked.min(depth * vectors(long, rate.max(memory)))
     };
-    let element = (1.0 / (macs * losses.matrix_fraction)).max(memory);
-    let operations = part.batch.max(1.0) * part.positions.max(1.0) * part.depth.max(1.0) * short;
-    let multiply = operations * ((long * element).max(1.0) + machine.vector_start_cycles);
+    let multiply = batch * short * column;
     if depth_parts <= 1.0 {
         return ProductCycles { multiply, ..ProductCycles::default() };
     }
@@ -156,13 +165,31 @@ pub fn exchange_cycles(traffic: &Traffic, core: &Core<'_>) -> ExchangeCycles {
     }
 }
 
+/// Bytes that one item of the batch has streamed in by a step: all of what is the same for every item, and its share of what
+/// lies along the batch, which is the first axis.
+pub fn streamed_bytes(program: &Program, step: &Step, bindings: &Bindings) -> f64 {
+    let items = program.items.max(1) as i64;
+    let share = |layout: &Layout| {
+        let along = matches!(layout.access.first(), Some(Access::Along { axis: 0, .. }));
+        let extent = layout.cuts.first().and_then(|cut| cut.extent.eval(bindings).ok());
+        let shared = along && extent.is_some_and(|extent| extent % items == 0);
+        if shared { 1.0 / items as f64 } else { 1.0 }
+    };
+    let moved = step.reads.iter().zip(&step.writes);
+    let bytes = |(read, write): (&Read, &Write)| {
+        let bytes = program.block_bytes(read.buffer, bindings).unwrap_or(0) as f64;
+        bytes * share(&program.buffers[write.buffer].layout)
+    };
+    moved.map(bytes).sum()
+}
+
 /// The cost of a step.
 pub fn cost(
     program: &Program,
     step: &Step,
     measure: &Measure,
-    machine: &WaferMachine,
-    losses: &WaferLosses,
+    bindings: &Bindings,
+    (machine, losses): (&WaferMachine, &WaferLosses),
     precision: &Precision,
 ) -> StepCost {
     let core = Core::new(machine, losses, precision);
@@ -191,7 +218,8 @@ pub fn cost(
         StepKind::Stream => {
             let rate = machine.ingress_bandwidth * losses.ingress_fraction;
             // Weights stream in again for every item.
-            let time = seconds(losses.layer_seconds + measure.total_read() / rate) * items;
+            let bytes = streamed_bytes(program, step, bindings);
+            let time = seconds(losses.layer_seconds + bytes / rate) * items;
             (time, vec![(Resource::Ingress, time)], 0.0)
         }
         StepKind::Exchange => {
@@ -341,15 +369,17 @@ mod tests {
     }
 
     #[test]
-    fn sums_beyond_the_cache_are_bound_by_memory() {
+    fn sums_beyond_the_cache_are_made_in_blocks_that_fit() {
         with_core("cs3", "fp16.32", |core| {
-            let cycles = |rows: f64| {
-                product_cycles(&product(rows, 1.0, 1000.0), 1.0, true, DType::F16, core).multiply
+            let cycles = |rows: f64, depth: f64| {
+                product_cycles(&product(rows, 1.0, depth), 1.0, true, DType::F16, core).multiply
                     / rows
-                    / 1000.0
+                    / depth
             };
-            // 512 bytes hold 128 sums in fp32.
-            assert!(cycles(256.0) > 1.5 * cycles(128.0), "{} {}", cycles(256.0), cycles(128.0));
+            // 512 bytes hold 128 sums in fp32. Blocks of so many cost little where the sum is long, and their way to
+            // memory where it is short.
+            assert!(cycles(256.0, 1000.0) < 1.05 * cycles(128.0, 1000.0));
+            assert!(cycles(256.0, 2.0) > 1.5 * cycles(128.0, 2.0));
         });
     }
 

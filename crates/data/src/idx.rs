@@ -13,7 +13,7 @@ use std::path::Path;
 /// # Errors
 /// `file-read`; `data-format` where it is no IDX file; `data-truncated` where it is shorter than its extents say;
 /// `data-too-large` where no memory could hold them.
-pub fn open(path: &Path) -> Result<Tensor> {
+pub(crate) fn open(path: &Path) -> Result<Tensor> {
     files::read(path).and_then(|bytes| read(&bytes).at(|| path.display().to_string()))
 }
 

@@ -302,8 +302,14 @@ fn by_kind(
             fitted: median(&|i| Some(after[i])).map_or(0.0, |m| m.1),
             cross_validated: cross_validated.map(|m| m.1),
         });
-        let Some((groups, median_error)) = cross_validated
-            .filter(|m| m.0 as u64 >= Band::FEWEST_GROUPS && members.len() >= Band::FEWEST_ROWS)
+        // Two software stacks on the same work were measured apart from each other as well.
+        let sets: BTreeSet<(usize, Option<&str>)> = members
+            .iter()
+            .filter(|&&i| cross[i].is_some())
+            .map(|&i| (points[i].group, points[i].record.identity.stack.as_deref()))
+            .collect();
+        let Some((_, median_error)) = cross_validated
+            .filter(|_| sets.len() as u64 >= Band::FEWEST_GROUPS && members.len() >= Band::FEWEST_ROWS)
         else {
             continue;
         };
@@ -315,7 +321,7 @@ fn by_kind(
             high: quantile(factors.clone(), 0.9),
             median_error,
             rows: factors.len() as u64,
-            groups: groups as u64,
+            groups: sets.len() as u64,
         });
     }
     (kinds, bands)

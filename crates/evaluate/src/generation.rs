@@ -4,14 +4,16 @@
 //! prompt, and one for a step whose cache is as long as the tokens before it. The second is compiled once, with the length of
 //! the cache left open, and timed at several lengths.
 
-use crate::model::{Model, Options};
+use crate::cut::Cut;
+use crate::model::{Bound, Model, Options};
 use crate::setup::Setup;
 use crate::variant::variant;
 use crate::way::build;
-use crate::workload::{micro_batch, uncut};
+use crate::workload::micro_batch;
 use orrery_base::diagnostic::Context;
-use orrery_base::{Diagnostic, Picoseconds, Result};
+use orrery_base::{Diagnostic, Result};
 use orrery_ir::Bindings;
+use orrery_machine::ExecutionModel;
 use orrery_record::{Record, Workload};
 use orrery_simulate::device_time;
 use orrery_transform::Weights;
@@ -45,10 +47,10 @@ struct Request<'a> {
     setup: &'a Setup,
     /// Choices of the model.
     options: Vec<String>,
-    /// Sequences at once on one device.
+    /// Sequences at once in one copy.
     batch: u64,
-    /// Devices that each do this at the same time.
-    devices: f64,
+    /// How a copy is cut over devices.
+    cut: Cut,
 }
 
 /// The figure of a row in the unit of its metric.
@@ -62,13 +64,13 @@ pub(crate) fn predict(
     setup: &Setup,
 ) -> std::result::Result<Predicted, Reason> {
     let workload = &record.identity.workload;
-    uncut(workload)?;
     let devices = record.identity.devices.ok_or("the number of devices is not published")?;
-    let batch = micro_batch(record, devices).map_err(|why| {
-        if devices > 1.0 { format!("{why}: one copy is cut over several chips") } else { why }
-    })?;
-    let (options, mut notes) = variant(known, workload);
-    let request = Request { known, setup, options, batch, devices };
+    let cut = cut(workload, devices, setup)?;
+    let batch = micro_batch(record, (devices / cut.devices()).max(1.0))?;
+    let (mut options, mut notes) = variant(known, workload);
+    options.extend(cut.options());
+    notes.extend(cut.note());
+    let request = Request { known, setup, options, batch, cut };
     let length = |key: &str| workload.spec.get(key).and_then(Value::as_i64).filter(|n| *n > 0);
     let whole = workload.lengths.sequence.and_then(|n| i64::try_from(n).ok());
     let prompt = length("in_len");
@@ -95,19 +97,30 @@ pub(crate) fn predict(
         }
     };
     let seconds = seconds.map_err(|d| reason(&d))?;
-    let sequences = request.devices * request.batch as f64;
+    let sequences = (devices / cut.devices()).max(1.0) * batch as f64;
     let value = match metric {
         "latency_ms" => seconds * 1e3,
         "tokens_per_s" => sequences * tokens as f64 / seconds,
-        "tokens_per_s_per_device" => request.batch as f64 * tokens as f64 / seconds,
+        "tokens_per_s_per_device" => sequences * tokens as f64 / seconds / devices,
         "tokens_per_s_per_user" => tokens as f64 / seconds,
         "samples_per_s" => sequences / seconds,
         other => return Err(format!("the metric `{other}` does not follow from the time of one device")),
     };
-    if devices > 1.0 {
-        notes.push(format!("{devices} devices taken as so many times one"));
+    if devices > cut.devices() {
+        notes.push(format!("{devices} devices taken as so many times those of one copy"));
     }
     Ok((value, notes))
+}
+
+/// How a row's copies are cut. Where it does not say what several devices do, all of them are one copy: so are requests
+/// served as fast as can be. A machine whose chips follow one another by its compiler's plan is not cut.
+fn cut(workload: &Workload, devices: f64, setup: &Setup) -> std::result::Result<Cut, Reason> {
+    let cut = Cut::of(workload)?;
+    let said = ["tp", "pp", "dp", "replicas", "instances"].iter().any(|key| workload.spec.contains_key(*key));
+    if matches!(setup.system.model, ExecutionModel::Stream(_)) || said || devices <= 1.0 {
+        return Ok(cut);
+    }
+    Ok(cut.sharded(devices as u64))
 }
 
 /// Tokens of a sequence that the row's rate counts.
@@ -137,9 +150,15 @@ impl Request<'_> {
         let timed = || {
             let bound = self.model("prefill", length, None)?.at_batch(Some(self.batch))?;
             let built = build(&bound, self.setup, Weights::ShapeOnly, &Default::default())?;
-            device_time(&built.compiled.program, &Bindings::new(), &self.setup.target()?)
+            let stage = device_time(&built.compiled.program, &Bindings::new(), &self.setup.target()?)?;
+            self.through(&bound, stage.seconds())
         };
-        timed().map(Picoseconds::seconds).at(|| format!("a prompt of {length} tokens"))
+        timed().at(|| format!("a prompt of {length} tokens"))
+    }
+    /// Seconds through all stages, sums over shards counted.
+    fn through(&self, bound: &Bound, stage: f64) -> Result<f64> {
+        let sums = self.cut.sums(&bound.graph, self.setup.target()?.precision, &self.setup.system.links);
+        Ok(self.cut.stages as f64 * (stage + sums))
     }
     /// Seconds of so many steps of one token each, the first of which finds `context` tokens in the cache.
     fn steps(&self, context: i64, steps: i64) -> Result<f64> {
@@ -158,7 +177,8 @@ impl Request<'_> {
             let target = self.setup.target()?;
             sum(context, last, |past| {
                 let at = [("past".to_owned(), past)].into();
-                device_time(&built.compiled.program, &at, &target).map(Picoseconds::seconds)
+                let stage = device_time(&built.compiled.program, &at, &target)?;
+                self.through(&bound, stage.seconds())
             })
         };
         timed().at(|| format!("a step at a cache of {last} tokens"))
@@ -262,12 +282,23 @@ mod tests {
     }
 
     #[test]
+    fn shards_share_the_work_and_add_up() {
+        let ms = |tp: u64| {
+            of("llama2_7b", "decode", "latency_ms", &format!(r#"{{"in_len": 512, "tp": {tp}}}"#)).unwrap()
+        };
+        let (one, two, eight) = (ms(1), ms(2), ms(8));
+        assert!(two > 0.5 * one && two < 0.8 * one, "{one} {two}");
+        assert!(eight > 0.125 * one && eight < two, "{one} {two} {eight}");
+    }
+
+    #[test]
     fn windows_hold_no_more_than_there_is() {
         let whole = |context: i64| {
             let setup = Setup::find("a100-40gb").unwrap();
             let options = ["layers=2", "vocabulary=1000"].map(str::to_owned).to_vec();
             let known = orrery_zoo::find("gpt_oss_120b").unwrap();
-            Request { known, setup: &setup, options, batch: 64, devices: 1.0 }.steps(context, 1).unwrap()
+            let cut = Cut::NONE;
+            Request { known, setup: &setup, options, batch: 64, cut }.steps(context, 1).unwrap()
         };
         assert!(whole(16) < whole(127) && whole(127) < whole(4000));
     }
@@ -285,9 +316,9 @@ mod tests {
     #[test]
     fn what_is_not_modelled_says_why() {
         assert!(
-            of("llama2_7b", "inference", "tokens_per_s", r#"{"in_len": 8, "out_len": 8, "tp": 2}"#)
+            of("llama2_7b", "inference", "tokens_per_s", r#"{"in_len": 8, "out_len": 8, "cp": 2}"#)
                 .unwrap_err()
-                .contains("`tp`")
+                .contains("`cp`")
         );
         assert!(
             of("llama2_70b", "prefill", "latency_ms", r#"{"in_len": 8}"#)

@@ -6,6 +6,7 @@
 pub mod calibrate;
 pub mod check;
 pub mod compare;
+mod cut;
 pub mod explain;
 mod generation;
 pub mod inputs;

@@ -3,6 +3,7 @@
 use orrery_base::Result;
 use orrery_cost::Target;
 use orrery_machine::{System, find_or_load};
+use orrery_numerics::DType;
 use std::sync::Arc;
 
 /// A machine with a precision and a stack, by the names the user gave; the machine's defaults where none.
@@ -47,6 +48,17 @@ impl Setup {
     pub fn tiles(self, tiles: Option<u64>) -> Result<Self> {
         let Some(tiles) = tiles else { return Ok(self) };
         Ok(Self { system: Arc::new(self.system.part(tiles)?), ..self })
+    }
+    /// As frameworks train in formats of 8 bits: products take operands that are rounded to them, all else has 16 bits.
+    #[must_use]
+    pub fn with_wide_activations(mut self) -> Self {
+        let system = Arc::make_mut(&mut self.system);
+        for precision in
+            system.precisions.iter_mut().filter(|p| p.storage.bits() == 8 && p.storage.is_float())
+        {
+            precision.storage = DType::BF16;
+        }
+        self
     }
     /// What costs depend on.
     ///

@@ -11,10 +11,11 @@ use crate::nearest::nearest;
 use crate::outcome::confidence;
 use crate::setup::Setup;
 use crate::way::time_with;
-use crate::workload::{Case, case, with_statistics};
+use crate::workload::{Assumed, Case, NO_BATCH, case, with_statistics};
 use orrery_base::{Progress, Result};
 use orrery_compile::Options;
 use orrery_machine::{ExecutionModel, System};
+use orrery_numerics::DType;
 use orrery_record::{Measurement, Record, Scope, Scored, Workload};
 use orrery_simulate::Timeline;
 use serde::Serialize;
@@ -203,9 +204,6 @@ pub(crate) fn predicted(
 }
 
 fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<Prediction, String> {
-    if figure.scope == Scope::Service {
-        return Err("time within a service is not modelled yet".to_owned());
-    }
     let identity = &record.identity;
     if identity.workload.mode.as_deref() == Some("collective") {
         return collective(&identity.workload, figure, system);
@@ -216,16 +214,71 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
         notes.push(format!("nothing is known of `{name}` on it: the machine's default losses"));
     }
     let storage = system.precision(precision.as_deref()).map_err(|d| d.cause.clone())?.storage;
+    if figure.scope == Scope::Service {
+        notes.push("the devices' time; what the service adds is not modelled".to_owned());
+    }
     let setup = Setup::of(system.clone()).precision(precision.as_deref()).stack(stack);
     if let Some(known) = generator(record) {
-        let (value, more) = generation::predict(known, record, &figure.metric, &setup)?;
+        let (value, more) = generation::predict(known, record, metric(figure), &setup)?;
         notes.extend(more);
         return Ok(Prediction::plain(value, &notes));
     }
-    let convert = conversion(&figure.metric)?;
-    let mut case = case(record, storage)?;
-    notes.extend(case.note.clone());
+    let assumed = |assumed| one_device(record, figure, &setup, storage, assumed);
+    let mut found = assumed(Assumed::default());
+    if found.as_ref().is_err_and(|why| why == NO_BATCH) && is_rate(&figure.metric) {
+        // A rate without a batch is the best one.
+        let tried = BATCHES.into_iter().map(|batch| assumed(Assumed { batch: Some(batch), shards: None }));
+        found = tried.reduce(better).unwrap_or(found);
+    }
+    // A copy that no device can hold alone is cut over some.
+    let mut shards = 1;
+    let said = identity.workload.spec.contains_key("tp");
+    while found.as_ref().is_err_and(|why| why.contains(NO_ROOM)) && !said {
+        shards *= 2;
+        if shards as f64 > identity.devices.unwrap_or(1.0) || shards > system.links.chips_per_machine {
+            break;
+        }
+        found = assumed(Assumed { batch: None, shards: Some(shards) }).or(found);
+    }
+    let found = found?;
+    notes.extend(found.note);
+    Ok(Prediction { instead: found.instead, ..Prediction::plain(found.value, &notes) })
+}
+
+/// Batches that are tried where none is published.
+const BATCHES: [u64; 4] = [8, 32, 128, 512];
+/// The code of what does not fit, as it stands in a reason.
+const NO_ROOM: &str = "[does-not-fit]";
+
+/// The higher of two rates, if any.
+fn better(one: Result<Prediction, String>, other: Result<Prediction, String>) -> Result<Prediction, String> {
+    match (one, other) {
+        (Ok(one), Ok(other)) => Ok(if other.value > one.value { other } else { one }),
+        (one, other) => one.or(other),
+    }
+}
+
+/// What was measured: a rate of tokens whose unit is one device's is that of one.
+fn metric(figure: &Measurement) -> &str {
+    let of_one =
+        ["/GPU", "/HPU", "/device", "per GPU", "per device"].iter().any(|part| figure.unit.contains(part));
+    if figure.metric == "tokens_per_s" && of_one { "tokens_per_s_per_device" } else { &figure.metric }
+}
+
+/// A figure from the work of one device.
+fn one_device(
+    record: &Record,
+    figure: &Measurement,
+    setup: &Setup,
+    storage: DType,
+    assumed: Assumed,
+) -> Result<Prediction, String> {
+    let convert = conversion(metric(figure))?;
+    let mut case = case(record, storage, assumed)?;
+    let trained = case.passes > 1.0;
+    let setup = if trained { setup.clone().with_wide_activations() } else { setup.clone() };
     let setup = setup.tiles(case.tiles).map_err(|d| reason(&d))?;
+    let mut notes: Vec<String> = case.note.iter().cloned().collect();
     let mut instead = None;
     let mut found = None;
     if let Some(training) = &case.training {
@@ -236,24 +289,29 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
             }
             Err(error) if error.code == "does-not-fit" => return Err(reason(&error)),
             Err(error) => {
-                instead = Some(format!("{} x the forward pass, as {}", case.passes, reason(&error)))
+                instead = Some(format!("{} x the forward pass, as {}", case.passes, reason(&error)));
             }
         }
     }
     let seconds = match found {
         Some(seconds) => seconds,
         None => {
-            if case.passes > 1.0
-                && matches!(system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_))
-            {
+            let counted =
+                matches!(setup.system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_));
+            if trained && counted {
                 with_statistics(&mut case.model.graph);
             }
-            let options = Options { keep_results: case.passes > 1.0, ..Options::default() };
+            let options = Options { keep_results: trained, ..Options::default() };
             let (_, timeline) = time_with(&case.model, &setup, &options).map_err(|d| reason(&d))?;
             seconds(&timeline, figure.scope) * case.passes
         }
     };
-    let value = convert(&case, seconds);
+    let precision = setup.target().map_err(|d| d.cause.clone())?.precision;
+    // In training, each sum of the forward pass has one in the backward pass.
+    let sums =
+        case.cut.sums(&case.model.graph, precision, &setup.system.links) * if trained { 2.0 } else { 1.0 };
+    let work = seconds + sums;
+    let value = convert(&case, work * (1.0 + case.cut.bubble(case.micro_batches)));
     if !value.is_finite() || value <= 0.0 {
         return Err(format!("the source's count of `{}` is not known for this workload", figure.metric));
     }
@@ -306,7 +364,7 @@ fn conversion(metric: &str) -> Result<fn(&Case, f64) -> f64, String> {
         }),
         "tokens_per_s_per_device" => Ok(|case, seconds| {
             let tokens = case.model.sequence().map_or(f64::NAN, |length| length as f64);
-            case.samples * tokens / seconds
+            case.samples * tokens / seconds / case.cut.devices()
         }),
         "time_to_train_min" | "time_to_train_h" => Err("convergence is not predicted".to_owned()),
         "scaling_efficiency" => Err("scaling over devices is not modelled yet".to_owned()),

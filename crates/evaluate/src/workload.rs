@@ -1,5 +1,6 @@
 //! From a row of a measurements file to the work it names: a graph, and how the figure follows from its time.
 
+use crate::cut::Cut;
 use crate::model::{Bound, Model, Options};
 use crate::variant::variant;
 use orrery_ir::{Attrs, Builder, Graph, Op};
@@ -20,6 +21,10 @@ pub(crate) struct Case {
     pub(crate) tiles: Option<u64>,
     /// Devices, or parts of them, that each do this work at the same time.
     pub(crate) devices: f64,
+    /// How one copy of the model is cut over devices; the work is that of one of them.
+    pub(crate) cut: Cut,
+    /// Micro-batches of one update of the weights.
+    pub(crate) micro_batches: f64,
     /// Samples that one device processes in this work.
     pub(crate) samples: f64,
     /// Floating-point operations by which the source counts this work.
@@ -45,16 +50,28 @@ const TRAINING_PASSES: f64 = 3.0;
 /// Why a row cannot be modelled.
 type Reason = String;
 
+/// What a row leaves open and has to be assumed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Assumed {
+    /// Samples at once in one copy of the model.
+    pub(crate) batch: Option<u64>,
+    /// Devices over which every block is cut.
+    pub(crate) shards: Option<u64>,
+}
+
+/// Why a row without a batch cannot be modelled as it stands.
+pub(crate) const NO_BATCH: &str = "the batch is not published";
+
 /// The work of a row, or why it cannot be built. `storage` is the type of the operands of primitives.
-pub(crate) fn case(record: &Record, storage: DType) -> Result<Case, Reason> {
+pub(crate) fn case(record: &Record, storage: DType, assumed: Assumed) -> Result<Case, Reason> {
     let workload = &record.identity.workload;
     match workload.mode.as_deref() {
         Some("primitive") => primitive(workload, storage),
         Some("prefill" | "decode") if workload.model.starts_with("attention_") => {
             attention(workload, storage)
         }
-        Some("inference") => whole_model(record, 1.0),
-        Some("train") => whole_model(record, TRAINING_PASSES),
+        Some("inference") => whole_model(record, 1.0, assumed),
+        Some("train") => whole_model(record, TRAINING_PASSES, assumed),
         Some("prefill" | "decode") => {
             Err(format!("`{}` is not among the built-in models that generate", workload.model))
         }
@@ -154,6 +171,8 @@ fn finish(b: Builder, name: &str, output: orrery_ir::ValueId, counts: Counts) ->
         training: None,
         tiles: None,
         devices: 1.0,
+        cut: Cut::NONE,
+        micro_batches: 1.0,
         samples: counts.samples as f64,
         flops: counts.flops,
         elements: counts.elements,
@@ -277,30 +296,34 @@ fn attention(workload: &Workload, storage: DType) -> Result<Case, Reason> {
     finish(b, "y", y, Counts { samples: batch, flops, ..Counts::default() })
 }
 
-/// Keys that say how many chips one copy of the model is cut over.
-const CUTS: [&str; 4] = ["tp", "pp", "ipus_per_replica", "cp"];
-
-/// Refuses rows whose model is cut over several chips.
-pub(crate) fn uncut(workload: &Workload) -> Result<(), Reason> {
-    let cut = |key: &&&str| workload.spec.get(**key).and_then(Value::as_i64).is_some_and(|n| n > 1);
-    match CUTS.iter().find(cut) {
-        Some(key) => Err(format!("one copy of the model is cut over several chips (`{key}`)")),
-        None => Ok(()),
-    }
-}
-
-fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
+fn whole_model(record: &Record, passes: f64, assumed: Assumed) -> Result<Case, Reason> {
     let identity = &record.identity;
     let workload = &identity.workload;
     let known = orrery_zoo::registry()
         .iter()
         .find(|m| m.name == workload.model || m.aliases.contains(&workload.model.as_str()))
         .ok_or_else(|| format!("`{}` is not among the built-in models", workload.model))?;
-    uncut(workload)?;
+    let cut = Cut::of(workload)?;
+    let cut = assumed.shards.map_or(cut, |shards| cut.sharded(shards));
+    let decoder = known.parameters.iter().any(|parameter| parameter.name == "shards");
+    if cut != Cut::NONE && !decoder {
+        return Err("one copy of the model is cut over several chips, and it is no decoder".to_owned());
+    }
     let devices = identity.devices.ok_or("the number of devices is not published")?;
     let (tiles, copies) = parts(workload, &identity.machine, devices)?;
-    let micro = micro_batch(record, copies)?;
-    let (parameters, mut notes) = variant(known, workload);
+    let copies = copies / cut.devices();
+    let mut notes = Vec::new();
+    let micro = match assumed.batch {
+        Some(batch) => {
+            notes.push(format!("batch not published, taken as {batch}"));
+            batch
+        }
+        None => micro_batch(record, copies)?,
+    };
+    let (mut parameters, more) = variant(known, workload);
+    parameters.extend(cut.options());
+    notes.extend(more);
+    notes.extend(cut.note());
     let mut options = Options { parameters, ..Options::default() };
     if known.name.starts_with("bert") && passes > 1.0 {
         options.parameters.push("head=pretraining".to_owned());
@@ -321,9 +344,10 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
     }
     if let Some(tiles) = tiles {
         notes.push(format!("{copies} copies of the model on {tiles} tiles each, taken as so many times one"));
-    } else if devices != 1.0 {
-        notes.push(format!("{devices} devices taken as so many times one"));
+    } else if copies != 1.0 {
+        notes.push(format!("{devices} devices taken as {copies} times one copy"));
     }
+    let micro_batches = workload.batch.global.map_or(1.0, |global| global as f64 / (copies * micro as f64));
     // MLPerf counts original sequences of Wikipedia, about 250 tokens long, and packs rows of 512 with them.
     let mlperf =
         matches!(&record.provenance, Provenance::Published { source, .. } if source.starts_with("MLPerf"));
@@ -338,6 +362,8 @@ fn whole_model(record: &Record, passes: f64) -> Result<Case, Reason> {
         training,
         tiles,
         devices: copies,
+        cut,
+        micro_batches,
         samples: micro as f64 * packed,
         flops,
         elements: 0.0,
@@ -391,10 +417,11 @@ pub(crate) fn micro_batch(record: &Record, devices: f64) -> Result<u64, Reason> 
     if let Some(micro) = keys.into_iter().find_map(said).or_else(of_narrow) {
         return Ok(micro);
     }
-    let global = workload.batch.global.ok_or("the batch is not published")?;
+    let global = workload.batch.global.ok_or(NO_BATCH)?;
     let shared = devices * said("grad_accum").unwrap_or(1) as f64;
-    let micro = global as f64 / shared;
-    if micro < 1.0 || micro.fract() != 0.0 {
+    // Where it does not divide, some devices have a sample more than others.
+    let micro = (global as f64 / shared).floor();
+    if micro < 1.0 {
         return Err(format!("a batch of {global} does not divide by {shared} devices and accumulations"));
     }
     Ok(micro as u64)
@@ -411,7 +438,7 @@ mod tests {
             "system,devices,workload,mode,precision,batch_size,seq_len,metric,value,spec\n\
              a100,1,{workload},{mode},fp16,{batch},,tflops,1,\"{spec}\"\n"
         );
-        case(&read(&text).unwrap()[0], DType::F32)
+        case(&read(&text).unwrap()[0], DType::F32, Assumed::default())
     }
 
     fn all_known(bound: &Bound) -> bool {
@@ -451,8 +478,12 @@ mod tests {
         let shared = of("resnet50", "train", "40", r#"{"grad_accum": 10}"#).unwrap();
         assert_eq!(shared.samples, 4.0);
         assert!(of("resnet50", "train", "", "{}").is_err());
-        assert!(of("resnet50", "train", "41", r#"{"grad_accum": 10}"#).is_err());
+        assert!(of("resnet50", "train", "9", r#"{"grad_accum": 10}"#).is_err());
         assert!(of("llama9_70b", "inference", "1", "{}").is_err());
         assert!(of("bert_large", "train", "16", r#"{"tp": 2}"#).is_err());
+        let cut = of("gpt2_small", "train", "16", r#"{"tp": 2, "pp": 3, "micro_batch": 2}"#).unwrap();
+        let whole = of("gpt2_small", "train", "16", r#"{"micro_batch": 2}"#).unwrap();
+        // Blocks divide by six, the vocabulary by two.
+        assert!(cut.flops < whole.flops / 3.0 && cut.flops > whole.flops / 6.0);
     }
 }

@@ -18,12 +18,12 @@ pub struct Band {
     pub median_error: f64,
     /// Measurements.
     pub rows: u64,
-    /// Pairs of source and workload.
+    /// Sets of measurements that were taken apart from each other: of one source, workload and software stack.
     pub groups: u64,
 }
 
 impl Band {
-    /// Fewest sources and workloads on which a band may rest.
+    /// Fewest such sets on which a band may rest: one set alone does not show how figures differ from place to place.
     pub const FEWEST_GROUPS: u64 = 2;
     /// Fewest measurements on which a band may rest.
     pub const FEWEST_ROWS: usize = 8;

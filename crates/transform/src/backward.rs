@@ -1,7 +1,7 @@
 //! The backward pass: gradients of one value with respect to others, appended to the graph.
 //!
 //! Goes through the nodes backwards from the loss and asks each one's gradient rule. What several readers send back to a
-//! value is added in the order of the readers. Loops of a known number of turns are unrolled first.
+//! value is added in the order of the readers. Callers [unroll](crate::unroll) loops of a known number of turns first.
 
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, IndexVec, Result};
@@ -76,8 +76,11 @@ fn dependents(graph: &Extend, wrt: &[ValueId]) -> IndexVec<ValueId, bool> {
         {
             continue;
         }
+        // What is quantized stands for a float: its gradient is that of the number which it stands for.
+        let stands = node.op == Op::QuantizeLinear;
         for output in node.outputs.iter().flatten() {
-            depends[*output] = of.values[*output].ty.as_tensor().is_none_or(|ty| ty.dtype.is_float());
+            let ty = of.values[*output].ty.as_tensor();
+            depends[*output] = stands || ty.is_none_or(|ty| ty.dtype.is_float());
         }
     }
     depends

@@ -7,6 +7,7 @@
 
 pub mod affine;
 pub mod backward;
+pub mod batch;
 pub mod clean;
 pub mod fuse;
 pub mod legalise;
@@ -14,13 +15,16 @@ mod pattern;
 pub mod report;
 mod rewrite;
 pub mod training;
+pub mod unroll;
 
 pub use affine::fold_batch_norm;
 pub use backward::differentiate;
+pub use batch::spread_batch_norm;
 pub use clean::clean;
 pub use fuse::fuse;
 pub use legalise::{Legalised, NarrowedWeight, Narrowing, PrecisionSpec, legalise, store_border};
 pub use report::{Exactness, Kind, Replacement, Report};
+pub use unroll::unroll;
 
 use orrery_base::Result;
 use orrery_ir::{Graph, infer, verify};

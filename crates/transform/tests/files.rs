@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `# clean` | the graph after cleaning |
 //! | `# prepare [shape-only] [no-fuse] [no-fold]` | the report, and the graph after all passes |
+//! | `# unroll` | the graph with its loops unrolled |
 //! | `# legalise STORAGE [multiply=FORMAT] [accumulate=FORMAT] [stochastic] [shape-only] [states]` | the notes, and the legal graph |
 //!
 //! A line `# where symbol=number ...` binds symbols and has both graphs run on the same random inputs; outputs must agree
@@ -20,7 +21,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use orrery_base::Result;
 use orrery_ir::{Bindings, Graph, infer, text};
 use orrery_numerics::{DType, Format};
-use orrery_transform::{Options, PrecisionSpec, Weights, clean, legalise, prepare, store_border};
+use orrery_transform::{Options, PrecisionSpec, Weights, clean, legalise, prepare, store_border, unroll};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -109,6 +110,7 @@ fn outcome(given: &str) -> Result<std::result::Result<String, Failed>> {
             tolerance = ROUNDINGS * format.unit_roundoff();
             if words.contains(&"border") { store_border(&legal.graph)? } else { legal.graph }
         }
+        "unroll" => unroll(&graph)?,
         other => panic!("there is no command `{other}`"),
     };
     printed += &text::print(&changed);

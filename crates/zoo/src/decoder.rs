@@ -27,6 +27,17 @@ pub(crate) const PARAMETERS: &[Parameter] = &[
     own("hidden", "width inside the feed-forward part, or of one expert; the model's own where not given"),
     own("vocabulary", "tokens that there are; the model's own where not given"),
     own("positions", "positions that are learned, where they are; the model's own where not given"),
+    Parameter {
+        name: "shards",
+        default: "1",
+        doc: "devices that share every block's heads, inner width and vocabulary; the graph is the part of one, whose results \
+              are to be added to the others'",
+    },
+    Parameter {
+        name: "stages",
+        default: "1",
+        doc: "devices that have the blocks in turn; the graph is one of them, with embeddings and logits",
+    },
     SEED,
 ];
 /// Symbols of every decoder.
@@ -80,6 +91,15 @@ impl Dims {
             return settings.refuse("heads", &format!("a number that divides the width of {width}"));
         }
         let head_size = if self.head_size == 0 { width / heads } else { self.head_size };
+        let shards = settings.extent("shards", 1)?;
+        if heads % shards != 0 {
+            return settings.refuse("shards", &format!("a number that divides the {heads} heads of queries"));
+        }
+        let share = |whole: i64| (whole + shards - 1) / shards;
+        let (heads, kv_heads) = (heads / shards, (kv_heads / shards).max(1));
+        let (hidden, vocabulary) = (share(hidden), share(vocabulary));
+        let stages = settings.integer("stages", 1, layers, 1)?;
+        let layers = (layers + stages - 1) / stages;
         Ok(Self { layers, width, heads, kv_heads, head_size, hidden, vocabulary, positions })
     }
     /// What a layer that adds to the residual stream is scaled by, as GPT-2 starts out.

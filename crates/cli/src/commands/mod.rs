@@ -4,6 +4,7 @@ pub(crate) mod calibrate;
 pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod compile;
+pub(crate) mod data;
 pub(crate) mod explain;
 pub(crate) mod export;
 pub(crate) mod inspect;

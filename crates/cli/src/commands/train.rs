@@ -1,10 +1,11 @@
 //! `orrery train`.
 
 use crate::args::{Common, Train};
+use crate::commands::data::part;
 use crate::commands::shared::{note, open, setup, threads};
 use crate::output::{self, Answer, progress_is_visible, table};
 use crate::progress::Line;
-use orrery::data::{Dataset, Options as DataOptions, Part, open as open_data};
+use orrery::data::{Dataset, Options as DataOptions, open as open_data};
 use orrery::training::{
     Epoch, Event, Length, Loss, LossScaling, Optimizer, Request, Schedule, Spec, Trained, default_loss, save,
     train,
@@ -95,8 +96,7 @@ fn one(
     let (mut data, mut held_out) = match args.held_out {
         0.0 => (all.clone(), None),
         share => {
-            let part = if share < 1.0 { Part::Fraction(share) } else { Part::Count(share as usize) };
-            let (held, rest) = all.split(part, point.seed)?;
+            let (held, rest) = all.split(part(share), point.seed)?;
             (rest, Some(held))
         }
     };

@@ -10,8 +10,17 @@ fn workspace() -> PathBuf {
 }
 
 /// Literals that look like codes and are none.
-const OTHER_WORDS: [&str; 5] =
-    ["bulk-synchronous", "deterministic-stream", "floating-point", "kernel-engines", "spatial-dataflow"];
+const OTHER_WORDS: [&str; 9] = [
+    "bragg-peaks",
+    "bulk-synchronous",
+    "deterministic-stream",
+    "floating-point",
+    "image-size",
+    "kernel-engines",
+    "mnist-10k",
+    "spatial-dataflow",
+    "train-images",
+];
 /// Codes of one word, which cannot be told from other literals.
 const OF_ONE_WORD: [&str; 5] = ["cancelled", "evaluation", "internal", "mapping", "range"];
 

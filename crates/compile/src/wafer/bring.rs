@@ -4,6 +4,7 @@ use super::lowering::{Lowering, Way};
 use crate::lower::{fill, join, reads};
 use orrery_base::Result;
 use orrery_base::index::Id;
+use orrery_cost::wafer::streamed_bytes;
 use orrery_ir::op::Access;
 use orrery_ir::{Graph, ValueId};
 use orrery_program::{BufferClass, BufferId, Layout, Step, StepId, StepKind, Unit};
@@ -194,10 +195,7 @@ impl Lowering<'_> {
     pub(super) fn staging_bytes(&self) -> u64 {
         let program = &self.emitter.program;
         let streams = program.steps.values().filter(|step| step.unit == Unit::Streaming);
-        let bytes = |step: &Step| -> u64 {
-            let of = |buffer: BufferId| program.block_bytes(buffer, &self.nominal).unwrap_or(0);
-            step.reads.iter().map(|read| of(read.buffer)).sum()
-        };
+        let bytes = |step| streamed_bytes(program, step, &self.nominal).ceil() as u64;
         let largest = streams.map(bytes).max().unwrap_or(0);
         (2 * largest).div_ceil(program.memories[self.pe].cores.max(1))
     }

@@ -61,6 +61,8 @@ impl Frame<'_> {
         for (operand, source) in problem.operands.iter().zip(&self.sources) {
             let bytes = operand.bytes(&blocks);
             match source {
+                // What follows on a cut sum is done where the sums arrive: spread over the PEs that made them.
+                Source::Activation if !problem.is_summed(operand) => passing += bytes / depth_parts,
                 Source::Activation => passing += bytes,
                 Source::Weight => lying += bytes,
                 Source::Stream => arriving += bytes * 8.0 / operand.bits,

@@ -333,7 +333,7 @@ impl Lowering<'_> {
         self.complete(&mut step, None, &anchor.operands, &anchor.reads)?;
         if !product {
             for (&value, access) in anchor.results.iter().zip(&anchor.writes) {
-                let layout = spread_along_sum(&step, space, access);
+                let layout = spread_along_sum(step.base, &step.grid, space, access);
                 let buffer = self.emitter.buffer(value, "", BufferClass::Scratch, self.pe, layout);
                 self.emitter.buffer_of.insert(value, buffer);
                 let mode = WriteMode::Combined(orrery_ir::op::Combine::Sum);
@@ -344,7 +344,7 @@ impl Lowering<'_> {
             return Ok(());
         }
         let (output, access) = (anchor.results[0], anchor.writes[0].clone());
-        let layout = spread_along_sum(&step, space, &access);
+        let layout = spread_along_sum(step.base, &step.grid, space, &access);
         let alone = group.nodes.len() == 1;
         let suffix = if alone { "" } else { "@sum" };
         let buffer = self.emitter.buffer(output, suffix, BufferClass::Scratch, self.pe, layout.clone());
@@ -420,7 +420,7 @@ impl Lowering<'_> {
         }
         let mut best: Option<(Choice, Vec<Cut>)> = None;
         for (mut choice, cuts) in grids {
-            choice.cycles += self.bringing(body, &frame, &cuts, base)?;
+            choice.cycles += self.bringing(body, (space, problem), &frame, &cuts, base)?;
             if best.as_ref().is_none_or(|(best, _)| frame.is_better(&choice, best)) {
                 best = Some((choice, cuts));
             }
@@ -455,14 +455,25 @@ impl Lowering<'_> {
         (self.items > 1 && extent.is_multiple_of(self.items)).then_some(axis)
     }
     /// Cycles of the exchange that a grid asks for.
-    fn bringing(&self, body: &Body, frame: &Frame<'_>, cuts: &[Cut], base: u64) -> Result<f64> {
+    fn bringing(
+        &self,
+        body: &Body,
+        (space, problem): (&IterSpace, &Problem),
+        frame: &Frame<'_>,
+        cuts: &[Cut],
+        base: u64,
+    ) -> Result<f64> {
         let items = frame.items.map_or(1.0, |(_, items)| items as f64);
         let mut traffic = Traffic { span: 1.0, ..Traffic::default() };
         for (number, (value, access)) in body.operands.iter().zip(&body.reads).enumerate() {
             if frame.sources[number] != Source::Activation {
                 continue;
             }
-            let wanted = Layout { base, cuts: cuts.to_vec(), access: access.clone() };
+            let wanted = if problem.matrix.is_some() && !problem.is_summed(&problem.operands[number]) {
+                spread_along_sum(base, cuts, space, access)
+            } else {
+                Layout { base, cuts: cuts.to_vec(), access: access.clone() }
+            };
             let (source, chain) = self.origin(*value);
             let have = self.emitter.buffer_of.get(&source).map(|b| &self.emitter.program.buffers[*b]);
             let (dtype, shape) = self.emitter.type_of(*value);
@@ -554,15 +565,14 @@ fn result_axis(space: &IterSpace) -> Option<usize> {
 }
 
 /// The layout of a cut sum: as its parts have it, and along [`result_axis`] over the PEs of the sum too.
-fn spread_along_sum(step: &Step, space: &IterSpace, access: &[Access]) -> Layout {
+fn spread_along_sum(base: u64, grid: &[Cut], space: &IterSpace, access: &[Access]) -> Layout {
     let sums: u64 = (0..space.axes.len())
         .filter(|&i| space.axes[i].kind != AxisKind::Parallel)
-        .map(|i| parts_of(&step.grid[i]))
+        .map(|i| parts_of(&grid[i]))
         .product();
-    let mut layout = Layout { base: step.base, cuts: step.grid.clone(), access: access.to_vec() };
-    let innermost = |i: usize| space.axes[i].kind != AxisKind::Parallel && step.grid[i].is_cut();
-    let stride =
-        (0..space.axes.len()).filter(|&i| innermost(i)).map(|i| step.grid[i].stride).min().unwrap_or(1);
+    let mut layout = Layout { base, cuts: grid.to_vec(), access: access.to_vec() };
+    let innermost = |i: usize| space.axes[i].kind != AxisKind::Parallel && grid[i].is_cut();
+    let stride = (0..space.axes.len()).filter(|&i| innermost(i)).map(|i| grid[i].stride).min().unwrap_or(1);
     for (i, cut) in layout.cuts.iter_mut().enumerate() {
         if space.axes[i].kind != AxisKind::Parallel {
             // The sum itself makes no copies of its result.

@@ -22,8 +22,8 @@ use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_cost::rectangles::pipeline;
 use orrery_cost::wafer::Core;
 use orrery_cost::{StepCost, Target, step_cost};
-use orrery_ir::Graph;
 use orrery_ir::infer::Facts;
+use orrery_ir::{Graph, ValueId};
 use orrery_machine::{Losses, WaferLosses, WaferMachine};
 use orrery_program::{Program, Region, StepKind, Unit, verify};
 use std::collections::BTreeMap;
@@ -171,9 +171,12 @@ impl Wafer<'_> {
 
     fn emit(&self, mut lowering: Lowering<'_>) -> Result<Compiled> {
         let order = in_order(self.graph, self.groups, &beside(self.graph, self.groups));
+        let stages = self.first_stages();
         for &value in &self.graph.inputs {
+            lowering.stage = stages.get(&value).copied().unwrap_or(0);
             lowering.host_input(value, lowering.is_for_memoryx(value, &order))?;
         }
+        lowering.stage = 0;
         for (group, beside) in order {
             lowering.emitter.enter(group);
             match group.kind {
@@ -206,40 +209,74 @@ impl Wafer<'_> {
         Ok(Compiled { program, nodes, notes: Vec::new() })
     }
 
+    /// For each input the first stage that takes it, moved or not: there it lies, as a cache of keys does with its layer.
+    fn first_stages(&self) -> BTreeMap<ValueId, usize> {
+        let mut origins: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+        let mut stages = BTreeMap::new();
+        let mut stage = 0;
+        for group in self.groups {
+            for node in group.nodes.iter().map(|id| &self.graph.nodes[*id]) {
+                for input in node.inputs.iter().flatten() {
+                    let origin = origins.get(input).copied().unwrap_or(*input);
+                    if group.kind == GroupKind::Compute {
+                        stages.entry(origin).or_insert(stage);
+                    } else {
+                        origins.extend(node.outputs.iter().flatten().map(|output| (*output, origin)));
+                    }
+                }
+            }
+            stage += usize::from(group.kind == GroupKind::Compute);
+        }
+        stages
+    }
+
     /// Activations on the wafer, weights from MemoryX.
     fn streamed(&self) -> Result<Compiled> {
         let whole =
             Region { base: 0, x: 0, y: 0, columns: self.machine.grid_columns, rows: self.machine.grid_rows };
         let samples = self.samples();
         let mut error = None;
-        // The largest micro-batch whose activations fit.
+        let mut best: Option<(Picoseconds, u64, Compiled)> = None;
+        // The largest micro-batch whose activations fit, or a smaller one as long as that is faster: with fewer rows on a PE
+        // sums may stay in its cache, while weights stream in more often.
         for passes in (0..).map(|power| 2_u64.pow(power)).take_while(|n| *n <= samples) {
             if !samples.is_multiple_of(passes) {
                 break;
             }
+            let mut found = None;
             for share in BUDGETS {
-                let mut compiled = self.emit(self.lowering(Way::Streamed, vec![whole], passes, share))?;
+                let compiled = self.emit(self.lowering(Way::Streamed, vec![whole], passes, share))?;
                 match verify::capacity(&compiled.program) {
-                    Err(found) => error = Some(found),
+                    Err(too_much) => error = Some(too_much),
                     Ok(()) => {
-                        if passes > 1 {
-                            compiled.notes.push(Diagnostic::note(
-                            "wafer-micro-batch",
-                            format!(
-                                "activations of {} samples fit on the wafer at a time: {passes} micro-batches, for each of which all weights stream in",
-                                samples / passes
-                            ),
-                        ));
-                        }
-                        return Ok(compiled);
+                        found = Some((self.time(&compiled.program)?, passes, compiled));
+                        break;
                     }
                 }
             }
+            match (found, &best) {
+                (Some(found), Some(before)) if found.0 >= before.0 => break,
+                (Some(found), _) => best = Some(found),
+                (None, Some(_)) => break,
+                (None, None) => {}
+            }
         }
-        let error = error.unwrap_or_else(|| Box::new(Diagnostic::error("does-not-fit", "no batch fits")));
-        Err(Box::new(
-            error.help("weights are in MemoryX already; the activations of one sample lie on the wafer"),
-        ))
+        let Some((_, passes, mut compiled)) = best else {
+            let error = error.unwrap_or_else(|| Box::new(Diagnostic::error("does-not-fit", "no batch fits")));
+            return Err(Box::new(
+                error.help("weights are in MemoryX already; the activations of one sample lie on the wafer"),
+            ));
+        };
+        if passes > 1 {
+            compiled.notes.push(Diagnostic::note(
+                "wafer-micro-batch",
+                format!(
+                    "activations of {} samples are on the wafer at a time: {passes} micro-batches, for each of which all weights stream in",
+                    samples / passes
+                ),
+            ));
+        }
+        Ok(compiled)
     }
 
     /// Every layer in a rectangle of its own. Samples go through one by one, or several at once where a layer has too

@@ -28,7 +28,7 @@ pub(crate) fn read(text: &str) -> Result<Table> {
     let mut record = StringRecord::new();
     let mut reader = records();
     while reader.read_record(&mut record).map_err(malformed)? {
-        let line = record.position().map_or(0, csv::Position::line);
+        let line = record.position().map_or(0, |begin| line_of(text, begin));
         if names.is_empty() {
             header = record.iter().any(|cell| number(cell).is_none());
             let name = |(i, cell): (usize, &str)| if header { cell.to_owned() } else { i.to_string() };
@@ -67,6 +67,13 @@ pub(crate) fn read(text: &str) -> Result<Table> {
         }
     }
     Ok(Table { columns: names.into_iter().zip(columns).collect(), places: Places { what: "line", numbers } })
+}
+
+/// The line of a record's first cell: a record begins with the empty lines before it.
+fn line_of(text: &str, begin: &csv::Position) -> u64 {
+    let rest = text.as_bytes().get(begin.byte() as usize..).unwrap_or_default();
+    let empty = rest.iter().take_while(|byte| matches!(byte, b'\r' | b'\n'));
+    begin.line() + empty.filter(|byte| **byte == b'\n').count() as u64
 }
 
 #[cfg(test)]

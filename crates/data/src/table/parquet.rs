@@ -7,6 +7,7 @@ use orrery_base::{Diagnostic, Result};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
+use std::panic::AssertUnwindSafe;
 
 /// Reads a table.
 ///
@@ -14,6 +15,13 @@ use parquet::record::Field;
 /// `data-format` where it is no Parquet file, damaged, or compressed otherwise; `data-cell` and `data-ragged` with the
 /// record and column.
 pub(crate) fn read(bytes: Bytes) -> Result<Table> {
+    // The library panics on some damaged files; nothing of what it was at is kept.
+    std::panic::catch_unwind(AssertUnwindSafe(|| read_rows(bytes))).unwrap_or_else(|_| {
+        Diagnostic::error("data-format", "the Parquet file is damaged").help("copy or write it again").err()
+    })
+}
+
+fn read_rows(bytes: Bytes) -> Result<Table> {
     let reader = SerializedFileReader::new(bytes).map_err(malformed)?;
     let rows = reader.get_row_iter(None).map_err(malformed)?;
     let mut columns: Vec<(String, Cells)> = Vec::new();
@@ -149,10 +157,12 @@ mod tests {
         for end in 0..whole.len() {
             assert_eq!(read(whole[..end].to_vec().into()).unwrap_err().code, "data-format");
         }
-        for at in 0..whole.len() {
+        for (at, by) in (0..whole.len()).flat_map(|at| [0x01, 0x55, 0x80, 0xff].map(|by| (at, by))) {
             let mut damaged = whole.clone();
-            damaged[at] ^= 0x55;
-            let _ = read(damaged.into());
+            damaged[at] ^= by;
+            if let Err(refused) = read(damaged.into()) {
+                assert!(refused.code.starts_with("data-"), "{refused}");
+            }
         }
     }
 }

@@ -259,7 +259,11 @@ impl Run<'_> {
             let cause = format!("step {number} is left out: gradients overflow at a loss scale of {held}");
             tell(&Event::Note(&Diagnostic::note("train-scale-overflow", cause)));
         }
-        self.watch.after(outcome.loss, number, rate)?;
+        if outcome.applied
+            && let Some(grown) = self.watch.after(outcome.loss)
+        {
+            return Err(trouble::diverged(trainer, inputs, seed, number, rate, grown));
+        }
         self.step = number;
         self.epoch_loss += outcome.loss;
         self.epoch_samples += batch.valid as u64;

@@ -115,41 +115,83 @@ fn first(graph: &Graph, inputs: Vec<Tensor>, seed: u64) -> Result<Option<First>>
 pub(super) struct Watch {
     recent: VecDeque<f64>,
     first: Option<f64>,
+    best: Option<f64>,
+}
+
+/// Steps over whose losses a mean is taken: fewer swing by themselves.
+const WINDOW: usize = 10;
+/// A mean of so many times the first loss and the best mean is divergence.
+const DIVERGED: f64 = 3.0;
+
+/// A loss that has grown far above where it began.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Grown {
+    mean: f64,
+    first: f64,
     best: f64,
 }
 
-/// Steps over whose losses a mean is taken.
-const WINDOW: usize = 20;
-/// A mean of so many times the first loss, and of the best mean, is divergence.
-const DIVERGED: f64 = 2.0;
-
 impl Watch {
-    /// After a step. An error where the loss has grown far above where it began.
-    pub(super) fn after(&mut self, loss: f64, step: u64, rate: f64) -> Result<()> {
+    /// After a step.
+    pub(super) fn after(&mut self, loss: f64) -> Option<Grown> {
+        let first = *self.first.get_or_insert(loss);
         self.recent.push_back(loss);
         if self.recent.len() > WINDOW {
             self.recent.pop_front();
         }
         if self.recent.len() < WINDOW {
-            return Ok(());
+            return None;
         }
         let mean = self.recent.iter().sum::<f64>() / WINDOW as f64;
-        let first = *self.first.get_or_insert(mean);
-        self.best = if self.best == 0.0 { mean } else { self.best.min(mean) };
-        let bar = DIVERGED * first.abs().max(self.best.abs());
-        if mean > first + bar && mean > self.best + bar {
-            let cause = format!(
-                "step {step}: the loss diverges: its mean over {WINDOW} steps is {mean:.4}, it began at {first:.4} and was \
-                 {:.4} at best",
-                self.best
-            );
-            return Diagnostic::error("train-diverged", cause)
-                .help(format!("the learning rate is {rate:.3e}: try a third to a tenth of it"))
-                .help("or begin with --warmup, or bound the gradients with --clip-norm 1")
-                .err();
-        }
-        Ok(())
+        let best = self.best.map_or(mean, |best| best.min(mean)).min(first);
+        self.best = Some(best);
+        let bar = (DIVERGED - 1.0) * first.abs().max(best.abs());
+        (mean > first + bar && mean > best + bar).then_some(Grown { mean, first, best })
     }
+}
+
+/// Explains a loss that has grown: the op of the forward pass whose results are largest.
+pub(super) fn diverged(
+    trainer: &Trainer,
+    inputs: Vec<Tensor>,
+    seed: u64,
+    step: u64,
+    rate: f64,
+    grown: Grown,
+) -> Box<Diagnostic> {
+    let Grown { mean, first, best } = grown;
+    let mut cause = format!(
+        "step {step}: the loss diverges: its mean over {WINDOW} steps is {mean:.4}, it began at {first:.4} and was {best:.4} \
+         at best"
+    );
+    let graph = &trainer.description().graph;
+    let mut largest: Option<(f64, NodeId)> = None;
+    let mut observe = |value: ValueId, datum: &Datum| {
+        let (Datum::Tensor(tensor), Def::Node(node, _)) = (datum, &graph.values[value].def) else { return };
+        if !tensor.dtype().is_float() || node.0 as usize >= trainer.description().backward {
+            return;
+        }
+        let top = tensor.to_f64().map_or(0.0, |v| v.iter().fold(0.0_f64, |m, v| m.max(v.abs())));
+        if largest.is_none_or(|(most, _)| top > most) {
+            largest = Some((top, *node));
+        }
+    };
+    // Where the step cannot be computed op by op, the loss alone is told.
+    let traced = run_observed(graph, inputs.into_iter().map(Datum::from).collect(), seed, &mut observe);
+    let mut error = Diagnostic::error("train-diverged", String::new());
+    if let (Ok(_), Some((top, node))) = (traced, largest) {
+        cause += &format!(
+            "; the largest values of the forward pass, up to {top:.3e}, are made by {}",
+            node_place(graph, node)
+        );
+        error = error.at(node_place(graph, node));
+    }
+    error.cause = cause;
+    Box::new(
+        error
+            .help(format!("the learning rate is {rate:.3e}: try a third to a tenth of it"))
+            .help("or begin with --warmup, or bound the gradients with --clip-norm 1"),
+    )
 }
 
 /// Labels that are no class of the model.
@@ -183,4 +225,21 @@ pub(super) fn unmoved(trainer: &Trainer, before: &[Tensor]) -> Option<Diagnostic
         Diagnostic::warning("train-unmoved", cause)
             .help("its gradient is zero: a dead activation, or steps too small for the type it is kept in"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_loss_that_stays_up_diverges() {
+        let grows = |losses: &mut dyn Iterator<Item = f64>| {
+            let mut watch = Watch::default();
+            losses.any(|loss| watch.after(loss).is_some())
+        };
+        assert!(!grows(&mut (0..200).map(|i| 2.3 / (1.0 + f64::from(i) * 0.1))));
+        assert!(!grows(&mut (0..200).map(|i| if i == 50 { 20.0 } else { 2.3 })));
+        assert!(grows(&mut (0..40).map(|i| if i < 3 { 2.3 } else { 60.0 })));
+        assert!(grows(&mut (0..400).map(|i| 0.1 + (f64::from(i) * 0.01).powi(2))));
+    }
 }

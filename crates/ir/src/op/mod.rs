@@ -100,11 +100,11 @@ ops! {
     Gather GatherElements GatherND ScatterElements ScatterND OneHot NonZero TopK Unique Compress NonMaxSuppression TensorScatter
     GatherGrad
     // resampling
-    Resize GridSample AffineGrid Col2Im
+    Resize ResizeGrad GridSample AffineGrid Col2Im
     // quantization
     QuantizeLinear DequantizeLinear DynamicQuantizeLinear
     // recurrent
-    RNN GRU LSTM
+    RNN GRU LSTM RNNGrad GRUGrad LSTMGrad
     // control
     If Loop Scan
     // sequence

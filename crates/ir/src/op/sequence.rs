@@ -321,7 +321,8 @@ pub const TABLE: &[OpDef] = &[
             },
             |_| Ok(vec![Datum::Sequence(Vec::new())]),
         )
-    },
+    }
+    .flat(),
     entry(
         Op::SequenceConstruct,
         "A sequence of the inputs.",
@@ -356,7 +357,8 @@ pub const TABLE: &[OpDef] = &[
         &[Port::One("sequence")],
         |ctx| item_type(ctx, 0).and_then(|_| scalar(DType::I64)),
         length,
-    ),
+    )
+    .flat(),
     OpDef {
         attrs: &[
             opt("axis", AttrKind::Int, "The dimension that is split; 0."),
@@ -417,5 +419,6 @@ pub const TABLE: &[OpDef] = &[
         &[Port::Optional("input")],
         |_| scalar(DType::Bool),
         has_element,
-    ),
+    )
+    .flat(),
 ];

@@ -81,6 +81,11 @@ const WHOLE: &[Op] = &[
     Op::Resize,
     Op::GridSample,
     Op::Col2Im,
+    Op::ResizeGrad,
+    // Sums over sequences beside what belongs to one of them.
+    Op::RNNGrad,
+    Op::GRUGrad,
+    Op::LSTMGrad,
 ];
 
 #[test]

@@ -1,5 +1,4 @@
-//! Nodes that stay binary32: those between positions and the sines and cosines of angles made of them, and what is made of
-//! sums over a batch as long as it is a number for each channel.
+//! Nodes that stay binary32: those between positions and the sines and cosines of angles made of them.
 
 use orrery_base::{IndexVec, index::Id};
 use orrery_ir::{Def, Graph, NodeId, Op, Value, ValueId};
@@ -38,27 +37,6 @@ pub(super) fn angles(graph: &Graph) -> IndexVec<NodeId, bool> {
         }
     }
     wide
-}
-
-/// Marks the nodes that make numbers for channels of sums over a batch, which are out of range of narrow types.
-pub(super) fn moments(graph: &Graph, wide: &mut IndexVec<NodeId, bool>) {
-    let mut summed: IndexVec<ValueId, bool> = graph.values.ids().map(|_| false).collect();
-    for (id, node) in graph.nodes.iter() {
-        let of_channels = |v: &ValueId| {
-            graph.values[*v]
-                .ty
-                .as_tensor()
-                .and_then(|ty| ty.shape.as_ref())
-                .is_some_and(|shape| shape.len() <= 1)
-        };
-        let of_sums = node.inputs.iter().flatten().any(|v| summed[*v]);
-        let makes =
-            of_sums && node.op != Op::ChannelMoments && node.outputs.iter().flatten().all(of_channels);
-        wide[id] |= makes;
-        if makes || node.op == Op::ChannelMoments {
-            node.outputs.iter().flatten().for_each(|output| summed[*output] = true);
-        }
-    }
 }
 
 fn is_float(value: &Value) -> bool {

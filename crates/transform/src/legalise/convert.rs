@@ -1,7 +1,8 @@
 //! The walk that rebuilds a graph in other types.
 
-use super::angles::{angles, moments};
+use super::angles::angles;
 use super::narrow::{Narrowing, cast_weight, round_weight};
+use super::statistics::statistics;
 use super::{Formats, Legalised, changes};
 use crate::Weights;
 use crate::rewrite::name_outputs;
@@ -33,12 +34,15 @@ struct Walk<'a> {
     forms: IndexVec<ValueId, Forms>,
     names: HashSet<String>,
     narrowing: Narrowing,
+    /// Values made of sums over a batch.
+    statistics: IndexVec<ValueId, bool>,
 }
 
 pub(super) fn convert(old: &Graph, formats: &Formats, weights: Weights) -> Result<Legalised> {
     let mut new = Graph::new(old.name.clone());
     new.metadata = old.metadata.clone();
     new.states.clone_from(&old.states);
+    let (of_statistics, statistics) = statistics(old);
     let mut walk = Walk {
         old,
         formats,
@@ -47,17 +51,17 @@ pub(super) fn convert(old: &Graph, formats: &Formats, weights: Weights) -> Resul
         forms: old.values.ids().map(|_| Forms::default()).collect(),
         names: old.values.values().map(|v| v.name.clone()).collect(),
         narrowing: Narrowing::default(),
+        statistics,
     };
     for id in &old.inputs {
         let value = &old.values[*id];
         let input = walk.new.add_input(value.name.clone(), value.ty.clone());
         walk.set(*id, input, &value.ty);
     }
-    let mut wide = angles(old);
-    moments(old, &mut wide);
+    let wide = angles(old);
     let narrow = formats.storage.bits() < 32;
     for (id, _) in old.nodes.iter() {
-        walk.node(id, narrow && wide[id])?;
+        walk.node(id, narrow && (wide[id] || of_statistics[id]))?;
     }
     for id in &old.outputs {
         let wanted = walk.old_dtype(*id);
@@ -257,12 +261,18 @@ impl Walk<'_> {
             .enumerate()
             .map(|(i, input)| {
                 input.map(|input| match multiply {
-                    _ if wide || stays_wide(node.op, i) => self.wide(input),
+                    _ if wide || stays_wide(node.op, i) || self.is_statistic(node.op, input) => {
+                        self.wide(input)
+                    }
                     Some(format) if is_multiplied(node.op, i) => self.rounded(input, format),
                     _ => self.stored(input),
                 })
             })
             .collect()
+    }
+    /// Whether a normalization reads mean or variance of a batch.
+    fn is_statistic(&self, op: Op, input: ValueId) -> bool {
+        op == Op::BatchNormalization && self.statistics[input]
     }
     /// Adds a node, and notes what its outputs are: the found type where it is one of a value's forms, else a cast.
     fn push(&mut self, id: NodeId, node: Node, found: &[Fact]) {
@@ -292,7 +302,7 @@ fn stays_wide(op: Op, input: usize) -> bool {
         Op::QuantizeLinear | Op::DequantizeLinear => input == 1,
         Op::QLinearMatMul | Op::QLinearConv => matches!(input, 1 | 4 | 6),
         Op::Resize => matches!(input, 1 | 2),
-        Op::BatchNormalization => matches!(input, 3 | 4),
+        // Distances are taken from the number that is added to their mean again.
         Op::ChannelMoments => input == 1,
         _ => false,
     }
@@ -301,9 +311,11 @@ fn stays_wide(op: Op, input: usize) -> bool {
 /// Inputs that the matrix unit multiplies.
 fn is_multiplied(op: Op, input: usize) -> bool {
     match op {
-        Op::MatMul | Op::Gemm | Op::GatherMatMul => input < 2,
+        Op::MatMul | Op::Gemm | Op::GatherMatMul | Op::GatherMatMulGrad => input < 2,
         Op::Conv | Op::ConvTranspose | Op::ConvWeightGrad | Op::DeformConv => input < 2,
+        Op::AttentionGrad => input < 4,
         Op::Attention | Op::RNN | Op::GRU | Op::LSTM => input < 3,
+        Op::RNNGrad | Op::GRUGrad | Op::LSTMGrad => input < 3,
         Op::Einsum => true,
         _ => false,
     }

@@ -6,7 +6,7 @@
 //!   normalizations, sums, exponentials and logarithms need no types of their own.
 //! - What leads from positions to a sine or cosine stays binary32 up to it: an angle of a thousand radians has no
 //!   fraction in 16 bits.
-//! - So do sums over a batch and what is made of them for each channel.
+//! - Sums over a batch, and means and variances made of them, stay binary32 until a whole tensor is normalised by them.
 //! - An op whose type rule does not take the storage type computes in binary32 between two casts.
 //! - The user's types stay at the border: an input is cast to storage first, an output cast back last. [`store_border`]
 //!   then leaves these casts to the host.
@@ -15,11 +15,14 @@
 //! - Partials other than binary32 (binary64 for f64) are written on each op as the attribute `accumulate`.
 //! - A finite constant out of range of the storage type becomes its largest number, never infinite: masks of -3.4e38
 //!   are multiplied by zero. [`Narrowing`] reports it, and what becomes subnormal or zero.
+//! - Formats of 8 bits need a scale for each tensor, which only calibration data give. Where no elements are asked for,
+//!   bytes and rates follow without: every float is then an 8-bit one, and a note says so.
 
 mod angles;
 mod border;
 mod convert;
 mod narrow;
+mod statistics;
 
 pub use border::store_border;
 pub use narrow::{NarrowedWeight, Narrowing};
@@ -82,10 +85,17 @@ pub fn legalise(graph: &Graph, spec: &PrecisionSpec, weights: Weights) -> Result
         // What the user quantised stays as it is.
         return Ok(Legalised { graph: typed, narrowing: Narrowing::default(), notes: Vec::new() });
     }
-    let formats = read(spec)?;
+    let formats = read(spec, weights)?;
     let mut legalised = convert::convert(&typed, &formats, weights)?;
     infer::infer(&mut legalised.graph)?;
     legalised.notes.extend(legalised.narrowing.note(spec.storage));
+    if spec.storage.bits() < 16 {
+        let cause = format!("timed as if every tensor were quantised to {}", spec.storage);
+        legalised.notes.push(
+            Diagnostic::note("legalise-as-quantised", cause)
+                .help("to compute with it, quantise the model with calibration data first"),
+        );
+    }
     if spec.stochastic {
         legalised.notes.push(Diagnostic::note(
             "legalise-stochastic",
@@ -102,8 +112,11 @@ fn has_wide_floats(graph: &Graph) -> bool {
     types.any(|ty| ty.dtype.is_float() && ty.dtype.bits() >= 16)
 }
 
-fn read(spec: &PrecisionSpec) -> Result<Formats> {
+fn read(spec: &PrecisionSpec, weights: Weights) -> Result<Formats> {
     let storage = spec.storage;
+    if storage.bits() == 8 && weights == Weights::ShapeOnly {
+        return Ok(Formats { storage: DType::F8E4M3FN, multiply: None, accumulate: None });
+    }
     if !storage.is_float() || storage.bits() < 16 {
         let cause = format!(
             "a model cannot be brought to {storage} by changing types alone: its tensors need scales"

@@ -23,6 +23,7 @@ pub use recompute::{Recompute, recompute};
 
 use crate::backward::differentiate;
 use crate::legalise::{PrecisionSpec, legalise};
+use crate::unroll::unroll;
 use crate::{Options, Prepared, Report, Weights, prepare};
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::{Extend, Graph, Op, State, Type, ValueId, Weight};
@@ -139,7 +140,7 @@ pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weigh
     // Weights become inputs before anything is folded or shared: equal ones would become the same.
     let (graph, mut found) = parameters::to_inputs(graph, &statistics, &spec.frozen, spec.parameters_in)?;
     let options = Options { weights, fold_batch_norm: false, ..Options::default() };
-    let Prepared { graph, report } = prepare(&graph, &options)?;
+    let Prepared { graph, report } = prepare(&unroll(&graph)?, &options)?;
     let graph = batch_norm::spelled_out(graph)?;
     if !found.iter().any(|p| p.kind == StateKind::Parameter) {
         return Diagnostic::error("no-parameters", "the model has no weights that could be trained")

@@ -84,6 +84,15 @@ pub const TABLE: &[OpDef] = &[
     },
 ];
 
+/// Number of turns of a `Loop` or `Scan`, where it is a number before running.
+pub fn known_turns(ctx: &Ctx<'_>) -> Option<usize> {
+    match ctx.node.op {
+        Op::Loop => repeat::loop_turns(ctx)?.extent(),
+        Op::Scan => scan::scan_turns(ctx)?.extent(),
+        _ => None,
+    }
+}
+
 fn body(node: &crate::Node, i: usize, inputs: usize) -> Result<&Graph, String> {
     let body =
         node.bodies.get(i).ok_or_else(|| format!("it has {} bodies, needs more", node.bodies.len()))?;

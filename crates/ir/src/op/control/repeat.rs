@@ -66,6 +66,13 @@ pub(super) fn loop_infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
     Ok(facts)
 }
 
+/// Number of turns, where it is known before running.
+pub(super) fn loop_turns(ctx: &Ctx<'_>) -> Option<Dim> {
+    let (body, first, captures) = loop_parts(ctx).ok()?;
+    let (_, outputs) = settled(ctx, body, &loop_lead(ctx), &first, &captures, 1).ok()?;
+    turns(ctx, outputs.first()?)
+}
+
 /// Work of all turns; of one, where their number is not known before running.
 pub(super) fn loop_work(ctx: &Ctx<'_>) -> Work {
     let Ok((body, first, captures)) = loop_parts(ctx) else { return Work::NONE };

@@ -85,6 +85,12 @@ pub(super) fn scan_infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
     Ok(facts)
 }
 
+/// Number of slices, where it is known before running.
+pub(super) fn scan_turns(ctx: &Ctx<'_>) -> Option<Dim> {
+    let parts = ScanParts::new(ctx.node, ctx.input_count()).ok()?;
+    Some(scan_facts(ctx, &parts).ok()?.length)
+}
+
 pub(super) fn scan_work(ctx: &Ctx<'_>) -> Work {
     let Ok(parts) = ScanParts::new(ctx.node, ctx.input_count()) else { return Work::NONE };
     let Ok(scan) = scan_facts(ctx, &parts) else { return Work::NONE };

@@ -1,6 +1,6 @@
 //! Gradient rules of normalizations.
 
-use super::moments::{batch_moments, spread, wide};
+use super::moments::{batch_moments, both, spread, wide};
 use super::{layer_axis, mean_axes, reduced};
 use crate::gradient::Backward;
 use crate::op::{Op, context};
@@ -30,8 +30,8 @@ pub(super) fn batch(b: &mut Backward<'_>) -> Result<()> {
     let (mean, variance) = (b.x(3)?, b.x(4)?);
     let [mean, variance] =
         if training { batch_moments(b, x, mean)? } else { [b.cast(mean, dtype)?, b.cast(variance, dtype)?] };
-    let sums = b.ops(Op::ChannelMoments, &[Some(x), Some(mean), Some(dy)], Attrs::new(), 2)?;
-    let (sum, product) = (sums[0], sums[1]);
+    let sums = b.op(Op::ChannelMoments, &[x, mean, dy], Attrs::new())?;
+    let [sum, product] = both(b, sums)?;
     let least = epsilon(b);
     let safe = b.plus(variance, least)?;
     let deviation = b.unary(Op::Sqrt, safe)?;
@@ -74,7 +74,7 @@ pub(super) fn batch(b: &mut Backward<'_>) -> Result<()> {
 }
 
 /// Of one that is centred or not: the rows' gradients, and the sums over rows of those of scale and bias.
-fn layer(b: &mut Backward<'_>, [to_x, to_scale]: [Op; 2], parameters: usize) -> Result<()> {
+fn layer(b: &mut Backward<'_>, [to_x, to_scale]: [Op; 2], centred: bool) -> Result<()> {
     let (x, scale, dy) = (b.x(0)?, b.x(1)?, b.dy0()?);
     if b.dy(1).is_some() || b.dy(2).is_some() {
         return Err(b.fails("there is no gradient rule for mean and deviation as outputs".into()));
@@ -86,7 +86,8 @@ fn layer(b: &mut Backward<'_>, [to_x, to_scale]: [Op; 2], parameters: usize) -> 
         b.give(0, dx);
     }
     if b.wants(1) || b.wants(2) {
-        let sums = b.ops(to_scale, &[Some(x), Some(dy)], attrs, parameters)?;
+        let sums = b.op(to_scale, &[x, dy], attrs)?;
+        let sums = if centred { both(b, sums)?.to_vec() } else { vec![sums] };
         for (i, sum) in (1..).zip(sums).filter(|(i, _)| b.wants(*i)).collect::<Vec<_>>() {
             let shape = b.shape(b.x(i)?)?;
             let sum = b.sum_to(sum, &shape)?;
@@ -96,10 +97,10 @@ fn layer(b: &mut Backward<'_>, [to_x, to_scale]: [Op; 2], parameters: usize) -> 
     Ok(())
 }
 pub(super) fn layer_norm(b: &mut Backward<'_>) -> Result<()> {
-    layer(b, [Op::LayerNormalizationGrad, Op::LayerNormalizationScaleGrad], 2)
+    layer(b, [Op::LayerNormalizationGrad, Op::LayerNormalizationScaleGrad], true)
 }
 pub(super) fn rms_norm(b: &mut Backward<'_>) -> Result<()> {
-    layer(b, [Op::RMSNormalizationGrad, Op::RMSNormalizationScaleGrad], 1)
+    layer(b, [Op::RMSNormalizationGrad, Op::RMSNormalizationScaleGrad], false)
 }
 
 /// Groups of channels of an instance are rows of a layer normalization without a scale.

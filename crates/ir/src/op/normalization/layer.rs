@@ -157,16 +157,16 @@ pub(super) fn grad(ctx: &EvalCtx<'_>, centred: bool) -> Result<Vec<Datum>, Strin
     ])
 }
 
-/// Type rule of the gradients of scale and bias: the shape of a row.
-pub(super) fn scale_grad_infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
+/// Type rule of the gradient of the scale, of the shape of a row; where `centred`, that of the bias stands behind it.
+pub(super) fn scale_grad_infer(ctx: &Ctx<'_>, centred: bool) -> Result<Vec<Fact>, String> {
     let dtype = rules::float(ctx, 0)?;
     same_as_input(ctx, 1)?;
     let axis = layer_axis(ctx)?;
-    let sum = match ctx.shape(0) {
-        Some(shape) => Fact::tensor(dtype, shape[axis..].to_vec()),
+    let both: &[Dim] = if centred { &[Dim::Known(2)] } else { &[] };
+    Ok(vec![match ctx.shape(0) {
+        Some(shape) => Fact::tensor(dtype, [both, &shape[axis..]].concat()),
         None => Fact::unranked(dtype),
-    };
-    Ok(vec![sum; ctx.node.op.def().outputs.len()])
+    }])
 }
 
 /// Statistics, distance from the mean and its quotient; product and sums.
@@ -184,30 +184,35 @@ pub(super) fn scale_grad_space(ctx: &Ctx<'_>) -> Option<IterSpace> {
     Some(IterSpace {
         axes: shape[..axis].iter().map(|extent| summed("row", extent.clone(), Combine::Sum)).collect(),
         inputs: vec![rows.clone(), rows],
-        outputs: vec![vec![Access::Whole; shape.len() - axis]; ctx.output_count()],
+        outputs: vec![vec![Access::Whole; ctx.output_shape(0)?.len()]],
         part_attrs: Attrs::new(),
         padding: 0.0,
     })
 }
 
 pub(super) fn scale_grad(ctx: &EvalCtx<'_>, centred: bool) -> Result<Vec<Datum>, String> {
-    let (dtype, row) = rules::check_one(ctx)?;
+    let (dtype, out) = rules::check_one(ctx)?;
+    let row = &out[usize::from(centred)..];
     let shape = ctx.tensor(0)?.shape();
     let axis = shape.len() - row.len();
     let reduced: Vec<bool> = (0..shape.len()).map(|d| d >= axis).collect();
-    let row_steps = broadcast_strides(&row, shape);
-    Ok(by_float!(dtype, T => {
-        let (x, dy) = (T::read(ctx.tensor(0)?)?, T::read(ctx.tensor(1)?)?);
-        let moments = Moments::<T>::new(&x, shape, &reduced, centred);
-        let factor = moments.inverse_deviation(ctx.attrs().float_or("epsilon", 1e-5));
-        let mut sums = vec![vec![T::ZERO; row.iter().product()]; if centred { 2 } else { 1 }];
-        Loops::new(shape, [&strides(shape), &moments.steps, &row_steps]).each(|[at, k, r]| {
-            let normal = (x[at as usize] - moments.mean[k as usize]) * factor[k as usize];
-            sums[0][r as usize] += dy[at as usize] * normal;
-            if centred {
-                sums[1][r as usize] += dy[at as usize];
-            }
-        });
-        sums.into_iter().map(|sum| T::tensor(dtype, row.clone(), sum).into()).collect()
-    }))
+    let row_steps = broadcast_strides(row, shape);
+    let length: usize = row.iter().product();
+    Ok(vec![
+        by_float!(dtype, T => {
+            let (x, dy) = (T::read(ctx.tensor(0)?)?, T::read(ctx.tensor(1)?)?);
+            let moments = Moments::<T>::new(&x, shape, &reduced, centred);
+            let factor = moments.inverse_deviation(ctx.attrs().float_or("epsilon", 1e-5));
+            let mut sums = vec![T::ZERO; out.iter().product()];
+            Loops::new(shape, [&strides(shape), &moments.steps, &row_steps]).each(|[at, k, r]| {
+                let normal = (x[at as usize] - moments.mean[k as usize]) * factor[k as usize];
+                sums[r as usize] += dy[at as usize] * normal;
+                if centred {
+                    sums[length + r as usize] += dy[at as usize];
+                }
+            });
+            T::tensor(dtype, out, sums)
+        })
+        .into(),
+    ])
 }

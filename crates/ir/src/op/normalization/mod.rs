@@ -31,6 +31,7 @@ const AXIS: AttrDef = opt(
 );
 const LAYER_PORTS: &[Port] = &[Port::One("X"), Port::One("Scale"), Port::Optional("B")];
 
+type Infer = fn(&Ctx<'_>) -> Result<Vec<Fact>, String>;
 type Count = fn(&Ctx<'_>) -> Work;
 type Eval = fn(&EvalCtx<'_>) -> Result<Vec<Datum>, String>;
 
@@ -47,13 +48,13 @@ const fn layer_grad(op: Op, doc: &'static str, work: Count, eval: Eval) -> OpDef
         ..OpDef::new(op, doc)
     }
 }
-const fn scale_grad(op: Op, doc: &'static str, work: Count, eval: Eval) -> OpDef {
+const fn scale_grad(op: Op, doc: &'static str, infer: Infer, work: Count, eval: Eval) -> OpDef {
     OpDef {
         inputs: &[Port::One("X"), Port::One("dY")],
         outputs: &[Port::One("dScale")],
         attrs: &[AXIS, EPSILON],
         class: Class::Rounding,
-        infer: layer::scale_grad_infer,
+        infer,
         work,
         space: layer::scale_grad_space,
         eval,
@@ -261,16 +262,14 @@ pub const TABLE: &[OpDef] = &[
         |ctx| layer::grad_work(ctx, true),
         |ctx| layer::grad(ctx, true),
     ),
-    OpDef {
-        outputs: &[Port::One("dScale"), Port::One("dB")],
-        ..scale_grad(
-            Op::LayerNormalizationScaleGrad,
-            "Gradients of scale and bias of LayerNormalization, of the shape of what is normalised over: sums over rows of dY \
-             times the normalised elements, and of dY. Not part of ONNX.",
-            |ctx| layer::scale_grad_work(ctx, true),
-            |ctx| layer::scale_grad(ctx, true),
-        )
-    },
+    scale_grad(
+        Op::LayerNormalizationScaleGrad,
+        "Gradients of scale and bias of LayerNormalization behind each other, each of the shape of what is normalised over: \
+         sums over rows of dY times the normalised elements, and of dY. Not part of ONNX.",
+        |ctx| layer::scale_grad_infer(ctx, true),
+        |ctx| layer::scale_grad_work(ctx, true),
+        |ctx| layer::scale_grad(ctx, true),
+    ),
     layer_grad(
         Op::RMSNormalizationGrad,
         "Gradient of the input of RMSNormalization; the root is computed anew. Not part of ONNX.",
@@ -281,6 +280,7 @@ pub const TABLE: &[OpDef] = &[
         Op::RMSNormalizationScaleGrad,
         "Gradient of the scale of RMSNormalization, of the shape of what is normalised over: the sum over rows of dY times \
          the normalised elements. Not part of ONNX.",
+        |ctx| layer::scale_grad_infer(ctx, false),
         |ctx| layer::scale_grad_work(ctx, false),
         |ctx| layer::scale_grad(ctx, false),
     ),

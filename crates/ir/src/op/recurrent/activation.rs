@@ -81,6 +81,33 @@ impl Function {
             Self::Softplus => x.larger(T::ZERO) + (T::ONE + (-x.abs()).exp()).ln(),
         }
     }
+    /// Its derivative; at a kink that of the right, but zero for what is cut off there.
+    pub(super) fn slope<T: Float>(self, x: T) -> T {
+        let number = T::from_f64;
+        let choose = |right: bool, slope: T, otherwise: T| if right { slope } else { otherwise };
+        match self {
+            Self::Relu => choose(x > T::ZERO, T::ONE, T::ZERO),
+            Self::Tanh => T::ONE - x.tanh() * x.tanh(),
+            Self::Sigmoid => {
+                let y = self.of(x);
+                y * (T::ONE - y)
+            }
+            Self::Affine { alpha, .. } => number(alpha),
+            Self::LeakyRelu { alpha } => choose(x >= T::ZERO, T::ONE, number(alpha)),
+            Self::ThresholdedRelu { alpha } => choose(x >= number(alpha), T::ONE, T::ZERO),
+            Self::ScaledTanh { alpha, beta } => {
+                let y = (number(beta) * x).tanh();
+                number(alpha * beta) * (T::ONE - y * y)
+            }
+            Self::HardSigmoid { alpha, beta } => {
+                let y = number(alpha) * x + number(beta);
+                choose(y > T::ZERO && y < T::ONE, number(alpha), T::ZERO)
+            }
+            Self::Elu { alpha } => choose(x >= T::ZERO, T::ONE, number(alpha) * x.exp()),
+            Self::Softsign => T::ONE / ((T::ONE + x.abs()) * (T::ONE + x.abs())),
+            Self::Softplus => Self::Sigmoid.of(x),
+        }
+    }
 }
 
 /// The functions of each direction: f of RNN; f and g of GRU; f, g and h of LSTM.
@@ -115,6 +142,30 @@ pub(super) fn functions(attrs: &Attrs, kind: Kind, directions: usize) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slopes_are_limits_of_differences() {
+        let (alpha, beta) = (0.7, 0.3);
+        let all = [
+            Function::Relu,
+            Function::Tanh,
+            Function::Sigmoid,
+            Function::Affine { alpha, beta },
+            Function::LeakyRelu { alpha },
+            Function::ThresholdedRelu { alpha },
+            Function::ScaledTanh { alpha, beta },
+            Function::HardSigmoid { alpha, beta },
+            Function::Elu { alpha },
+            Function::Softsign,
+            Function::Softplus,
+        ];
+        for function in all {
+            for x in [-2.1_f64, -0.3, 0.2, 1.9] {
+                let difference = (function.of(x + 1e-5) - function.of(x - 1e-5)) / 2e-5;
+                assert!((function.slope(x) - difference).abs() < 1e-8, "{function:?} at {x}");
+            }
+        }
+    }
 
     #[test]
     fn functions_take_their_own_parameters_in_order() {

@@ -8,27 +8,27 @@ use super::{INITIAL_C, INITIAL_H, Kind, PEEPHOLES, SEQUENCE_LENS, batch_first, d
 
 /// Sizes in numbers.
 #[derive(Clone, Copy)]
-struct Sizes {
-    steps: usize,
-    batch: usize,
-    input: usize,
-    directions: usize,
-    hidden: usize,
+pub(super) struct Sizes {
+    pub(super) steps: usize,
+    pub(super) batch: usize,
+    pub(super) input: usize,
+    pub(super) directions: usize,
+    pub(super) hidden: usize,
     batch_first: bool,
 }
 
 impl Sizes {
     /// Where the state of a sequence starts among all states.
-    fn state(&self, direction: usize, b: usize) -> usize {
+    pub(super) fn state(&self, direction: usize, b: usize) -> usize {
         let row = if self.batch_first { b * self.directions + direction } else { direction * self.batch + b };
         row * self.hidden
     }
     /// Where the input of a step of a sequence starts.
-    fn x(&self, step: usize, b: usize) -> usize {
+    pub(super) fn x(&self, step: usize, b: usize) -> usize {
         (if self.batch_first { b * self.steps + step } else { step * self.batch + b }) * self.input
     }
     /// Where the output of a step of a sequence starts.
-    fn y(&self, step: usize, direction: usize, b: usize) -> usize {
+    pub(super) fn y(&self, step: usize, direction: usize, b: usize) -> usize {
         let row = if self.batch_first {
             (b * self.steps + step) * self.directions + direction
         } else {
@@ -38,56 +38,101 @@ impl Sizes {
     }
 }
 
+/// The sequences that an op of this family goes through, and how.
+pub(super) struct Sequences {
+    pub(super) sizes: Sizes,
+    pub(super) lengths: Vec<usize>,
+    functions: Vec<Vec<Function>>,
+    reverse: bool,
+}
+
+impl Sequences {
+    pub(super) fn new(ctx: &EvalCtx<'_>, kind: Kind) -> Result<Self, String> {
+        let x_shape = ctx.tensor(0)?.shape();
+        let first = batch_first(ctx.attrs());
+        let sizes = Sizes {
+            steps: x_shape[usize::from(first)],
+            batch: x_shape[usize::from(!first)],
+            input: x_shape[2],
+            directions: directions(ctx.attrs())?,
+            hidden: ctx.tensor(2)?.shape()[2],
+            batch_first: first,
+        };
+        let lengths = match ctx.optional(SEQUENCE_LENS)? {
+            Some(lengths) => {
+                let lengths = integers(lengths)?;
+                let fits = |&n: &i64| usize::try_from(n).ok().filter(|&n| n <= sizes.steps);
+                lengths.iter().map(fits).collect::<Option<Vec<_>>>().ok_or_else(|| {
+                    format!("`sequence_lens` has a length that is not between 0 and {} steps", sizes.steps)
+                })?
+            }
+            None => vec![sizes.steps; sizes.batch],
+        };
+        let functions = functions(ctx.attrs(), kind, sizes.directions)?;
+        let reverse = ctx.attrs().str_or("direction", "forward") == "reverse";
+        Ok(Self { sizes, lengths, functions, reverse })
+    }
+    /// The step of sequence `b` that is gone through as number `step`; none where the sequence is shorter.
+    pub(super) fn place(&self, direction: usize, step: usize, b: usize) -> Option<usize> {
+        let length = self.lengths[b];
+        let backwards = direction == 1 || self.reverse;
+        (step < length).then(|| if backwards { length - 1 - step } else { step })
+    }
+    /// Number of steps of the longest sequence.
+    pub(super) fn longest(&self) -> usize {
+        self.lengths.iter().copied().max().unwrap_or(0)
+    }
+    /// Elements of the states of all sequences in all directions.
+    pub(super) fn state_size(&self) -> usize {
+        self.sizes.directions * self.sizes.batch * self.sizes.hidden
+    }
+    /// The cell of a direction, with its weights of input and state.
+    pub(super) fn cell<T: Float>(
+        &self,
+        ctx: &EvalCtx<'_>,
+        kind: Kind,
+        direction: usize,
+    ) -> Result<(Cell<'_, T>, [Vec<T>; 2]), String> {
+        let (hidden, rows) = (self.sizes.hidden, kind.gates() * self.sizes.hidden);
+        let part = |i: usize, size: usize| -> Result<Vec<T>, String> {
+            Ok(match ctx.optional(i)? {
+                Some(all) => T::read(all)?[direction * size..(direction + 1) * size].to_vec(),
+                None => vec![T::ZERO; size],
+            })
+        };
+        let cell = Cell {
+            kind,
+            sequences: self,
+            sizes: self.sizes,
+            direction,
+            functions: &self.functions[direction],
+            clip: ctx.attrs().float("clip").map(T::from_f64),
+            coupled: ctx.attrs().flag("input_forget"),
+            linear_before_reset: ctx.attrs().flag("linear_before_reset"),
+            bias: part(3, 2 * rows)?,
+            peepholes: if kind == Kind::Lstm { part(PEEPHOLES, 3 * hidden)? } else { Vec::new() },
+        };
+        Ok((cell, [part(1, rows * self.sizes.input)?, part(2, rows * hidden)?]))
+    }
+    /// States before the first step, from input `i`.
+    pub(super) fn initial<T: Float>(&self, ctx: &EvalCtx<'_>, i: usize) -> Result<Vec<T>, String> {
+        let given = ctx.optional(i)?.map(T::read).transpose()?;
+        Ok(given.map_or_else(|| vec![T::ZERO; self.state_size()], std::borrow::Cow::into_owned))
+    }
+}
+
 pub(super) fn run(ctx: &EvalCtx<'_>, kind: Kind) -> Result<Vec<Datum>, String> {
     let types = rules::check(ctx)?;
     let (dtype, y_shape) = types[0].clone();
-    let x_shape = ctx.tensor(0)?.shape();
-    let first = batch_first(ctx.attrs());
-    let sizes = Sizes {
-        steps: x_shape[usize::from(first)],
-        batch: x_shape[usize::from(!first)],
-        input: x_shape[2],
-        directions: directions(ctx.attrs())?,
-        hidden: y_shape[3],
-        batch_first: first,
-    };
-    let lengths = match ctx.optional(SEQUENCE_LENS)? {
-        Some(lengths) => {
-            let lengths = integers(lengths)?;
-            let fits = |&n: &i64| usize::try_from(n).ok().filter(|&n| n <= sizes.steps);
-            lengths.iter().map(fits).collect::<Option<Vec<_>>>().ok_or_else(|| {
-                format!("`sequence_lens` has a length that is not between 0 and {} steps", sizes.steps)
-            })?
-        }
-        None => vec![sizes.steps; sizes.batch],
-    };
-    let functions = functions(ctx.attrs(), kind, sizes.directions)?;
-    let reverse =
-        |direction: usize| direction == 1 || ctx.attrs().str_or("direction", "forward") == "reverse";
+    let sequences = Sequences::new(ctx, kind)?;
     Ok(by_float!(dtype, T => {
-        let read = |i: usize| ctx.optional(i)?.map(T::read).transpose();
-        let (x, w, r) = (T::read(ctx.tensor(0)?)?, T::read(ctx.tensor(1)?)?, T::read(ctx.tensor(2)?)?);
-        let (bias, peepholes) = (read(3)?, if kind == Kind::Lstm { read(PEEPHOLES)? } else { None });
-        let state_size = sizes.directions * sizes.batch * sizes.hidden;
-        let initial = |i: usize| Ok::<_, String>(read(i)?.map_or(vec![T::ZERO; state_size], std::borrow::Cow::into_owned));
-        let mut h = initial(INITIAL_H)?;
-        let mut c = if kind == Kind::Lstm { initial(INITIAL_C)? } else { Vec::new() };
+        let x = T::read(ctx.tensor(0)?)?;
+        let mut h = sequences.initial::<T>(ctx, INITIAL_H)?;
+        let mut c = if kind == Kind::Lstm { sequences.initial(ctx, INITIAL_C)? } else { Vec::new() };
         let mut y = vec![T::ZERO; y_shape.iter().product()];
-        let rows = kind.gates() * sizes.hidden;
-        for direction in 0..sizes.directions {
-            let part = |all: &[T], size: usize| all[direction * size..(direction + 1) * size].to_vec();
-            let cell = Cell::<T> {
-                kind,
-                sizes,
-                functions: &functions[direction],
-                clip: ctx.attrs().float("clip").map(T::from_f64),
-                coupled: ctx.attrs().flag("input_forget"),
-                linear_before_reset: ctx.attrs().flag("linear_before_reset"),
-                bias: bias.as_ref().map_or(vec![T::ZERO; 2 * rows], |b| part(b, 2 * rows)),
-                peepholes: peepholes.as_ref().map_or(vec![T::ZERO; 3 * sizes.hidden], |p| part(p, 3 * sizes.hidden)),
-            };
-            let weights = [part(&w, rows * sizes.input), part(&r, rows * sizes.hidden)];
-            cell.go(direction, reverse(direction), &lengths, &x, &weights, &mut h, &mut c, &mut y);
+        for direction in 0..sequences.sizes.directions {
+            let (cell, weights) = sequences.cell::<T>(ctx, kind, direction)?;
+            cell.go(&x, &weights, &mut h, &mut c, &mut y, None);
         }
         let made = |i: usize, values: Vec<T>| Datum::from(T::tensor(types[i].0, types[i].1.clone(), values));
         let mut outputs = vec![made(0, y), made(1, h)];
@@ -98,40 +143,64 @@ pub(super) fn run(ctx: &EvalCtx<'_>, kind: Kind) -> Result<Vec<Datum>, String> {
     }))
 }
 
+/// What a cell saw in each step, one step behind the other.
+#[derive(Default)]
+pub(super) struct Trace<T> {
+    /// Of each sequence: its input.
+    pub(super) inputs: Vec<T>,
+    /// Its state before the step.
+    pub(super) states: Vec<T>,
+    /// The long memory before the step, of an LSTM.
+    pub(super) cells: Vec<T>,
+    /// The state after the reset gate, of a GRU.
+    pub(super) reset: Vec<T>,
+    /// Of each row of the weights: its products with all inputs.
+    pub(super) from_x: Vec<T>,
+    /// And with all states.
+    pub(super) from_h: Vec<T>,
+}
+
 /// A cell in one direction.
-struct Cell<'a, T> {
-    kind: Kind,
-    sizes: Sizes,
+pub(super) struct Cell<'a, T> {
+    pub(super) kind: Kind,
+    pub(super) sequences: &'a Sequences,
+    pub(super) sizes: Sizes,
+    pub(super) direction: usize,
     functions: &'a [Function],
     clip: Option<T>,
-    coupled: bool,
-    linear_before_reset: bool,
+    pub(super) coupled: bool,
+    pub(super) linear_before_reset: bool,
     /// Biases of the products with the input, then of those with the state.
-    bias: Vec<T>,
-    peepholes: Vec<T>,
+    pub(super) bias: Vec<T>,
+    pub(super) peepholes: Vec<T>,
 }
 
 impl<T: Float + Scalar> Cell<'_, T> {
-    fn apply(&self, function: usize, x: T) -> T {
+    pub(super) fn apply(&self, function: usize, x: T) -> T {
         let x = match self.clip {
             Some(clip) => x.larger(-clip).smaller(clip),
             None => x,
         };
         self.functions[function].of(x)
     }
+    /// The derivative of [`Cell::apply`].
+    pub(super) fn slope(&self, function: usize, x: T) -> T {
+        match self.clip {
+            Some(clip) if x.abs() > clip => T::ZERO,
+            _ => self.functions[function].slope(x),
+        }
+    }
     /// Goes through all steps of all sequences and leaves the last states in `h` and `c`.
-    fn go(
+    pub(super) fn go(
         &self,
-        direction: usize,
-        reverse: bool,
-        lengths: &[usize],
         x: &[T],
         [w, r]: &[Vec<T>; 2],
         h: &mut [T],
         c: &mut [T],
         y: &mut [T],
+        mut trace: Option<&mut Trace<T>>,
     ) {
-        let sizes = self.sizes;
+        let (sizes, direction) = (self.sizes, self.direction);
         let (hidden, rows) = (sizes.hidden, self.kind.gates() * sizes.hidden);
         let w = Left::new(View::rows(w, sizes.input), rows, sizes.input, None);
         let r_all = Left::new(View::rows(r, hidden), rows, hidden, None);
@@ -142,9 +211,8 @@ impl<T: Float + Scalar> Cell<'_, T> {
         let mut states = vec![T::ZERO; batch * hidden];
         let (mut from_x, mut from_h) = (vec![T::ZERO; rows * batch], vec![T::ZERO; rows * batch]);
         let mut reset = vec![T::ZERO; hidden * batch];
-        for step in 0..lengths.iter().copied().max().unwrap_or(0) {
-            let place =
-                |b: usize| (step < lengths[b]).then(|| if reverse { lengths[b] - 1 - step } else { step });
+        for step in 0..self.sequences.longest() {
+            let place = |b: usize| self.sequences.place(direction, step, b);
             for b in 0..batch {
                 if let Some(t) = place(b) {
                     let at = sizes.x(t, b);
@@ -165,6 +233,16 @@ impl<T: Float + Scalar> Cell<'_, T> {
                 let last = &mut from_h[(rows - hidden) * batch..];
                 r_last.multiply(View::rows(&reset, hidden).transposed(), batch, last, batch);
             }
+            if let Some(trace) = &mut trace {
+                trace.inputs.extend_from_slice(&inputs);
+                trace.states.extend_from_slice(&states);
+                trace.reset.extend_from_slice(&reset);
+                trace.from_x.extend_from_slice(&from_x);
+                trace.from_h.extend_from_slice(&from_h);
+                for b in (0..batch).filter(|_| self.kind == Kind::Lstm) {
+                    trace.cells.extend_from_slice(&c[sizes.state(direction, b)..][..hidden]);
+                }
+            }
             for b in 0..batch {
                 let Some(t) = place(b) else { continue };
                 let (state, out) = (sizes.state(direction, b), sizes.y(t, direction, b));
@@ -182,7 +260,7 @@ impl<T: Float + Scalar> Cell<'_, T> {
         }
     }
     /// The argument of a gate: products with input and state, and both biases.
-    fn gate(&self, gate: usize, j: usize, b: usize, from_x: &[T], from_h: &[T]) -> T {
+    pub(super) fn gate(&self, gate: usize, j: usize, b: usize, from_x: &[T], from_h: &[T]) -> T {
         let row = gate * self.sizes.hidden + j;
         let at = row * self.sizes.batch + b;
         from_x[at] + from_h[at] + (self.bias[row] + self.bias[self.bias.len() / 2 + row])

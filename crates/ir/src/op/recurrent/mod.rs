@@ -2,6 +2,7 @@
 
 mod activation;
 mod cell;
+mod gradient;
 
 use super::space::parallel;
 use super::{Access, AttrDef, Class, Ctx, Engine, Fact, IterSpace, Op, OpDef, Port, Work, opt, rules};
@@ -28,6 +29,32 @@ const HIDDEN_SIZE: AttrDef =
     opt("hidden_size", AttrKind::Int, "Elements of the state; as the weights have it.");
 const LAYOUT: AttrDef = opt("layout", AttrKind::Int, "0: steps come first; 1: the batch does; 0.");
 
+const RNN_ATTRS: &[AttrDef] = &[ALPHA, BETA, ACTIVATIONS, CLIP, DIRECTION, HIDDEN_SIZE, LAYOUT];
+const GRU_ATTRS: &[AttrDef] = &[
+    ALPHA,
+    BETA,
+    ACTIVATIONS,
+    CLIP,
+    DIRECTION,
+    HIDDEN_SIZE,
+    LAYOUT,
+    opt(
+        "linear_before_reset",
+        AttrKind::Int,
+        "1: the reset gate acts on R state instead of the state; 0.",
+    ),
+];
+const LSTM_ATTRS: &[AttrDef] = &[
+    ALPHA,
+    BETA,
+    ACTIVATIONS,
+    CLIP,
+    DIRECTION,
+    HIDDEN_SIZE,
+    opt("input_forget", AttrKind::Int, "1: the forget gate is 1 less the input gate; 0."),
+    LAYOUT,
+];
+
 const SEQUENCE_LENS: usize = 4;
 const INITIAL_H: usize = 5;
 const INITIAL_C: usize = 6;
@@ -37,7 +64,7 @@ const PEEPHOLES: usize = 7;
 pub const TABLE: &[OpDef] = &[
     OpDef {
         inputs: PORTS,
-        attrs: &[ALPHA, BETA, ACTIVATIONS, CLIP, DIRECTION, HIDDEN_SIZE, LAYOUT],
+        attrs: RNN_ATTRS,
         infer: |ctx| infer(ctx, Kind::Rnn),
         work: |ctx| work(ctx, Kind::Rnn),
         eval: |ctx| cell::run(ctx, Kind::Rnn),
@@ -45,28 +72,17 @@ pub const TABLE: &[OpDef] = &[
             Op::RNN,
             "State f(W x + R state + biases) of each step, from the state of the step before.",
         )
-    },
+    }
+    .gradient(|b| gradient::rule(b, Kind::Rnn)),
     OpDef {
         inputs: PORTS,
-        attrs: &[
-            ALPHA,
-            BETA,
-            ACTIVATIONS,
-            CLIP,
-            DIRECTION,
-            HIDDEN_SIZE,
-            LAYOUT,
-            opt(
-                "linear_before_reset",
-                AttrKind::Int,
-                "1: the reset gate acts on R state instead of the state; 0.",
-            ),
-        ],
+        attrs: GRU_ATTRS,
         infer: |ctx| infer(ctx, Kind::Gru),
         work: |ctx| work(ctx, Kind::Gru),
         eval: |ctx| cell::run(ctx, Kind::Gru),
         ..recurrent(Op::GRU, "Gated recurrent unit: gates update, reset, hidden in this order.")
-    },
+    }
+    .gradient(|b| gradient::rule(b, Kind::Gru)),
     OpDef {
         inputs: &[
             Port::One("X"),
@@ -79,16 +95,7 @@ pub const TABLE: &[OpDef] = &[
             Port::Optional("P"),
         ],
         outputs: &[Port::Optional("Y"), Port::Optional("Y_h"), Port::Optional("Y_c")],
-        attrs: &[
-            ALPHA,
-            BETA,
-            ACTIVATIONS,
-            CLIP,
-            DIRECTION,
-            HIDDEN_SIZE,
-            opt("input_forget", AttrKind::Int, "1: the forget gate is 1 less the input gate; 0."),
-            LAYOUT,
-        ],
+        attrs: LSTM_ATTRS,
         infer: |ctx| infer(ctx, Kind::Lstm),
         work: |ctx| work(ctx, Kind::Lstm),
         eval: |ctx| cell::run(ctx, Kind::Lstm),
@@ -96,7 +103,11 @@ pub const TABLE: &[OpDef] = &[
             Op::LSTM,
             "Long short-term memory: gates input, output, forget, cell in this order, and peepholes.",
         )
-    },
+    }
+    .gradient(|b| gradient::rule(b, Kind::Lstm)),
+    gradient::RNN_GRAD,
+    gradient::GRU_GRAD,
+    gradient::LSTM_GRAD,
 ];
 
 const PORTS: &[Port] = &[

@@ -2,7 +2,7 @@
 
 use super::super::context::normalize_axis;
 use super::super::elements::{Float, by_float, element_count};
-use super::super::{Ctx, Datum, EvalCtx, Fact, IterSpace, space};
+use super::super::{Ctx, Datum, EvalCtx, Fact, IterSpace, rules, space};
 use crate::{Attrs, Dim};
 use orrery_numerics::{DType, Tensor};
 
@@ -17,12 +17,17 @@ fn axes(attrs: &Attrs, rank: usize) -> Result<Vec<usize>, String> {
 pub(super) fn infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
     let dtype = ctx.dtype(0)?;
     let Some(shape) = ctx.shape(0) else { return Ok(vec![Fact::unranked(dtype)]) };
+    Ok(vec![Fact::tensor(dtype, resized(ctx, &shape)?)])
+}
+
+/// What becomes of a shape.
+fn resized(ctx: &Ctx<'_>, shape: &[Dim]) -> Result<Vec<Dim>, String> {
     if shape.is_empty() {
         return Err("a scalar cannot be resized".into());
     }
     let axes = axes(ctx.attrs(), shape.len())?;
     let given = |i: usize| ctx.has(i) && !ctx.shape(i).is_some_and(|s| s.len() == 1 && s[0].is(0));
-    let mut out = shape.clone();
+    let mut out = shape.to_vec();
     let unknown = |out: &mut Vec<Dim>| axes.iter().for_each(|&d| out[d] = ctx.unknown_dim(0, d));
     match (given(2), given(3)) {
         (true, true) => return Err("scales and sizes cannot both be given".into()),
@@ -66,7 +71,62 @@ pub(super) fn infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
             }
         }
     }
-    Ok(vec![Fact::tensor(dtype, out)])
+    Ok(out)
+}
+
+/// The attribute `extents`, with what it leaves to the gradient's own shape.
+fn extents(attrs: &Attrs, gradient: &[Dim]) -> Result<Vec<Dim>, String> {
+    let given = attrs.ints("extents").unwrap_or(&[]);
+    if given.len() != gradient.len() {
+        let (given, rank) = (given.len(), gradient.len());
+        return Err(format!("attribute `extents` has {given} numbers for a gradient of {rank} dimensions"));
+    }
+    let extent = |(&n, own): (&i64, &Dim)| match n {
+        -1 => Ok(own.clone()),
+        0.. => Ok(Dim::Known(n)),
+        _ => Err(format!("attribute `extents` has {n}, which is no extent")),
+    };
+    given.iter().zip(gradient).map(extent).collect()
+}
+
+pub(super) fn gradient_infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
+    let dtype = rules::float(ctx, 0)?;
+    let Some(gradient) = ctx.shape(0) else { return Ok(vec![Fact::unranked(dtype)]) };
+    let shape = extents(ctx.attrs(), &gradient)?;
+    rules::has_shape(ctx, 0, &resized(ctx, &shape)?)?;
+    Ok(vec![Fact::tensor(dtype, shape)])
+}
+
+/// Resizing is linear: every output element sends its weights back.
+pub(super) fn gradient(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
+    let (dtype, shape) = rules::check_one(ctx)?;
+    let plan = Plan::new(ctx, &shape)?;
+    let filter = Filter::new(ctx.attrs());
+    Ok(vec![
+        by_float!(dtype, T => {
+            let mut values = T::read(ctx.tensor(0)?)?.into_owned();
+            for d in 0..shape.len() {
+                let Some(taps) = filter.along(&plan, d, shape[d])? else { continue };
+                // Dimensions before have their extents already, those behind still have the gradient's.
+                let inner: usize = plan.sizes[d + 1..].iter().product();
+                let outer: usize = shape[..d].iter().product();
+                let mut out = vec![T::ZERO; outer * shape[d] * inner];
+                for o in 0..outer {
+                    for (i, place) in taps.iter().enumerate() {
+                        let sent = &values[(o * taps.len() + i) * inner..][..inner];
+                        for &(at, weight) in place.iter().flatten() {
+                            let weight = T::from_f64(weight);
+                            let target = &mut out[(o * shape[d] + at) * inner..][..inner];
+                            target.iter_mut().zip(sent).for_each(|(t, s)| *t += weight * *s);
+                        }
+                    }
+                }
+                values = out;
+            }
+            T::tensor(dtype, shape, values)
+        })
+        .into(),
+    ])
 }
 
 /// An extent times a scale, rounded down; as a formula where the scale or its inverse is whole.
@@ -172,7 +232,22 @@ struct Filter<'a> {
     transformation: &'a str,
 }
 
-impl Filter<'_> {
+impl<'a> Filter<'a> {
+    fn new(attrs: &'a Attrs) -> Self {
+        Self {
+            attrs,
+            mode: attrs.str_or("mode", "nearest"),
+            transformation: attrs.str_or("coordinate_transformation_mode", "half_pixel"),
+        }
+    }
+    /// For every output place along dimension `d`, whose input has extent `from`; none where nothing changes.
+    fn along(&self, plan: &Plan, d: usize, from: usize) -> Result<Option<Vec<Taps>>, String> {
+        let (to, scale, roi) = (plan.sizes[d], plan.scales[d], plan.roi[d]);
+        if from == to && scale == 1.0 && roi == (0.0, 1.0) {
+            return Ok(None);
+        }
+        (0..to).map(|x| self.taps(x, from, to, scale, roi)).collect::<Result<_, _>>().map(Some)
+    }
     /// The place in the input that an output place shows.
     fn origin(
         &self,
@@ -261,7 +336,7 @@ impl Filter<'_> {
 }
 
 pub(super) fn evaluate(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
-    crate::op::rules::facts(ctx)?;
+    rules::facts(ctx)?;
     let input = ctx.tensor(0)?;
     let plan = Plan::new(ctx, input.shape())?;
     let count = element_count(input.dtype(), &plan.sizes)?;
@@ -280,21 +355,13 @@ fn wide(dtype: DType) -> DType {
 }
 
 fn resize<T: Float>(ctx: &EvalCtx<'_>, input: &Tensor, plan: &Plan) -> Result<Tensor, String> {
-    let filter = Filter {
-        attrs: ctx.attrs(),
-        mode: ctx.attrs().str_or("mode", "nearest"),
-        transformation: ctx.attrs().str_or("coordinate_transformation_mode", "half_pixel"),
-    };
+    let filter = Filter::new(ctx.attrs());
     let outside = T::from_f64(ctx.attrs().float_or("extrapolation_value", 0.0));
     let mut shape = input.shape().to_vec();
     let mut values = T::read(input)?.into_owned();
     for d in 0..shape.len() {
-        let (from, to, scale) = (shape[d], plan.sizes[d], plan.scales[d]);
-        if from == to && scale == 1.0 && plan.roi[d] == (0.0, 1.0) {
-            continue;
-        }
-        let taps: Vec<Taps> =
-            (0..to).map(|x| filter.taps(x, from, to, scale, plan.roi[d])).collect::<Result<_, _>>()?;
+        let (from, to) = (shape[d], plan.sizes[d]);
+        let Some(taps) = filter.along(plan, d, from)? else { continue };
         let inner: usize = shape[d + 1..].iter().product();
         let mut out = Vec::with_capacity(shape[..d].iter().product::<usize>() * to * inner);
         for block in values.chunks((from * inner).max(1)) {

@@ -2,6 +2,8 @@
 //!
 //! Complex numbers lie in a last dimension of extent 2: real, imaginary. Transforms are sums in f64, by definition.
 
+mod gradient;
+
 use super::elements::{element_count, scalar_f64, scalar_i64};
 use super::{AttrDef, Class, Ctx, Datum, EvalCtx, Fact, Op, OpDef, Port, Work, context, opt, rules};
 use crate::{Attr, AttrKind, Attrs, Dim};
@@ -30,6 +32,7 @@ const fn window(op: Op, doc: &'static str, eval: fn(&EvalCtx<'_>) -> Result<Vec<
         eval,
         ..OpDef::new(op, doc)
     }
+    .flat()
 }
 
 /// The entries.
@@ -52,7 +55,8 @@ pub const TABLE: &[OpDef] = &[
         },
         eval: dft,
         ..OpDef::new(Op::DFT, "Discrete Fourier transform along an axis, the last but one by default.")
-    },
+    }
+    .gradient(gradient::dft),
     OpDef {
         inputs: &[
             Port::One("signal"),
@@ -76,7 +80,8 @@ pub const TABLE: &[OpDef] = &[
             Op::STFT,
             "Fourier transforms of overlapping frames of a signal, each weighted by a window.",
         )
-    },
+    }
+    .gradient(gradient::stft),
     window(Op::HannWindow, "Raised cosine that starts at zero.", |ctx| {
         make_window(ctx, |phase| 0.5 - 0.5 * phase.cos())
     }),
@@ -107,7 +112,9 @@ pub const TABLE: &[OpDef] = &[
         },
         eval: mel_weights,
         ..OpDef::new(Op::MelWeightMatrix, "Weights that turn a linear spectrum into bins of the mel scale.")
-    },
+    }
+    // Edges are rounded to frequencies.
+    .flat(),
 ];
 
 fn output_type(attrs: &Attrs) -> Result<DType, String> {

@@ -2,6 +2,8 @@
 //!
 //! A scale is one for all, one for each index of an axis, or one for each block along an axis.
 
+mod gradient;
+
 use super::context::normalize_axis;
 use super::number::Number;
 use super::rules::{check, check_one, equal, of_type, real};
@@ -255,7 +257,8 @@ pub const TABLE: &[OpDef] = &[
             Op::QuantizeLinear,
             "x / scale, rounded to the nearest integer, ties to even, plus the zero point, held within the type's range.",
         )
-    },
+    }
+    .gradient(gradient::quantize),
     OpDef {
         inputs: &[Port::One("input"), Port::One("scale"), Port::Optional("zero_point")],
         attrs: &[AXIS, BLOCK, opt("output_dtype", AttrKind::DType, "Type of the output; the scale's.")],
@@ -265,7 +268,8 @@ pub const TABLE: &[OpDef] = &[
         space,
         eval: dequantize,
         ..OpDef::new(Op::DequantizeLinear, "(x - zero point) times scale.")
-    },
+    }
+    .gradient(gradient::dequantize),
     OpDef {
         outputs: &[Port::One("output"), Port::One("scale"), Port::One("zero_point")],
         class: Class::Rounding,
