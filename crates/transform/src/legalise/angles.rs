@@ -1,5 +1,4 @@
-//! Nodes that stay binary32: those between positions and the sines and cosines of angles made of them, and what is made of
-//! sums over a batch as long as it is a number for each channel.
+//! Nodes that stay binary32: those between positions and the sines and cosines of angles made of them.
 
 use orrery_base::{IndexVec, index::Id};
 use orrery_ir::{Def, Graph, NodeId, Op, Value, ValueId};
