@@ -227,7 +227,8 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     let mut found = assumed(Assumed::default());
     if found.as_ref().is_err_and(|why| why == NO_BATCH) && is_rate(&figure.metric) {
         // A rate without a batch is the best one.
-        let tried = BATCHES.into_iter().map(|batch| assumed(Assumed { batch: Some(batch), ..Assumed::default() }));
+        let tried =
+            BATCHES.into_iter().map(|batch| assumed(Assumed { batch: Some(batch), ..Assumed::default() }));
         found = tried.reduce(better).unwrap_or(found);
     }
     let no_room = |found: &Result<Prediction, String>| found.as_ref().is_err_and(|why| why.contains(NO_ROOM));

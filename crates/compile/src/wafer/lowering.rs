@@ -579,8 +579,10 @@ fn spread_along_sum(base: u64, grid: &[Cut], space: &IterSpace, access: &[Access
             (cut.cutting, cut.stride) = (Cutting::Parts(1), 0);
         }
     }
-    let reach: u64 =
-        (0..space.axes.len()).filter(|&i| innermost(i)).map(|i| (parts_of(&grid[i]) - 1) * grid[i].stride).sum();
+    let reach: u64 = (0..space.axes.len())
+        .filter(|&i| innermost(i))
+        .map(|i| (parts_of(&grid[i]) - 1) * grid[i].stride)
+        .sum();
     if let Some(axis) = result_axis(space) {
         let cut = &mut layout.cuts[axis];
         let parts = parts_of(cut);
