@@ -86,7 +86,7 @@ Examples:
 Several values of --batch, --lr, --epochs and --seed make a grid: every combination is trained. --data is a path (npy, npz,
 csv, json, jsonl, parquet, idx, text, a folder of images) or a set by name: mnist-10k, digits, bragg-peaks, codons.
 docs/guide.md tells more.")]
-    Train(Train),
+    Train(Box<Train>),
     /// Show what is in data that models are trained on, and write it as arrays
     #[command(
         after_help = "Examples:\n  orrery data mnist-10k\n  orrery data bragg-peaks:n=2000,overlap=0.5 --output peaks.npz"

@@ -83,7 +83,7 @@ impl Cells {
                 values.push(value);
             }
             (Self::Numbers { values, shape }, Cell::List(list, given)) if *shape == given => {
-                values.extend(list)
+                values.extend(list);
             }
             (Self::Numbers { shape, .. }, Cell::List(_, given)) => {
                 let cause = format!("the cell is a list of shape {given:?}, those before are of {shape:?}");

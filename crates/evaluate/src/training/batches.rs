@@ -38,7 +38,7 @@ impl Columns {
         named: &[(String, String)],
         label: Option<&str>,
     ) -> Result<Self> {
-        let names: Vec<&str> = data.columns().iter().map(|c| c.name()).collect();
+        let names: Vec<&str> = data.columns().iter().map(orrery_data::Column::name).collect();
         let label = match step.labels {
             None => None,
             Some(_) => Some(label_column(data, label)?),
@@ -175,7 +175,7 @@ pub(super) fn label_column(data: &Dataset, label: Option<&str>) -> Result<String
     if let Some(name) = label {
         return Ok(data.column(name)?.name().to_owned());
     }
-    let names: Vec<&str> = data.columns().iter().map(|c| c.name()).collect();
+    let names: Vec<&str> = data.columns().iter().map(orrery_data::Column::name).collect();
     let known = LABEL_NAMES.iter().find(|name| names.contains(name));
     if let Some(name) = known {
         return Ok((*name).to_owned());

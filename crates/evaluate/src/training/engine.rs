@@ -15,7 +15,7 @@ use orrery_transform::{PrecisionSpec, store_border};
 /// A graph ready to run many times.
 pub(super) enum Engine {
     /// In the graph's own types.
-    Host(Session),
+    Host(Box<Session>),
     /// In a machine's arithmetic.
     Machine {
         /// What is run.
@@ -43,7 +43,7 @@ pub(super) fn precision(place: &Place) -> Result<Option<PrecisionSpec>> {
 impl Engine {
     pub(super) fn new(graph: &Graph, place: &Place, threads: usize, stochastic: bool) -> Result<Self> {
         match place {
-            Place::Host => Ok(Self::Host(Session::new(graph, threads)?)),
+            Place::Host => Ok(Self::Host(Box::new(Session::new(graph, threads)?))),
             Place::Machine(setup) => Self::machine(graph, setup, stochastic),
         }
     }

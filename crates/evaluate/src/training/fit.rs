@@ -262,7 +262,7 @@ impl Run<'_> {
         let mut loss = 0.0;
         for part in 0..parts {
             let (data, labels) = columns.of(batch, part as usize, parts as usize)?;
-            let inputs = trainer.inputs(data, labels, rate, number, held, part + 1 == parts)?;
+            let inputs = trainer.inputs(&data, labels.as_ref(), rate, number, held, part + 1 == parts)?;
             let seed = hash64(seed, part);
             let outcome = trainer.step(inputs.clone(), seed)?;
             loss += outcome.loss / parts as f64;
@@ -272,7 +272,7 @@ impl Run<'_> {
             }
             let sound = self.scale.after(outcome.applied) || outcome.applied;
             // With dynamic scaling an overflow of gradients is expected now and then; that of the loss itself is not.
-            if !outcome.applied && !(sound && outcome.loss.is_finite()) {
+            if !(outcome.applied || sound && outcome.loss.is_finite()) {
                 let precision = match &self.request.place {
                     Place::Machine(setup) => Some(setup.target()?.precision.name.clone()),
                     Place::Host => None,

@@ -51,7 +51,7 @@ pub struct TimedStep {
 /// cross-entropy of one channel of an image, else cross-entropy.
 pub fn usual_loss(model: &Graph) -> Loss {
     let ty = model.outputs.first().and_then(|id| model.values[*id].ty.as_tensor());
-    let shape = ty.and_then(|ty| ty.extents()).unwrap_or_default();
+    let shape = ty.and_then(orrery_ir::TensorType::extents).unwrap_or_default();
     match shape[..] {
         [] | [_] | [_, 0..=2] => Loss::Mse,
         [_, 1, ..] if shape.len() > 3 => Loss::Bce,

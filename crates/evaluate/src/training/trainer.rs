@@ -77,8 +77,8 @@ impl Trainer {
     /// `input-mismatch` where the batch does not have all inputs of the model, or one is of another type.
     pub fn inputs(
         &self,
-        data: Vec<Tensor>,
-        labels: Option<Tensor>,
+        data: &[Tensor],
+        labels: Option<&Tensor>,
         rate: f64,
         number: u64,
         loss_scale: f64,
@@ -91,10 +91,10 @@ impl Trainer {
             inputs[at] = Some(in_type(tensor, ty.map_or(tensor.dtype(), |ty| ty.dtype))?);
             Ok(())
         };
-        for (at, tensor) in step.data.clone().zip(&data) {
+        for (at, tensor) in step.data.clone().zip(data) {
             put(at, tensor)?;
         }
-        if let (Some(at), Some(labels)) = (step.labels, &labels) {
+        if let (Some(at), Some(labels)) = (step.labels, labels) {
             put(at, labels)?;
         }
         put(step.learning_rate, &Tensor::scalar(rate as f32))?;

@@ -216,7 +216,7 @@ fn vector_sums(
         _ => tensor.clone(),
     });
     let made = interpret(node, &signed.collect::<Vec<_>>(), seed)?;
-    Ok(made.iter().map(|t| numbers(t).into_iter().map(|v| v.abs()).collect()).collect())
+    Ok(made.iter().map(|t| numbers(t).into_iter().map(f64::abs).collect()).collect())
 }
 
 /// How far the machine's results may lie from the interpreter's when both start from equal operands: the bounds of both

@@ -170,7 +170,7 @@ fn is_parameter(graph: &Graph, op: Op, port: usize, value: ValueId) -> bool {
 /// Constants of one element, and those that look like masks.
 fn is_fixed(graph: &Graph, value: ValueId) -> bool {
     let ty = graph.values[value].ty.as_tensor();
-    let extents = ty.and_then(|ty| ty.extents()).unwrap_or_default();
+    let extents = ty.and_then(orrery_ir::TensorType::extents).unwrap_or_default();
     if extents.iter().product::<usize>() <= 1 {
         return true;
     }

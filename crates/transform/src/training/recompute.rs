@@ -56,7 +56,8 @@ pub fn recompute(step: &mut Step, which: Recompute) -> Result<()> {
 /// Bytes of a value; of what is not known none.
 fn bytes(graph: &Graph, value: ValueId) -> u64 {
     let ty = graph.values[value].ty.as_tensor();
-    let elements = ty.and_then(|ty| ty.extents()).map_or(0, |extents| extents.iter().product::<usize>());
+    let elements =
+        ty.and_then(orrery_ir::TensorType::extents).map_or(0, |extents| extents.iter().product::<usize>());
     ty.map_or(0, |ty| ty.dtype.machine_bytes(elements as u64))
 }
 
