@@ -37,9 +37,9 @@ pub fn product(
 ) {
     with_room(k, n, |packed| {
         if transposed {
-            packed.repack_transposed(b, k)
+            packed.repack_transposed(b, k);
         } else {
-            packed.repack_rows(b, n)
+            packed.repack_rows(b, n);
         }
         let packed = std::slice::from_ref(packed);
         Product { rows: Rows::Dense { data: a, stride: k }, segments: 1, packed, finish }.run(threads, out);
