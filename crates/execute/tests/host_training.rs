@@ -46,6 +46,7 @@ fn convolutions_backward() {
         ([2, 20, 9, 9], [2, 33, 9, 9], [3, 3], 1, 1),
         ([2, 64, 9, 9], [2, 8, 5, 5], [1, 1], 2, 0),
         ([5, 3, 11, 9], [5, 18, 6, 5], [3, 3], 2, 1),
+        ([1, 96, 14, 14], [1, 20, 12, 12], [3, 3], 1, 0),
     ] {
         compare_op(Op::ConvWeightGrad, &[&x, &dy], window(taps, stride, pads), 1);
         let weights = [dy[1], x[1], taps[0] as usize, taps[1] as usize];

@@ -9,11 +9,11 @@ use super::simd::{Kernel, MAX_LANES, Simd, dispatch};
 use super::threads::Threads;
 
 /// Positions that are summed in registers.
-const BLOCK: usize = 256;
+const BLOCK: usize = 128;
 /// Rows of the result in registers.
 const TILE: usize = 6;
-/// Rows of the result in a piece of work: of a result with few rows, and of one with many.
-const ROWS: [usize; 2] = [24, 48];
+/// Rows of the result in a piece of work, at most: each piece reads both operands once.
+const ROWS: usize = 192;
 
 /// The operand whose rows become rows of the result.
 #[derive(Clone, Copy, Debug)]
@@ -94,15 +94,15 @@ impl Left<'_> {
 
 /// Computes the sum over all rows of `right`, which are `columns` long, into `out`.
 pub fn outer_sum(threads: &Threads, left: &Left<'_>, right: &[f32], columns: usize, out: &mut [f32]) {
-    let all = left.columns();
-    let rows = if all >= 4 * ROWS[1] { ROWS[1] } else { ROWS[0].min(all.div_ceil(4).next_multiple_of(TILE)) };
+    // Pieces for some threads.
+    let rows = left.columns().div_ceil(4).next_multiple_of(TILE).min(ROWS);
     threads.chunks(out, rows * columns, |i, out| piece(left, right, columns, i * rows, out));
 }
 
 /// As [`outer_sum`], on this thread.
 pub fn outer_sum_here(left: &Left<'_>, right: &[f32], columns: usize, out: &mut [f32]) {
-    for (i, out) in out.chunks_mut((ROWS[1] * columns).max(1)).enumerate() {
-        piece(left, right, columns, i * ROWS[1], out);
+    for (i, out) in out.chunks_mut((ROWS * columns).max(1)).enumerate() {
+        piece(left, right, columns, i * ROWS, out);
     }
 }
 
