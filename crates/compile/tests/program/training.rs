@@ -67,9 +67,9 @@ fn compiled(model: (&str, &str, &[(&str, i64)]), system: &System) -> (Program, V
     (program, given(&step, &graph))
 }
 
-fn check(model: (&str, &str, &[(&str, i64)])) {
+fn check(model: (&str, &str, &[(&str, i64)]), machines: &[&str]) {
     let mut found = String::new();
-    for name in ["a100-40gb", "gc200", "bow", "gaudi"] {
+    for name in machines {
         let (program, given) = compiled(model, registry::find(name).unwrap());
         match run(&program, &given) {
             Ok(outcome) => {
@@ -88,12 +88,13 @@ fn check(model: (&str, &str, &[(&str, i64)])) {
 
 #[test]
 fn steps_of_a_convolutional_network_are_what_they_mean() {
-    check(CNN);
+    check(CNN, &["a100-40gb", "gc200", "bow", "sn30", "cs2", "gaudi"]);
 }
 
 #[test]
 fn steps_of_a_transformer_block_are_what_they_mean() {
-    check(BLOCK);
+    // On an SN30 the sums of an embedding's gradient are cut, for which there is no bound yet.
+    check(BLOCK, &["a100-40gb", "gc200", "bow", "cs2", "gaudi"]);
 }
 
 /// The step of a weight gradient whose sum is cut into several.

@@ -217,6 +217,7 @@ impl<'a> Parts<'a> {
                 for (Made { ranges, array, .. }, (how, kept, whole, begun)) in
                     results.into_iter().zip(&mut wholes)
                 {
+                    let array = array.stored_as(*kept);
                     let sum = if begun.contains(&ranges) {
                         whole.slice(&ranges, 0.0).combined(&array, *how).ok_or_else(|| {
                             Diagnostic::error("mapping", "parts of a sum are of different sizes")
