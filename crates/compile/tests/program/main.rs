@@ -9,5 +9,6 @@ mod random;
 mod spatial;
 mod states;
 mod stream;
+mod training;
 mod wafer;
 mod zoo;

@@ -128,6 +128,53 @@ impl Array {
         };
         Some(Self { dtype: self.dtype, shape, elements })
     }
+    /// True where both are the same elements in memory.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let together = match (&self.elements, &other.elements) {
+            (Elements::Float(a), Elements::Float(b)) => Arc::ptr_eq(a, b),
+            (Elements::Other(a), Elements::Other(b)) => a.bytes().as_ptr() == b.bytes().as_ptr(),
+            _ => false,
+        };
+        together && self.dtype == other.dtype && self.shape == other.shape
+    }
+    /// The elements of one array after the other. None where their types differ or they do not fill the shape.
+    pub fn joined(arrays: &[&Self], shape: Vec<usize>) -> Option<Self> {
+        let dtype = arrays.first()?.dtype;
+        let count: usize = shape.iter().product();
+        if arrays.iter().any(|array| array.dtype != dtype) {
+            return None;
+        }
+        if is_carried(dtype) {
+            let mut values = Vec::with_capacity(count);
+            for array in arrays {
+                values.extend_from_slice(array.as_f32()?);
+            }
+            return (values.len() == count).then(|| Self::floats(dtype, shape, values));
+        }
+        let mut bytes = Vec::with_capacity(count * dtype.host_bytes());
+        for array in arrays {
+            let Elements::Other(tensor) = &array.elements else { return None };
+            bytes.extend_from_slice(tensor.bytes());
+        }
+        let fits = bytes.len() == count * dtype.host_bytes();
+        fits.then(|| {
+            let tensor = Tensor::from_raw(dtype, shape.clone(), bytes);
+            Self { dtype, shape, elements: Elements::Other(tensor) }
+        })
+    }
+    /// The elements from number `first` on, as many as a shape takes; none where there are fewer.
+    pub fn run(&self, first: usize, shape: Vec<usize>) -> Option<Self> {
+        let count: usize = shape.iter().product();
+        let elements = match &self.elements {
+            Elements::Float(values) => Elements::Float(Arc::new(values.get(first..first + count)?.to_vec())),
+            Elements::Other(tensor) => {
+                let size = self.dtype.host_bytes();
+                let bytes = tensor.bytes().get(first * size..(first + count) * size)?;
+                Elements::Other(Tensor::from_raw(self.dtype, shape.clone(), bytes.to_vec()))
+            }
+        };
+        Some(Self { dtype: self.dtype, shape, elements })
+    }
     /// The elements in a box; what lies outside of the array is `padding`.
     pub fn slice(&self, ranges: &[Range], padding: f64) -> Self {
         let whole = ranges.iter().zip(&self.shape).all(|(r, &e)| r.lo == 0 && r.hi == e as i64);

@@ -23,26 +23,41 @@ pub(super) struct Evaluator<'a> {
 /// Elements that one part can make at most, for numbering them across parts.
 const PART_ELEMENTS: u64 = 1 << 40;
 
+/// A body with its constants as arrays, to be evaluated on any number of parts.
+pub(super) struct Body<'a> {
+    graph: &'a Graph,
+    constants: BTreeMap<ValueId, Array>,
+}
+
+impl<'a> Body<'a> {
+    pub(super) fn new(graph: &'a Graph) -> Result<Self> {
+        let mut constants = BTreeMap::new();
+        for (id, value) in graph.values.iter() {
+            debug_assert!(
+                value.ty != Type::Unknown || graph.inputs.contains(&id) || graph.tensor_of(id).is_some(),
+                "bodies are typed: {}",
+                value.name
+            );
+            if let Some(tensor) = graph.tensor_of(id) {
+                constants.insert(id, Array::from_tensor(tensor)?);
+            }
+        }
+        Ok(Self { graph, constants })
+    }
+}
+
 impl Evaluator<'_> {
     /// Evaluates a body on operands in order. `part_attrs` are set on its first node where it runs on a part of the whole.
     pub(super) fn body(
         &self,
-        body: &Graph,
+        body: &Body<'_>,
         operands: Vec<Array>,
         part_attrs: Option<&Attrs>,
         part: u64,
     ) -> Result<Vec<Array>> {
-        let mut values: BTreeMap<ValueId, Array> = body.inputs.iter().copied().zip(operands).collect();
-        for (id, value) in body.values.iter() {
-            if let Some(tensor) = body.tensor_of(id) {
-                values.insert(id, Array::from_tensor(tensor)?);
-            }
-            debug_assert!(
-                value.ty != Type::Unknown || values.contains_key(&id),
-                "bodies are typed: {}",
-                value.name
-            );
-        }
+        let Body { graph: body, constants } = body;
+        let mut values = constants.clone();
+        values.extend(body.inputs.iter().copied().zip(operands));
         for (number, (_, node)) in body.nodes.iter().enumerate() {
             let mut inputs = Vec::with_capacity(node.inputs.len());
             for input in &node.inputs {
@@ -139,6 +154,10 @@ impl Evaluator<'_> {
                 let bias = operand(2).and_then(Array::as_f32);
                 self.convolution(node, &left, a.shape(), &right, b.shape(), bias)
             }
+            Op::ConvWeightGrad => {
+                let (left, right) = (self.narrowed(left), self.narrowed(right));
+                self.weight_gradient(node, &left, a.shape(), &right, b.shape())
+            }
             Op::Gemm => {
                 let transposed = |values: &[f32], shape: &[usize], flip: bool| -> (Vec<f32>, Vec<usize>) {
                     let values = self.narrowed(values);
@@ -231,12 +250,18 @@ impl Evaluator<'_> {
         Some(Array::floats(DType::F32, shape, out))
     }
 
-    /// `out = left x right`, each sum from left to right, kept in the accumulator's format and rounded to it after each
-    /// group of products. `out` is zero before.
-    fn product(&self, left: &[f32], right: &[f32], [m, k, n]: [usize; 3], out: &mut [f32]) {
-        let format =
-            Format::parse(&self.arithmetic.accumulate).filter(|f| *f != Format::FP32 && *f != Format::FP64);
-        let group = if format.is_some() { self.arithmetic.group.max(1) as usize } else { DEEP };
+    /// Products that are added to a sum before it is rounded to the accumulator's format; none where it is binary32, in
+    /// which all is added anyway.
+    pub(super) fn group(&self) -> Option<(Format, usize)> {
+        let format = Format::parse(&self.arithmetic.accumulate)?;
+        let rounds = format != Format::FP32 && format != Format::FP64;
+        rounds.then(|| (format, self.arithmetic.group.max(1) as usize))
+    }
+
+    /// Adds `left x right` to `out`, each sum from left to right, kept in the accumulator's format and rounded to it after
+    /// each group of products.
+    pub(super) fn product(&self, left: &[f32], right: &[f32], [m, k, n]: [usize; 3], out: &mut [f32]) {
+        let (format, group) = self.group().map_or((None, DEEP), |(format, group)| (Some(format), group));
         if m * k * n == 0 {
             return;
         }
@@ -261,110 +286,11 @@ impl Evaluator<'_> {
             }
         }
     }
-
-    /// A convolution as a product: every output position is a row of what its window sees.
-    fn convolution(
-        &self,
-        node: &Node,
-        x: &[f32],
-        xs: &[usize],
-        w: &[f32],
-        ws: &[usize],
-        bias: Option<&[f32]>,
-    ) -> Option<Array> {
-        let spatial = xs.len().checked_sub(2)?;
-        let ints = |name: &str, default: i64, count: usize| -> Option<Vec<i64>> {
-            match node.attrs.ints(name) {
-                Some(values) if values.len() == count => Some(values.to_vec()),
-                Some(_) => None,
-                None => Some(vec![default; count]),
-            }
-        };
-        if ws.len() != xs.len() {
-            return None;
-        }
-        let (strides, dilations, mut pads) =
-            (ints("strides", 1, spatial)?, ints("dilations", 1, spatial)?, ints("pads", 0, 2 * spatial)?);
-        // A part of a grouped convolution has as many groups as its channels make.
-        let groups = match node.attrs.int_or("group", 1) {
-            0 => xs[1].checked_div(ws[1])?,
-            given => usize::try_from(given).ok()?,
-        };
-        if groups == 0 {
-            return None;
-        }
-        let (kernel, input) = (&ws[2..], &xs[2..]);
-        let padding = node.attrs.str_or("auto_pad", "NOTSET");
-        for d in 0..spatial {
-            let after = d + spatial;
-            (pads[d], pads[after]) = match padding {
-                "" | "NOTSET" => (pads[d], pads[after]),
-                "VALID" => (0, 0),
-                same => {
-                    // As many windows as strides begin in the input; the odd element of padding is in front or behind.
-                    let (extent, stride) = (input[d] as i64, strides[d].max(1));
-                    let (windows, reach) =
-                        ((extent + stride - 1) / stride, dilations[d] * (kernel[d] as i64 - 1) + 1);
-                    let total = ((windows - 1).max(0) * stride + reach - extent).max(0);
-                    let less = total / 2;
-                    if same == "SAME_UPPER" { (less, total - less) } else { (total - less, less) }
-                }
-            };
-        }
-        let mut output = Vec::with_capacity(spatial);
-        for d in 0..spatial {
-            let reach = dilations[d] * (kernel[d] as i64 - 1) + 1;
-            let span = input[d] as i64 + pads[d] + pads[d + spatial] - reach;
-            output.push(usize::try_from(span.div_euclid(strides[d].max(1)) + 1).ok()?);
-        }
-        let (channels, outs) = (ws[1], ws[0] / groups);
-        if xs[1] != channels * groups || !ws[0].is_multiple_of(groups) {
-            return None;
-        }
-        let (positions, window): (usize, usize) = (output.iter().product(), kernel.iter().product());
-        let depth = channels * window;
-        let plane: usize = input.iter().product();
-        let mut out = vec![0.0; xs[0] * ws[0] * positions];
-        let mut columns = vec![0.0; depth * positions];
-        for image in 0..xs[0] {
-            for group in 0..groups {
-                for row in 0..depth {
-                    let (channel, tap) = (row / window, row % window);
-                    let source = &x[((image * groups + group) * channels + channel) * plane..][..plane];
-                    fill_row(
-                        &mut columns[row * positions..][..positions],
-                        source,
-                        tap,
-                        kernel,
-                        input,
-                        &output,
-                        &strides,
-                        &dilations,
-                        &pads,
-                    );
-                }
-                let to = &mut out[(image * ws[0] + group * outs) * positions..][..outs * positions];
-                self.product(
-                    &w[group * outs * depth..][..outs * depth],
-                    &columns,
-                    [outs, depth, positions],
-                    to,
-                );
-            }
-        }
-        if let Some(bias) = bias {
-            for (i, row) in out.chunks_exact_mut(positions.max(1)).enumerate() {
-                row.iter_mut().for_each(|v| *v += bias[i % ws[0]]);
-            }
-        }
-        let shape = [xs[0], ws[0]].into_iter().chain(output).collect();
-        Some(Array::floats(DType::F32, shape, out))
-    }
 }
 
 /// Whether products of an op are added up here, in the machine's way, and not by the interpreter.
 pub(super) fn multiplies(op: Op) -> bool {
-    matches!(op, Op::MatMul | Op::Conv | Op::Gemm)
+    matches!(op, Op::MatMul | Op::Conv | Op::ConvWeightGrad | Op::Gemm)
 }
 
 /// Rows and columns of a product that are worked on at a time, as many sums as fit into registers, and how many products
@@ -424,49 +350,6 @@ impl Tile {
     }
 }
 
-/// What one kernel tap of one channel sees at every output position.
-fn fill_row(
-    row: &mut [f32],
-    source: &[f32],
-    tap: usize,
-    kernel: &[usize],
-    input: &[usize],
-    output: &[usize],
-    strides: &[i64],
-    dilations: &[i64],
-    pads: &[i64],
-) {
-    let spatial = kernel.len();
-    let mut offset = vec![0_i64; spatial];
-    let mut rest = tap;
-    for d in (0..spatial).rev() {
-        offset[d] = (rest % kernel[d]) as i64 * dilations[d] - pads[d];
-        rest /= kernel[d];
-    }
-    let Some(last) = spatial.checked_sub(1) else {
-        row.copy_from_slice(source);
-        return;
-    };
-    for (outer, line) in row.chunks_exact_mut(output[last].max(1)).enumerate() {
-        let (mut rest, mut index, mut stride, mut inside) = (outer, 0_i64, input[last] as i64, true);
-        for d in (0..last).rev() {
-            let at = (rest % output[d]) as i64 * strides[d] + offset[d];
-            rest /= output[d];
-            inside &= (0..input[d] as i64).contains(&at);
-            index += at * stride;
-            stride *= input[d] as i64;
-        }
-        for (i, value) in line.iter_mut().enumerate() {
-            let at = i as i64 * strides[last] + offset[last];
-            *value = if inside && (0..input[last] as i64).contains(&at) {
-                source[(index + at) as usize]
-            } else {
-                0.0
-            };
-        }
-    }
-}
-
 /// The same node on f32 tensors, as the interpreter defines it.
 pub(super) fn interpret(node: &Node, operands: &[Option<Tensor>], seed: u64) -> Result<Vec<Tensor>> {
     let operands: Vec<Option<Datum>> = operands.iter().map(|t| t.clone().map(Datum::Tensor)).collect();
@@ -515,6 +398,23 @@ mod tests {
             let got = made(Op::Conv, attrs, &[(&[1, 2, 3], &two), (&[2, 1, 3], &[1.0; 6])]);
             assert_eq!(got, (vec![1, 2, 1], vec![2050.0; 2]), "group {group}");
         }
+    }
+
+    #[test]
+    fn gradients_of_weights_add_in_groups_that_go_on_from_image_to_image() {
+        let attrs = || Attrs::new().with("kernel_shape", vec![1]);
+        let got = made(Op::ConvWeightGrad, attrs(), &[(&[1, 1, 3], STEEP), (&[1, 1, 3], &[1.0; 3])]);
+        assert_eq!(got, (vec![1, 1, 1], vec![2050.0]));
+        // The first sixteen are 2060.5, in fp16 2060; rounded behind the twelve of one image they would become 2062.
+        let x = [&[2048.0][..], &[1.0; 11], &[0.375; 4], &[0.0; 8]].concat();
+        let got = made(Op::ConvWeightGrad, attrs(), &[(&[2, 1, 12], &x), (&[2, 1, 12], &[1.0; 24])]);
+        assert_eq!(got.1, [2060.0]);
+        // What the windows saw beside the image is nothing; groups of channels have their own sums.
+        let attrs =
+            Attrs::new().with("kernel_shape", vec![3]).with("pads", vec![1, 1]).with("group_channels", 1);
+        let two = [&[1.0, 2.0, 3.0][..], &[4.0, 5.0, 6.0]].concat();
+        let got = made(Op::ConvWeightGrad, attrs, &[(&[1, 2, 3], &two), (&[1, 2, 3], &[1.0; 6])]);
+        assert_eq!(got, (vec![2, 1, 3], vec![3.0, 6.0, 5.0, 9.0, 15.0, 11.0]));
     }
 
     #[test]

@@ -6,24 +6,25 @@
 
 mod array;
 mod check;
+mod convolution;
 mod evaluate;
+mod parts;
 mod store;
 
 pub use array::Array;
 pub use check::Disagreement;
 
-use evaluate::Evaluator;
+use evaluate::{Body, Evaluator};
 use orrery_base::{Diagnostic, Progress, Result};
 use orrery_ir::{Bindings, Weight};
 use orrery_numerics::Tensor;
 use orrery_program::memory::unbound;
 use orrery_program::{
     BoundGrid, BufferClass, BufferId, Program, RoundingMode, Step, StepId, StepKind, Write, WriteMode,
-    access_range,
 };
-use rayon::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
-use store::Stored;
+use parts::{Made, Parts};
+use std::collections::BTreeMap;
+use store::{Holder, Stored};
 
 /// Most cores whose blocks are held one by one; above, a layout says where elements are, and they are held as one array.
 const MOST_LISTED: u64 = 16_384;
@@ -241,7 +242,7 @@ impl Machine<'_> {
             for read in &step.reads {
                 operands.push(self.whole(read.buffer)?);
             }
-            let results = evaluator.body(&step.body, operands, None, 0)?;
+            let results = evaluator.body(&Body::new(&step.body)?, operands, None, 0)?;
             for (write, result) in step.writes.iter().zip(results) {
                 self.accept(write.buffer, result, step.padding)?;
             }
@@ -270,52 +271,56 @@ impl Machine<'_> {
         let mut grid = BoundGrid::new(step.base, &step.grid, &self.bindings).map_err(|s| unbound(&s))?;
         self.merge_equal_pieces(step, &mut grid);
         // Views and split sums of a shared memory are read through their own shape.
-        let mut sources = Vec::new();
+        let mut shared = Vec::new();
         for read in &step.reads {
-            let local = !self.is_shared(read.buffer);
-            sources.push(if local { None } else { Some(self.whole(read.buffer)?) });
+            shared.push(if self.is_shared(read.buffer) { Some(self.whole(read.buffer)?) } else { None });
         }
+        let parts = Parts::new(self, step, evaluator, grid, shared)?;
         if step.writes.iter().any(|write| matches!(write.mode, WriteMode::Combined(_))) {
-            return self.combined(step, evaluator, &grid, &sources);
-        }
-        let this = &*self;
-        let made: Vec<Vec<(u64, Vec<orrery_program::Range>, Array)>> = (0..grid.parts())
-            .into_par_iter()
-            .map(|part| this.part(step, evaluator, &grid, part, &sources))
-            .collect::<Result<_>>()?;
-        for (number, write) in step.writes.iter().enumerate() {
-            let buffer = &self.program.buffers[write.buffer];
-            let extents = self.extents(write.buffer)?;
-            let storage = self.program.storage(write.buffer);
-            let mut parts: Vec<_> = made.iter().filter_map(|results| results.get(number)).cloned().collect();
-            if let WriteMode::Reduce(how) = write.mode {
-                for (core, ranges, array) in &mut parts {
-                    let there = match self.stored.get(&storage) {
-                        Some(Stored::Whole(whole)) => Some(whole.slice(ranges, 0.0)),
-                        Some(blocks) => blocks.on_core(buffer, *core, &self.bindings)?.cloned(),
-                        None => None,
-                    };
-                    *array = there.and_then(|there| there.combined(array, how)).ok_or_else(|| {
-                        let cause = format!("core {core} has nothing of `{}` to combine with", buffer.name);
-                        Diagnostic::error("mapping", cause)
-                    })?;
-                }
+            let wholes = parts.combined()?;
+            for (write, whole) in step.writes.iter().zip(wholes) {
+                self.put(write.buffer, whole)?;
             }
-            let stored = if self.is_shared(write.buffer) {
-                let mut whole = match (write.mode, self.stored.remove(&storage)) {
-                    (WriteMode::Reduce(_) | WriteMode::InPlace, Some(Stored::Whole(array))) => array,
-                    _ => Array::zeros(buffer.dtype, extents),
-                };
-                for (_, ranges, array) in &parts {
-                    whole.put(ranges, array);
-                }
-                Stored::Whole(whole)
-            } else {
-                let blocks = parts.into_iter().map(|(core, _, array)| (core, array));
-                Stored::from_cores(buffer, blocks, &self.bindings)?
-            };
-            self.stored.insert(self.program.storage(write.buffer), stored);
+            return Ok(());
         }
+        for (write, made) in step.writes.iter().zip(parts.all()?) {
+            self.write(write, made)?;
+        }
+        Ok(())
+    }
+    /// Puts what parts made into a buffer.
+    fn write(&mut self, write: &Write, mut parts: Vec<Made>) -> Result<()> {
+        let buffer = &self.program.buffers[write.buffer];
+        let extents = self.extents(write.buffer)?;
+        let storage = self.program.storage(write.buffer);
+        if let WriteMode::Reduce(how) = write.mode {
+            let stored = self.stored.get(&storage);
+            let there = stored.map(|stored| Holder::new(stored, buffer, &self.bindings)).transpose()?;
+            for Made { core, ranges, array } in &mut parts {
+                let there = match stored {
+                    Some(Stored::Whole(whole)) => Some(whole.slice(ranges, 0.0)),
+                    _ => there.as_ref().and_then(|there| there.on_core(*core)).cloned(),
+                };
+                *array = there.and_then(|there| there.combined(array, how)).ok_or_else(|| {
+                    let cause = format!("core {core} has nothing of `{}` to combine with", buffer.name);
+                    Diagnostic::error("mapping", cause)
+                })?;
+            }
+        }
+        let stored = if self.is_shared(write.buffer) {
+            let mut whole = match (write.mode, self.stored.remove(&storage)) {
+                (WriteMode::Reduce(_) | WriteMode::InPlace, Some(Stored::Whole(array))) => array,
+                _ => Array::zeros(buffer.dtype, extents),
+            };
+            for made in &parts {
+                whole.put(&made.ranges, &made.array);
+            }
+            Stored::Whole(whole)
+        } else {
+            let blocks = parts.into_iter().map(|made| (made.core, made.array));
+            Stored::from_cores(buffer, blocks, &self.bindings)?
+        };
+        self.stored.insert(storage, stored);
         Ok(())
     }
     /// On a mesh of more cores than are listed, pieces that make different elements are computed as one: each element
@@ -332,130 +337,5 @@ impl Machine<'_> {
                 (cut.parts, cut.block) = (1, cut.extent.max(1));
             }
         }
-    }
-    /// Runs a step whose parts are combined on their way: each part's result is added to those before it, in the order of
-    /// the parts and in the format of sums, and the whole is rounded once.
-    fn combined(
-        &mut self,
-        step: &Step,
-        evaluator: &Evaluator<'_>,
-        grid: &BoundGrid,
-        sources: &[Option<Array>],
-    ) -> Result<()> {
-        let sums = orrery_numerics::Format::parse(&step.arithmetic.accumulate)
-            .and_then(orrery_numerics::Format::dtype)
-            .unwrap_or(orrery_numerics::DType::F32);
-        let mut wholes = Vec::new();
-        for write in &step.writes {
-            let WriteMode::Combined(how) = write.mode else {
-                return Diagnostic::error("mapping", "a step combines some of its results and not others")
-                    .err();
-            };
-            // Sums that are kept wider than that stay so.
-            let own = self.program.buffers[write.buffer].dtype;
-            let kept = if own.bits() > sums.bits() { own } else { sums };
-            let begun: BTreeSet<Vec<orrery_program::Range>> = BTreeSet::new();
-            wholes.push((how, kept, Array::zeros(kept, self.extents(write.buffer)?), begun));
-        }
-        let parts = grid.parts();
-        let at_once = rayon::current_num_threads() as i64 * 2;
-        for first in (0..parts).step_by(usize::try_from(at_once).unwrap_or(1)) {
-            let this = &*self;
-            let made: Vec<_> = (first..parts.min(first + at_once))
-                .into_par_iter()
-                .map(|part| this.part(step, evaluator, grid, part, sources))
-                .collect::<Result<_>>()?;
-            for results in made {
-                for ((_, ranges, array), (how, kept, whole, begun)) in results.into_iter().zip(&mut wholes) {
-                    let sum = if begun.contains(&ranges) {
-                        whole.slice(&ranges, 0.0).combined(&array, *how).ok_or_else(|| {
-                            Diagnostic::error("mapping", "parts of a sum are of different sizes")
-                        })?
-                    } else {
-                        array
-                    };
-                    whole.put(&ranges, &sum.stored_as(*kept));
-                    begun.insert(ranges);
-                }
-            }
-        }
-        for (write, (_, _, whole, _)) in step.writes.iter().zip(wholes) {
-            let dtype = self.program.buffers[write.buffer].dtype;
-            self.put(write.buffer, whole.stored_as(dtype))?;
-        }
-        Ok(())
-    }
-    /// Runs one part: its results with the core it ran on and the ranges it made. Empty parts make nothing.
-    fn part(
-        &self,
-        step: &Step,
-        evaluator: &Evaluator<'_>,
-        grid: &BoundGrid,
-        part: i64,
-        sources: &[Option<Array>],
-    ) -> Result<Vec<(u64, Vec<orrery_program::Range>, Array)>> {
-        let position = grid.position(part);
-        let bounds = grid.box_at(&position);
-        if bounds.iter().any(|r| r.is_empty()) {
-            return Ok(Vec::new());
-        }
-        let core = grid.core(&position);
-        let ranges = |buffer: BufferId,
-                      access: &[orrery_ir::op::Access]|
-         -> Result<Vec<orrery_program::Range>> {
-            let extents = self.extents(buffer)?;
-            access
-                .iter()
-                .zip(extents)
-                .map(|(a, extent)| {
-                    access_range(a, &bounds, extent as i64, &self.bindings).map_err(|s| Box::new(unbound(&s)))
-                })
-                .collect()
-        };
-        let mut operands = Vec::with_capacity(step.reads.len());
-        for (read, source) in step.reads.iter().zip(sources) {
-            let needed = ranges(read.buffer, &read.access)?;
-            operands.push(match source {
-                Some(whole) => whole.slice(&needed, step.padding),
-                None => {
-                    let buffer = &self.program.buffers[read.buffer];
-                    let block = self.stored[&self.program.storage(read.buffer)].on_core(
-                        buffer,
-                        core,
-                        &self.bindings,
-                    )?;
-                    let shape: Vec<usize> =
-                        needed.iter().map(|r| usize::try_from(r.len()).unwrap_or(0)).collect();
-                    match block.filter(|b| b.shape() == shape) {
-                        Some(block) => block.clone(),
-                        None => {
-                            let cause = format!(
-                                "core {core} does not hold the {shape:?} of `{}` that its part needs",
-                                buffer.name
-                            );
-                            return Diagnostic::error("mapping", cause).err();
-                        }
-                    }
-                }
-            });
-        }
-        let results = evaluator.body(&step.body, operands, Some(&step.part_attrs), part as u64)?;
-        let mut made = Vec::with_capacity(results.len());
-        for (write, result) in step.writes.iter().zip(results) {
-            let target = ranges(write.buffer, &write.access)?;
-            let shape: Vec<usize> = target.iter().map(|r| usize::try_from(r.len()).unwrap_or(0)).collect();
-            let got = result.shape().to_vec();
-            // What is combined on its way is rounded when it arrives.
-            let result = match write.mode {
-                WriteMode::Combined(_) => result,
-                _ => result.stored_as(self.program.buffers[write.buffer].dtype),
-            };
-            let result = result.reshaped(shape.clone()).ok_or_else(|| {
-                let name = &self.program.buffers[write.buffer].name;
-                Diagnostic::error("mapping", format!("a part makes {got:?} where `{name}` takes {shape:?}"))
-            })?;
-            made.push((core, target, result));
-        }
-        Ok(made)
     }
 }

@@ -4,7 +4,7 @@ use super::Array;
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::Bindings;
 use orrery_program::memory::unbound;
-use orrery_program::{BoundGrid, Buffer, Range, access_range};
+use orrery_program::{BoundCut, BoundGrid, Buffer, Range, access_range};
 
 /// The elements of a buffer.
 pub(super) enum Stored {
@@ -18,73 +18,85 @@ pub(super) enum Stored {
 /// A layout under bindings.
 struct Bound {
     grid: BoundGrid,
-    /// Which cuts some dimension follows; the others make copies.
-    followed: Vec<bool>,
+    /// For each cut that some dimension follows, how many blocks a step along it passes; none for those that make copies.
+    weights: Vec<Option<usize>>,
+    /// Cuts that there are, largest stride first.
+    order: Vec<usize>,
+    /// Extents of the buffer.
+    extents: Vec<i64>,
 }
 
 impl Bound {
     fn of(buffer: &Buffer, bindings: &Bindings) -> Result<Self> {
         let grid =
             BoundGrid::new(buffer.layout.base, &buffer.layout.cuts, bindings).map_err(|s| unbound(&s))?;
-        let followed =
-            (0..grid.cuts.len()).map(|i| buffer.layout.access.iter().any(|a| a.axis() == Some(i))).collect();
-        Ok(Self { grid, followed })
+        let mut weights = vec![None; grid.cuts.len()];
+        let mut blocks = 1;
+        for (i, cut) in grid.cuts.iter().enumerate().rev() {
+            if buffer.layout.access.iter().any(|a| a.axis() == Some(i)) {
+                weights[i] = Some(blocks);
+                blocks *= usize::try_from(cut.parts).unwrap_or(0);
+            }
+        }
+        let mut order: Vec<usize> = (0..grid.cuts.len()).filter(|i| grid.cuts[*i].parts > 1).collect();
+        order.sort_by_key(|i| std::cmp::Reverse(grid.cuts[*i].stride));
+        let extents = buffer.shape.iter().map(|dim| dim.eval(bindings).map_err(|s| Box::new(unbound(&s))));
+        let extents = extents.collect::<Result<_>>()?;
+        Ok(Self { grid, weights, order, extents })
     }
     fn count(&self) -> usize {
-        let parts = self.grid.cuts.iter().zip(&self.followed).filter(|(_, f)| **f).map(|(c, _)| c.parts);
+        let parts =
+            self.grid.cuts.iter().zip(&self.weights).filter(|(_, w)| w.is_some()).map(|(c, _)| c.parts);
         usize::try_from(parts.product::<i64>()).unwrap_or(0)
     }
     /// Position along all cuts of the block number `index`, first copy.
     fn position(&self, index: usize) -> Vec<i64> {
-        let mut rest = index as i64;
-        let mut position = vec![0; self.grid.cuts.len()];
-        for (i, cut) in self.grid.cuts.iter().enumerate().rev() {
-            if self.followed[i] {
-                position[i] = rest % cut.parts;
-                rest /= cut.parts;
-            }
-        }
-        position
+        let at = |(cut, weight): (&BoundCut, &Option<usize>)| {
+            weight.map_or(0, |weight| (index / weight) as i64 % cut.parts)
+        };
+        self.grid.cuts.iter().zip(&self.weights).map(at).collect()
     }
     /// The block on a core, or none where the layout puts nothing there.
     fn block_on(&self, core: u64) -> Option<usize> {
         let mut rest = core.checked_sub(self.grid.base)?;
-        let mut position = vec![0_i64; self.grid.cuts.len()];
-        let mut order: Vec<usize> =
-            (0..self.grid.cuts.len()).filter(|i| self.grid.cuts[*i].parts > 1).collect();
-        order.sort_by_key(|i| std::cmp::Reverse(self.grid.cuts[*i].stride));
-        for i in order {
+        let mut index = 0;
+        for &i in &self.order {
             let cut = self.grid.cuts[i];
-            let at = i64::try_from(rest.checked_div(cut.stride)?).ok()?;
-            if at >= cut.parts {
+            let at = rest.checked_div(cut.stride)?;
+            if i64::try_from(at).ok()? >= cut.parts {
                 return None;
             }
-            position[i] = at;
-            rest -= at as u64 * cut.stride;
+            index += self.weights[i].map_or(0, |weight| weight * at as usize);
+            rest -= at * cut.stride;
         }
-        if rest != 0 {
-            return None;
-        }
-        let mut index = 0;
-        for (i, cut) in self.grid.cuts.iter().enumerate() {
-            if self.followed[i] {
-                index = index * cut.parts + position[i];
-            }
-        }
-        usize::try_from(index).ok()
+        (rest == 0).then_some(index)
     }
     fn ranges(&self, buffer: &Buffer, index: usize, bindings: &Bindings) -> Result<Vec<Range>> {
         let bounds = self.grid.box_at(&self.position(index));
-        buffer
-            .layout
-            .access
-            .iter()
-            .zip(&buffer.shape)
-            .map(|(access, dim)| {
-                let extent = dim.eval(bindings).map_err(|s| unbound(&s))?;
-                access_range(access, &bounds, extent, bindings).map_err(|s| Box::new(unbound(&s)))
-            })
-            .collect()
+        let each = buffer.layout.access.iter().zip(&self.extents);
+        each.map(|(access, &extent)| {
+            access_range(access, &bounds, extent, bindings).map_err(|s| Box::new(unbound(&s)))
+        })
+        .collect()
+    }
+}
+
+/// Looks up what cores hold of a buffer.
+pub(super) struct Holder<'a> {
+    stored: &'a Stored,
+    bound: Bound,
+}
+
+impl<'a> Holder<'a> {
+    pub(super) fn new(stored: &'a Stored, buffer: &Buffer, bindings: &Bindings) -> Result<Self> {
+        Ok(Self { stored, bound: Bound::of(buffer, bindings)? })
+    }
+    /// What a core holds.
+    pub(super) fn on_core(&self, core: u64) -> Option<&'a Array> {
+        match self.stored {
+            Stored::Whole(array) => Some(array),
+            Stored::Blocks(blocks) => blocks.get(self.bound.block_on(core)?)?.as_ref(),
+        }
     }
 }
 
@@ -119,16 +131,6 @@ impl Stored {
             blocks[index] = Some(array);
         }
         Ok(Self::Blocks(blocks))
-    }
-    /// What a core holds.
-    pub(super) fn on_core(&self, buffer: &Buffer, core: u64, bindings: &Bindings) -> Result<Option<&Array>> {
-        match self {
-            Self::Whole(array) => Ok(Some(array)),
-            Self::Blocks(blocks) => Ok(Bound::of(buffer, bindings)?
-                .block_on(core)
-                .and_then(|i| blocks.get(i))
-                .and_then(Option::as_ref)),
-        }
     }
     /// All elements as one array. Blocks must not contradict each other in size.
     pub(super) fn gather(&self, buffer: &Buffer, extents: &[usize], bindings: &Bindings) -> Result<Array> {

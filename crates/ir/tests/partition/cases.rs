@@ -119,6 +119,7 @@ pub(crate) fn all() -> Vec<Case> {
         attention(),
         movement(),
         losses(),
+        optimizers(),
         rest(),
     ]
     .into_iter()
@@ -409,6 +410,24 @@ fn losses() -> Vec<Case> {
         loss(Op::NegativeLogLikelihoodLoss),
         loss(Op::SoftmaxCrossEntropyGrad).with(scalar(0.25)).with(positive(&[5])),
         loss(Op::SoftmaxCrossEntropyGrad).with(floats(&[4, 3])).attr("ignore_index", 2),
+    ]
+}
+
+fn optimizers() -> Vec<Case> {
+    let step = |op: Op, states: Vec<Tensor>| {
+        let parameter = [scalar(0.125), Tensor::scalar(3_i64), floats(&[3, 4]), floats(&[3, 4])];
+        let made = states.len() + 1;
+        on_tensors(op, parameter.into_iter().chain(states).collect()).attr("weight_decay", 0.25).outputs(made)
+    };
+    let two = || vec![floats(&[3, 4]), positive(&[3, 4])];
+    vec![
+        step(Op::SgdStep, Vec::new()),
+        step(Op::SgdStep, vec![floats(&[3, 4])]).attr("momentum", 0.5).attr("nesterov", 1),
+        step(Op::AdamStep, two()),
+        step(Op::AdamStep, two()).attr("decoupled", 1),
+        step(Op::AdamaxStep, two()),
+        step(Op::RmsPropStep, two()).attr("momentum", 0.5),
+        step(Op::LambDirection, two()),
     ]
 }
 
