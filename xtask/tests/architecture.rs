@@ -29,6 +29,7 @@ const ALLOWED: [(&str, &[&str]); 19] = [
         &[
             "base",
             "numerics",
+            "data",
             "ir",
             "import",
             "zoo",

@@ -461,10 +461,10 @@ pub(crate) struct TrainingArgs {
     /// A training step: forward, backward and optimizer
     #[arg(long)]
     pub(crate) train: bool,
-    /// Loss of the training step: cross-entropy, mse, mae, bce, dice, output; by the model's output where not given
+    /// Loss: cross-entropy, mse, mae, bce, dice or output; by the model's output where not given
     #[arg(long, value_name = "LOSS", requires = "train", value_parser = loss)]
     pub(crate) loss: Option<orrery::training::Loss>,
-    /// Optimizer of the training step: sgd, adam, adamw, adamax, rmsprop, lamb; by the model's ops where not given
+    /// sgd, adam, adamw, adamax, rmsprop or lamb; by the model's ops where not given
     #[arg(long, value_name = "NAME", requires = "train", value_parser = optimizer)]
     pub(crate) optimizer: Option<orrery::training::Optimizer>,
     /// Make activations again in the backward pass instead of keeping all
