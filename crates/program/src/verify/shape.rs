@@ -187,14 +187,12 @@ fn step(program: &Program, id: StepId, step: &Step, ends: &[Bindings]) -> Result
         parts(program, step, ends, &place)?;
         for (number, &(operand, access)) in operands.iter().enumerate() {
             if combined(number) {
-                // The mesh delivers it wherever its layout says; only the parts must be on cores that are there.
-                cores(
-                    step.base,
-                    &step.grid,
-                    program.memories[program.buffers[operand].home].cores,
-                    ends,
-                    &place,
-                )?;
+                // The mesh delivers it wherever its layout says; only the parts must be on cores that are there. In a
+                // shared memory they follow one another.
+                let count = program.memories[program.buffers[operand].home].cores;
+                if count > 1 {
+                    cores(step.base, &step.grid, count, ends, &place)?;
+                }
             } else {
                 local(program, step, operand, access, ends, &place)?;
             }
