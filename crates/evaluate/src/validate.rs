@@ -233,7 +233,10 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     }
     let no_room = |found: &Result<Prediction, String>| found.as_ref().is_err_and(|why| why.contains(NO_ROOM));
     let trains = identity.workload.mode.as_deref() == Some("train");
-    if let Some(most) = shared_batch(record).filter(|batch| trains && *batch > 1 && no_room(&found)) {
+    // Wafers deal out micro-batches of a forward pass themselves.
+    let deals = matches!(system.model, ExecutionModel::Wafer(_));
+    if let Some(most) = shared_batch(record).filter(|batch| trains && !deals && *batch > 1 && no_room(&found))
+    {
         // Gradients add up over as many micro-batches as it takes: the largest that fits, if a single sample does.
         let at = |batch| assumed(Assumed { batch: Some(batch), ..Assumed::default() });
         let mut micro = 1;
@@ -306,7 +309,13 @@ fn one_device(
     let trained = case.passes > 1.0;
     let setup = setup.clone().tiles(case.tiles).map_err(|d| reason(&d))?;
     let (mut step, mut instead) = (None, None);
-    if let Some(training) = case.training.as_ref().filter(|_| !assumed.from_forward) {
+    // The losses of the other execution models are fitted to forward passes.
+    let stepped = matches!(setup.system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_));
+    if case.training.is_some() && !stepped {
+        instead =
+            Some(format!("{} x the forward pass, to which the machine's losses are fitted", case.passes));
+    }
+    if let Some(training) = case.training.as_ref().filter(|_| stepped && !assumed.from_forward) {
         match train::seconds(&case, training, &setup, figure.scope) {
             Ok((seconds, note)) => {
                 notes.extend(note);
