@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use orrery_base::diagnostic::Context;
 use orrery_base::{Diagnostic, Result};
-use orrery_numerics::{DType, Tensor, map_file};
+use orrery_numerics::{DType, Tensor, map_file, write_file};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -265,20 +265,11 @@ fn strings(bytes: &[u8], count: usize, letters: usize, word: &str) -> Result<Vec
 /// # Errors
 /// `file-write` where it cannot be written.
 pub fn write_npz(path: &Path, arrays: &[(String, Tensor)]) -> Result<()> {
-    let partial = path.with_extension("npz.partial");
-    let written = write_all(&partial, arrays).and_then(|()| std::fs::rename(&partial, path));
-    written.map_err(|error| {
-        // What was begun is of no use; that it cannot be removed would not change the message.
-        let _ = std::fs::remove_file(&partial);
-        Box::new(
-            Diagnostic::error("file-write", format!("the file cannot be written: {error}"))
-                .at(path.display().to_string()),
-        )
-    })
+    write_file(path, |out| write_all(out, arrays))
 }
 
-fn write_all(path: &Path, arrays: &[(String, Tensor)]) -> std::io::Result<()> {
-    let mut archive = ZipWriter::new(BufWriter::new(File::create(path)?));
+fn write_all(out: &mut BufWriter<File>, arrays: &[(String, Tensor)]) -> std::io::Result<()> {
+    let mut archive = ZipWriter::new(out);
     for (name, tensor) in arrays {
         let (name, word) = match (descriptor(tensor.dtype()), carrier(tensor.dtype())) {
             (Some(word), _) => (name.clone(), word.to_owned()),

@@ -41,7 +41,7 @@ pub use orrery_machine::{
     ExecutionModel, Parameter, SummaryRow, System, find_or_load as find_system, load_path as load_system,
     registry as systems,
 };
-pub use orrery_numerics::{DType, Tensor};
+pub use orrery_numerics::{DType, Tensor, write_file};
 pub use orrery_program::Program;
 pub use orrery_program::text::print as program_text;
 pub use orrery_record as record;

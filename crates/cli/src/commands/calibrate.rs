@@ -5,9 +5,10 @@ use crate::commands::shared::{find, load, threads};
 use crate::output::{Answer, Exit, table};
 use crate::progress::progress;
 use orrery::{
-    Calibrated, Diagnostic, Result, System, calibrate, calibrated_file, read_measurements, systems,
+    Calibrated, Result, System, calibrate, calibrated_file, read_measurements, systems, write_file,
 };
 use serde_json::json;
+use std::io::Write;
 use std::path::Path;
 
 pub(crate) fn answer(args: &Calibrate, common: &Common) -> Result<Answer> {
@@ -79,12 +80,5 @@ fn shown(found: &Calibrated) -> String {
 }
 
 fn write(folder: &Path, text: &str, found: &Calibrated) -> Result<()> {
-    let path = folder.join(format!("{}.toml", found.system));
-    let part = folder.join(format!(".{}.toml.part", found.system));
-    let done = std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, &path));
-    done.map_err(|error| {
-        let _ = std::fs::remove_file(&part);
-        let cause = format!("the system file cannot be written: {error}");
-        Box::new(Diagnostic::error("file-write", cause).at(path.display().to_string()))
-    })
+    write_file(&folder.join(format!("{}.toml", found.system)), |out| out.write_all(text.as_bytes()))
 }

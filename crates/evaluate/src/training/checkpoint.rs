@@ -7,12 +7,12 @@
 use super::history::Epoch;
 use orrery_base::{Diagnostic, Result};
 use orrery_data::Position;
-use orrery_numerics::{DType, Tensor};
+use orrery_numerics::{DType, Tensor, write_file};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What a run is at.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,27 +76,10 @@ pub(super) fn write<'a>(
     let text = serde_json::to_string(at).map_err(|e| failed(e.to_string()))?;
     let metadata = HashMap::from([(KEY.to_owned(), text)]);
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| failed(e.to_string()))?;
-    let partial = partial(path);
-    let put = || -> std::io::Result<()> {
-        if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder)?;
-        }
-        let mut file = std::fs::File::create(&partial)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&partial, path)
-    };
-    put().map_err(|error| {
-        // What is left of it is of no use; that it cannot be removed changes nothing.
-        let _ = std::fs::remove_file(&partial);
-        failed(error.to_string())
-    })
-}
-
-fn partial(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    path.with_file_name(name)
+    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|e| failed(e.to_string()))?;
+    }
+    write_file(path, |out| out.write_all(&bytes))
 }
 
 /// Reads a checkpoint.

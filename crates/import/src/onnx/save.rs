@@ -6,9 +6,10 @@ use super::proto::{GraphProto, StringStringEntryProto};
 use bytes::Bytes;
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::Graph;
+use orrery_numerics::write_file;
 use prost::Message;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Operator set that is written unless another is asked for: most readers take it, and only CumProd needs a newer one.
 pub const DEFAULT_OPSET: i64 = 25;
@@ -47,7 +48,7 @@ pub fn save(graph: &Graph, path: &Path, options: &SaveOptions) -> Result<Vec<Dia
             let file = path.file_name().map(|name| format!("{}.data", name.to_string_lossy()));
             let Some(file) = file else { return failed(path, "it names no file") };
             move_out(graph, &file, &mut parts);
-            replace(&path.with_file_name(&file), |out| {
+            write_file(&path.with_file_name(&file), |out| {
                 let mut at = 0;
                 for (offset, bytes) in &parts {
                     out.write_all(&vec![0; (offset - at) as usize])?;
@@ -61,7 +62,7 @@ pub fn save(graph: &Graph, path: &Path, options: &SaveOptions) -> Result<Vec<Dia
     if model.encoded_len() > i32::MAX as usize {
         return failed(path, "it would be larger than 2 GiB, which no reader takes");
     }
-    replace(path, |out| out.write_all(&model.encode_to_vec()))?;
+    write_file(path, |out| out.write_all(&model.encode_to_vec()))?;
     Ok(notes)
 }
 
@@ -102,21 +103,4 @@ fn failed<T>(path: &Path, why: &str) -> Result<T> {
     Diagnostic::error("file-write", format!("the file cannot be written: {why}"))
         .at(path.display().to_string())
         .err()
-}
-
-/// Writes a file beside `path` and renames it over `path`.
-fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<()> {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let partial: PathBuf = path.with_file_name(format!(".{name}.{}.partial", std::process::id()));
-    let written = std::fs::File::create(&partial).and_then(|file| {
-        let mut out = std::io::BufWriter::new(file);
-        write(&mut out)?;
-        out.into_inner()?.sync_all()?;
-        std::fs::rename(&partial, path)
-    });
-    written.or_else(|e| {
-        // The partial file may never have come to be; the first failure is what matters.
-        let _ = std::fs::remove_file(&partial);
-        failed(path, &e.to_string())
-    })
 }
