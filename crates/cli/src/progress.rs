@@ -49,7 +49,6 @@ impl Line {
     /// Takes the line away, for others to be printed.
     pub(crate) fn clear(&self) {
         if let Some(bar) = &self.bar {
-            bar.suspend(|| {});
             bar.set_message("");
             bar.tick();
         }

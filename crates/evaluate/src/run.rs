@@ -204,7 +204,7 @@ fn on_machine(bound: &Bound, setup: &Setup, inputs: &[Datum], request: &RunReque
 }
 
 /// As the host hands it to a machine, or takes it back: rounded to the nearest.
-fn in_type(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
+pub(crate) fn in_type(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
     if tensor.dtype() == dtype {
         return Ok(tensor.clone());
     }

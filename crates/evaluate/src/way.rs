@@ -23,21 +23,25 @@ pub struct Ready {
     pub notes: Vec<Diagnostic>,
 }
 
+/// The number formats that a graph has to be brought to for a target. What rounds stochastically is the program's choice.
+pub(crate) fn formats(target: &Target<'_>) -> PrecisionSpec {
+    let precision = target.precision;
+    PrecisionSpec {
+        storage: precision.storage,
+        multiply: precision.multiply.clone(),
+        accumulate: precision.accumulate.name().to_owned(),
+        stochastic: false,
+    }
+}
+
 /// Folds, fuses and brings to the number formats of a machine. Inputs and outputs have the machine's types: the host casts.
 ///
 /// # Errors
 /// Those of the passes.
 pub fn make_ready(graph: &Graph, target: &Target<'_>, weights: Weights) -> Result<Ready> {
-    let precision = target.precision;
     let Prepared { graph: prepared, report } =
         prepare(graph, &Preparation { weights, ..Preparation::default() })?;
-    let spec = PrecisionSpec {
-        storage: precision.storage,
-        multiply: precision.multiply.clone(),
-        accumulate: precision.accumulate.name().to_owned(),
-        stochastic: false,
-    };
-    let Legalised { graph, notes, .. } = legalise(&prepared, &spec, weights)?;
+    let Legalised { graph, notes, .. } = legalise(&prepared, &formats(target), weights)?;
     let notes = report.notes.iter().cloned().chain(notes).collect();
     Ok(Ready { graph: store_border(&graph)?, report, notes })
 }

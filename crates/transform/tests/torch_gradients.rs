@@ -1,6 +1,6 @@
 //! Gradients of whole networks are those of PyTorch: see `tests/oracle/torch_gradients.py`.
 
-#[allow(dead_code, reason = "outputs are not read here")]
+#[expect(dead_code, reason = "the gradients are held against PyTorch's, the outputs by other tests")]
 #[path = "support/npz.rs"]
 mod npz;
 

@@ -108,7 +108,7 @@ fn one(
             held.normalise(column, &by)?;
         }
     }
-    let request = request(model, &data, place, args, common, point)?;
+    let request = request(&data, place, args, common, point)?;
     let line = Line::new(common.quiet);
     let mut last = Instant::now();
     let mut tell = |event: &Event<'_>| match event {
@@ -142,14 +142,7 @@ fn one(
     train(model, data, held_out.as_ref(), &request, &Progress::default(), &mut tell)
 }
 
-fn request(
-    model: &Model,
-    data: &Dataset,
-    place: &Place,
-    args: &Train,
-    common: &Common,
-    point: Point,
-) -> Result<Request> {
+fn request(data: &Dataset, place: &Place, args: &Train, common: &Common, point: Point) -> Result<Request> {
     let kind = match &args.loss {
         Some(name) => Loss::parse(name).ok_or_else(|| unknown("loss", name, &Loss::NAMES))?,
         None => {
@@ -196,7 +189,7 @@ fn request(
         rate: point.rate,
         schedule,
         seed: point.seed,
-        augment: augment.filter(|_| model.graph().is_ok()),
+        augment,
         columns: args.columns.clone(),
         label: args.label.clone(),
         checkpoint: args.checkpoint.clone().map(|path| (path, args.checkpoint_every)),

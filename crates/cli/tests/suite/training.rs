@@ -98,6 +98,24 @@ fn a_label_that_is_no_class_is_told() {
     assert!(ran.code == 1 && ran.err.contains("none of the model's 2 classes"), "{}", ran.all());
 }
 
+#[test]
+fn a_weight_that_the_loss_does_not_see_stays() {
+    let folder = scratch("idle");
+    let net = NET.replace(
+        "  output %y\n",
+        "  constant %idle: f32[2, 2] = [1, 0, 0, 1]\n  %z: f32[batch, 2] = MatMul(%x, %idle)\n  output %y\n  output %z\n",
+    );
+    std::fs::write(folder.join("net.graph"), net).unwrap();
+    std::fs::write(folder.join("t.csv"), "a,b,y\n0,1,0\n1,0,1\n1,1,1\n0,0,0\n").unwrap();
+    for place in ["host", "a100", "gc200"] {
+        let ran = orrery_in(
+            &folder,
+            &["train", "net.graph", "--data", "t.csv", "--held-out", "2", "--batch", "2", "--on", place],
+        );
+        assert!(ran.code == 0 && ran.err.contains("does not depend on `idle`"), "{place}: {}", ran.all());
+    }
+}
+
 const NET: &str = r#"graph "net" {
   input %x: f32[batch, 2]
   constant %w: f32[2, 2] = [0.5, -0.5, 0.25, 1]

@@ -9,6 +9,7 @@ mod beside;
 mod bring;
 pub mod cut;
 pub mod floor_plan;
+mod grid;
 mod lowering;
 
 use crate::groups::{Group, GroupKind};

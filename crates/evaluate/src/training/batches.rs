@@ -3,6 +3,7 @@
 use super::trouble::check_labels;
 use crate::model::Bound;
 use crate::nearest::nearest;
+use crate::run::in_type;
 use orrery_base::{Diagnostic, Result};
 use orrery_data::{Batch, Dataset};
 use orrery_ir::{Graph, ValueId};
@@ -113,7 +114,7 @@ impl Columns {
                 Source::Column(name, shape) => column(name, shape)?,
                 Source::Ones(dtype, shape) => {
                     let ones = Tensor::from_vec(shape.clone(), vec![1_i64; shape.iter().product()]);
-                    super::engine::in_type(&ones, *dtype)?
+                    in_type(&ones, *dtype)?
                 }
             });
         }

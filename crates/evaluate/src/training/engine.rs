@@ -1,14 +1,15 @@
 //! Running a graph on this host, or as a machine's Program.
 
-use crate::run::Place;
+use crate::run::{Place, in_type};
 use crate::setup::Setup;
+use crate::way::formats;
 use orrery_base::{Diagnostic, Progress, Result};
 use orrery_compile::Options as Compile;
 use orrery_execute::host::{RunOptions, Session};
 use orrery_execute::program;
 use orrery_ir::Graph;
 use orrery_ir::op::Datum;
-use orrery_numerics::{DType, Rounding, Tensor, cast};
+use orrery_numerics::{DType, Tensor};
 use orrery_program::Program;
 use orrery_transform::{PrecisionSpec, store_border};
 
@@ -31,13 +32,7 @@ pub(super) enum Engine {
 /// Those of the setup.
 pub(super) fn precision(place: &Place) -> Result<Option<PrecisionSpec>> {
     let Place::Machine(setup) = place else { return Ok(None) };
-    let target = setup.target()?;
-    Ok(Some(PrecisionSpec {
-        storage: target.precision.storage,
-        multiply: target.precision.multiply.clone(),
-        accumulate: target.precision.accumulate.name().to_owned(),
-        stochastic: false,
-    }))
+    Ok(Some(formats(&setup.target()?)))
 }
 
 impl Engine {
@@ -82,13 +77,4 @@ fn tensor(datum: Datum) -> Result<Tensor> {
         Datum::Tensor(tensor) => Ok(tensor),
         _ => Diagnostic::error("evaluation", "an output is no tensor").err(),
     }
-}
-
-/// As the host hands it to a machine, or takes it back: rounded to the nearest.
-pub(super) fn in_type(tensor: &Tensor, dtype: DType) -> Result<Tensor> {
-    if tensor.dtype() == dtype {
-        return Ok(tensor.clone());
-    }
-    cast(tensor, dtype, Rounding::NearestEven, false)
-        .map_err(|error| Box::new(Diagnostic::error("input-mismatch", error.to_string())))
 }

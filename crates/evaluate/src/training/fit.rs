@@ -16,7 +16,7 @@ use orrery_data::{Augment, Dataset, Last, Loader, Plan};
 use orrery_ir::weights::hash64;
 use orrery_numerics::Tensor;
 use orrery_transform::Weights;
-use orrery_transform::training::{Evaluation, Loss, Spec, evaluation};
+use orrery_transform::training::{Evaluation, Loss, Spec, Step, evaluation};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -150,7 +150,7 @@ pub fn train(
         Length::Samples(samples) => samples.div_ceil(request.batch.max(1) as u64),
     };
     let judge = match held_out {
-        Some(data) => Some(Judge::new(&bound, &spec, request, data)?),
+        Some(data) => Some(Judge::new(&bound, &spec, trainer.description(), request, data)?),
         None => None,
     };
     let mut run = Run {
@@ -266,13 +266,12 @@ impl Run<'_> {
             let seed = hash64(seed, part);
             let outcome = trainer.step(inputs.clone(), seed)?;
             loss += outcome.loss / parts as f64;
-            let last = part + 1 == parts;
-            if outcome.applied && !last {
+            if outcome.applied && part + 1 < parts {
                 continue;
             }
-            let sound = self.scale.after(outcome.applied) || outcome.applied;
+            let expected = self.scale.after(outcome.applied);
             // With dynamic scaling an overflow of gradients is expected now and then; that of the loss itself is not.
-            if !(outcome.applied || sound && outcome.loss.is_finite()) {
+            if !(outcome.applied || expected && outcome.loss.is_finite()) {
                 let precision = match &self.request.place {
                     Place::Machine(setup) => Some(setup.target()?.precision.name.clone()),
                     Place::Host => None,
@@ -391,14 +390,13 @@ struct Judge {
 }
 
 impl Judge {
-    fn new(bound: &Bound, spec: &Spec, request: &Request, data: &Dataset) -> Result<Self> {
+    fn new(bound: &Bound, spec: &Spec, step: &Step, request: &Request, data: &Dataset) -> Result<Self> {
         let formats = precision(&request.place)?;
         let evaluation = evaluation(&bound.graph, spec, formats.as_ref(), Weights::Compute)?;
         let engine = Engine::new(&evaluation.graph, &request.place, request.threads, false)?;
         let plan = Plan { batch: micro_batch(request)?, shuffle: None, last: Last::Pad, augment: None };
         let loader = Loader::new(data.clone(), plan)?;
-        let step = orrery_transform::training::step(&bound.graph, spec, None, Weights::ShapeOnly)?;
-        let columns = Columns::new(bound, &step, data, &request.columns, request.label.as_deref())?;
+        let columns = Columns::new(bound, step, data, &request.columns, request.label.as_deref())?;
         Ok(Self { evaluation, engine, loader, columns, loss: spec.loss.kind })
     }
     fn metrics(&self, trainer: &Trainer) -> Result<Vec<Metric>> {

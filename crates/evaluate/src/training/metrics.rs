@@ -4,7 +4,7 @@
 
 use orrery_base::{Diagnostic, Result};
 use orrery_numerics::Tensor;
-use orrery_transform::training::Loss;
+use orrery_transform::training::{IGNORED_LABEL, Loss};
 use serde::Serialize;
 
 /// A figure over all samples.
@@ -25,9 +25,6 @@ pub(super) struct Totals {
     counted: f64,
     sums: [f64; 2],
 }
-
-/// Labels that count for nothing.
-const IGNORED: i64 = -100;
 
 impl Totals {
     pub(super) const fn new(loss: Loss) -> Self {
@@ -86,7 +83,8 @@ impl Totals {
         for sample in 0..valid {
             for place in 0..places {
                 let label = labels[sample * places + place];
-                let Some(label) = usize::try_from(label).ok().filter(|l| *l < classes && label != IGNORED)
+                let Some(label) =
+                    usize::try_from(label).ok().filter(|l| *l < classes && label != IGNORED_LABEL)
                 else {
                     continue;
                 };

@@ -1,12 +1,11 @@
 //! Steps of training, and the states they leave.
 
-use super::engine::{Engine, in_type, precision};
+use super::engine::{Engine, precision};
 use crate::model::Bound;
-use crate::run::Place;
+use crate::run::{Place, in_type};
 use orrery_base::{Diagnostic, Result};
-use orrery_ir::weights::normal;
-use orrery_ir::{Type, Weight};
-use orrery_numerics::{DType, Rounding, Tensor, cast};
+use orrery_ir::weights::initial;
+use orrery_numerics::Tensor;
 use orrery_transform::Weights;
 use orrery_transform::training::{self, Spec, StateKind, Step};
 
@@ -17,8 +16,6 @@ pub struct StepOutcome {
     pub loss: f64,
     /// Norm of all gradients, where the step gives it; not a number where one of them is none.
     pub gradient_norm: Option<f64>,
-    /// The model's outputs, where the step gives them.
-    pub predictions: Vec<Tensor>,
     /// Whether the states were changed: they stay as they are where the loss or a gradient is no number.
     pub applied: bool,
 }
@@ -40,7 +37,7 @@ impl Trainer {
     pub fn new(model: &Bound, spec: &Spec, place: &Place, threads: usize, stochastic: bool) -> Result<Self> {
         let formats = precision(place)?;
         let step = training::step(&model.graph, spec, formats.as_ref(), Weights::Compute)?;
-        let states = step.states.iter().map(|slot| initial(&slot.name, &slot.ty, &slot.initial));
+        let states = step.graph.states.iter().map(|state| initial(&step.graph, state));
         let states = states.collect::<Result<_>>()?;
         let engine = Engine::new(&step.graph, place, threads, stochastic)?;
         Ok(Self { step, engine, states })
@@ -119,9 +116,10 @@ impl Trainer {
     /// # Errors
     /// Never for states of a step.
     pub(super) fn drop_accumulated(&mut self) -> Result<()> {
-        for (slot, state) in self.step.states.iter().zip(&mut self.states) {
+        let graph = &self.step.graph;
+        for ((slot, state), held) in self.step.states.iter().zip(&graph.states).zip(&mut self.states) {
             if slot.kind == StateKind::Accumulated {
-                *state = initial(&slot.name, &slot.ty, &slot.initial)?;
+                *held = initial(graph, state)?;
             }
         }
         Ok(())
@@ -143,30 +141,6 @@ impl Trainer {
                 std::mem::swap(state, &mut made[slot.output]);
             }
         }
-        let predictions = made.drain(step.predictions.clone()).collect();
-        Ok(StepOutcome { loss, gradient_norm, predictions, applied: sound })
-    }
-}
-
-/// The elements of a state before the first step.
-fn initial(name: &str, ty: &Type, weight: &Weight) -> Result<Tensor> {
-    let extents = ty.as_tensor().and_then(|ty| Some((ty.dtype, ty.extents()?)));
-    let Some((dtype, shape)) = extents else {
-        return Diagnostic::error("open-shape", format!("state `{name}` of type {ty} has no extents")).err();
-    };
-    match weight {
-        Weight::Data(tensor) => Ok(tensor.clone()),
-        Weight::Seeded { seed, mean, deviation } => {
-            let count = shape.iter().product();
-            let values = Tensor::from_vec(shape, normal(*seed, count, *mean, *deviation));
-            if dtype == DType::F32 {
-                return Ok(values);
-            }
-            cast(&values, dtype, Rounding::NearestEven, false)
-                .map_err(|error| Box::new(Diagnostic::error("input-mismatch", error.to_string())))
-        }
-        _ => Diagnostic::error("weights-absent", format!("the elements of `{name}` are not in the model"))
-            .help("training starts from weights: give a file that has them, or a model of the zoo with seeded ones")
-            .err(),
+        Ok(StepOutcome { loss, gradient_norm, applied: sound })
     }
 }

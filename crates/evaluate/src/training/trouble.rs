@@ -7,6 +7,7 @@ use orrery_ir::interpret::run_observed;
 use orrery_ir::op::Datum;
 use orrery_ir::{Def, Graph, NodeId, ValueId};
 use orrery_numerics::Tensor;
+use orrery_transform::training::{IGNORED_LABEL, StateKind};
 use std::collections::VecDeque;
 
 /// The first op whose result is no number, though its operands are.
@@ -198,19 +199,18 @@ pub(super) fn diverged(
 pub(super) fn check_labels(labels: &Tensor, classes: usize, first_sample: u64) -> Result<()> {
     let Ok(values) = labels.to_i64() else { return Ok(()) };
     let each = labels.len() / labels.shape().first().copied().unwrap_or(1).max(1);
-    let wrong = values.iter().position(|v| *v != -100 && (*v < 0 || *v >= classes as i64));
+    let wrong = values.iter().position(|v| *v != IGNORED_LABEL && (*v < 0 || *v >= classes as i64));
     let Some(at) = wrong else { return Ok(()) };
     let sample = first_sample + (at / each.max(1)) as u64;
     let cause = format!("label {} of sample {sample} is none of the model's {classes} classes", values[at]);
     Diagnostic::error("train-label", cause)
-        .help("labels count from 0; -100 marks what is not to be learned")
+        .help(format!("labels count from 0; {IGNORED_LABEL} marks what is not to be learned"))
         .help(format!("a model with more than {classes} outputs may be meant"))
         .err()
 }
 
 /// A note for parameters that no step has moved.
 pub(super) fn unmoved(trainer: &Trainer, before: &[Tensor]) -> Option<Diagnostic> {
-    use orrery_transform::training::StateKind;
     let slots = &trainer.description().states;
     let still: Vec<&str> = slots
         .iter()
@@ -223,7 +223,10 @@ pub(super) fn unmoved(trainer: &Trainer, before: &[Tensor]) -> Option<Diagnostic
     let cause = format!("`{first}`{more} did not move in a whole epoch");
     Some(
         Diagnostic::warning("train-unmoved", cause)
-            .help("its gradient is zero: a dead activation, or steps too small for the type it is kept in"),
+            .help(
+                "its gradient is zero: the loss does not depend on it, an activation is dead, or steps are too small for \
+                 the type it is kept in",
+            ),
     )
 }
 

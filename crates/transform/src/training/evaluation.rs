@@ -1,6 +1,6 @@
 //! The model with its trained weights as inputs, as a training step leaves them.
 
-use super::{Slot, Spec, StateKind, loss, parameters};
+use super::{Spec, loss, parameters};
 use crate::legalise::{PrecisionSpec, legalise};
 use crate::{Options, Prepared, Weights, prepare};
 use orrery_base::Result;
@@ -45,11 +45,4 @@ pub fn evaluation(
     }
     let states = slots.into_iter().map(|slot| slot.name).collect();
     Ok(Evaluation { graph, data: 0..own, states })
-}
-
-impl Slot {
-    /// Whether the model itself reads it, not the optimizer alone.
-    pub fn is_model(&self) -> bool {
-        matches!(self.kind, StateKind::Parameter | StateKind::Statistic)
-    }
 }

@@ -58,8 +58,8 @@ pub struct LossSpec {
     pub output: Option<String>,
 }
 
-/// Labels that count for nothing in a cross-entropy, as in PyTorch.
-const IGNORED: i64 = -100;
+/// The label that counts for nothing in a cross-entropy, as in PyTorch.
+pub const IGNORED_LABEL: i64 = -100;
 
 /// A loss on a graph.
 pub(super) struct Attached {
@@ -164,7 +164,7 @@ fn cross_entropy(graph: &mut Extend, scores: ValueId, shape: &[i64]) -> Result<(
     } else {
         (scores, labels)
     };
-    let attrs = Attrs::new().with("ignore_index", IGNORED);
+    let attrs = Attrs::new().with("ignore_index", IGNORED_LABEL);
     Ok((graph.op(Op::SoftmaxCrossEntropyLoss, &[scores, targets], attrs)?, Some(labels)))
 }
 

@@ -16,7 +16,7 @@ mod parameters;
 mod recompute;
 
 pub use evaluation::{Evaluation, evaluation};
-pub use loss::{Loss, LossSpec};
+pub use loss::{IGNORED_LABEL, Loss, LossSpec};
 pub use optimizer::Optimizer;
 pub use recompute::{Recompute, recompute};
 
@@ -26,8 +26,9 @@ use crate::legalise::{PrecisionSpec, legalise};
 use crate::unroll::unroll;
 use crate::{Options, Prepared, Report, Weights, prepare};
 use orrery_base::{Diagnostic, Result};
-use orrery_ir::{Extend, Graph, Op, State, Type, ValueId, Weight};
+use orrery_ir::{Extend, Graph, State, Type, ValueId, Weight};
 use orrery_numerics::DType;
+use std::collections::BTreeMap;
 
 /// What a training step is to do.
 #[derive(Clone, Debug)]
@@ -42,8 +43,6 @@ pub struct Spec {
     pub loss_scaling: bool,
     /// The step gives the norm of all gradients: not a number where one of them is none.
     pub gradient_norm: bool,
-    /// The step gives the model's outputs.
-    pub predictions: bool,
     /// Parameters whose names start with one of these stay as they are.
     pub frozen: Vec<String>,
     /// Parameters whose names contain one of these, or that have one dimension where `bias` is among them, are not
@@ -65,7 +64,6 @@ impl Spec {
             clip_norm: None,
             loss_scaling: false,
             gradient_norm: false,
-            predictions: false,
             frozen: Vec::new(),
             undecayed: Vec::new(),
             parameters_in: DType::F32,
@@ -123,8 +121,6 @@ pub struct Step {
     pub apply: Option<usize>,
     /// Position of the output with the norm of all gradients; the loss is output 0.
     pub gradient_norm: Option<usize>,
-    /// Positions of the model's outputs.
-    pub predictions: std::ops::Range<usize>,
     /// The states, in the order of their inputs.
     pub states: Vec<Slot>,
     /// Node at which the backward pass starts, and that at which the update does.
@@ -183,29 +179,21 @@ pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weigh
         .collect();
     notes.extend(idle_note(&idle));
 
-    // Outputs of the graph that is brought to the machine's formats: loss, predictions, statistics, gradients.
+    // Outputs of the graph that is brought to the machine's formats: loss, statistics, gradients.
     let mut graph = extend.finish();
-    let kept: Vec<ValueId> = if spec.predictions { outputs.clone() } else { Vec::new() };
     // The statistics are the first of what was found.
     let statistic_outputs: Vec<(usize, ValueId)> = moved.into_iter().enumerate().collect();
     let given: Vec<(usize, ValueId)> =
         trained.iter().zip(gradients).filter_map(|(i, g)| Some((*i, g?))).collect();
     graph.outputs = std::iter::once(attached.loss)
-        .chain(kept.iter().copied())
         .chain(statistic_outputs.iter().map(|(_, v)| *v))
         .chain(given.iter().map(|(_, v)| *v))
         .collect();
     graph.output_names = std::iter::once("loss".to_owned())
-        .chain(names.into_iter().take(kept.len()))
         .chain(statistic_outputs.iter().map(|(i, _)| format!("{}.new", found[*i].name)))
         .chain(given.iter().map(|(i, _)| format!("{}.gradient", found[*i].name)))
         .collect();
-    let made_by = |graph: &Graph, from: usize| {
-        let nodes = graph.nodes.iter().skip(from);
-        let names: Vec<String> = nodes.take(1).map(|(_, n)| n.name.clone()).collect();
-        names.into_iter().next()
-    };
-    let first_backward = made_by(&graph, forward);
+    let first_backward = graph.nodes.values().nth(forward).map(|node| node.name.clone());
     if let Some(precision) = precision {
         let legal = legalise(&graph, precision, weights)?;
         graph = legal.graph;
@@ -215,12 +203,11 @@ pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weigh
         .and_then(|name| graph.nodes.values().position(|n| n.name == name))
         .unwrap_or(graph.nodes.len());
     let update = graph.nodes.len();
-    let statistics_at = 1 + kept.len();
-    let gradients_at = statistics_at + statistic_outputs.len();
+    let gradients_at = 1 + statistic_outputs.len();
     let legal_outputs = graph.outputs.clone();
-    let (labels, scale) = (attached.labels.is_some(), loss_scale.is_some());
-    let labels = labels.then(|| data.end + found.len());
-    let loss_scale = scale.then(|| data.end + found.len() + usize::from(labels.is_some()));
+    // The inputs in their order: data, what was found, labels, the factor of the loss.
+    let labels = attached.labels.map(|_| data.end + found.len());
+    let loss_scale = loss_scale.map(|_| data.end + found.len() + usize::from(labels.is_some()));
 
     let mut extend = Extend::new(graph)?;
     let learning_rate = extend.graph().inputs.len();
@@ -244,20 +231,19 @@ pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weigh
         outputs.push(("grad_norm".to_owned(), norm));
         outputs.len() - 1
     });
-    let predictions = outputs.len()..outputs.len() + kept.len();
-    for i in 0..kept.len() {
-        outputs.push((extend.graph().output_name(1 + i).to_owned(), legal_outputs[1 + i]));
-    }
     for (k, (i, _)) in statistic_outputs.iter().enumerate() {
         found[*i].output = outputs.len();
-        outputs.push((format!("{}.new", found[*i].name), legal_outputs[statistics_at + k]));
+        outputs.push((format!("{}.new", found[*i].name), legal_outputs[1 + k]));
     }
-    for ((i, _), new) in given.iter().zip(&updated.parameters) {
-        found[*i].output = outputs.len();
-        outputs.push((format!("{}.new", found[*i].name), *new));
+    let new: BTreeMap<usize, ValueId> = given.iter().map(|(i, _)| *i).zip(updated.parameters).collect();
+    for i in trained {
+        // What the loss does not depend on stays as it is.
+        let left = new.get(&i).copied().unwrap_or(extend.graph().inputs[found[i].input]);
+        found[i].output = outputs.len();
+        outputs.push((format!("{}.new", found[i].name), left));
     }
     let mut graph = extend.finish();
-    let mut states: Vec<Slot> = found.into_iter().filter(|slot| slot.output > 0).collect();
+    let mut states = found;
     for moment in updated.moments {
         let ty = graph.values[moment.input].ty.clone();
         let position = graph.inputs.iter().position(|v| *v == moment.input).expect("it is an input");
@@ -287,7 +273,6 @@ pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weigh
         loss_scale,
         apply: apply.map(|_| learning_rate + 2),
         gradient_norm,
-        predictions,
         states,
         backward,
         update,
@@ -301,9 +286,4 @@ fn idle_note(idle: &[&str]) -> Option<Diagnostic> {
     let more = if idle.len() > 1 { format!(" and {} more", idle.len() - 1) } else { String::new() };
     let cause = format!("the loss does not depend on `{first}`{more}: they are not trained");
     Some(Diagnostic::note("parameter-idle", cause))
-}
-
-/// True for ops that only training has.
-pub fn is_update(op: Op) -> bool {
-    matches!(op, Op::SgdStep | Op::AdamStep | Op::AdamaxStep | Op::RmsPropStep | Op::LambDirection)
 }
