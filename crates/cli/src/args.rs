@@ -181,6 +181,9 @@ pub(crate) struct MachineArgs {
     /// Tiles of a chip for one copy of the model, on machines used in tiles; all where not given
     #[arg(long, value_name = "N", value_parser = batch)]
     pub(crate) tiles: Option<u64>,
+    /// Devices that share every block of a built-in decoder; as many as are fastest where not given
+    #[arg(long, value_name = "N", value_parser = batch)]
+    pub(crate) shards: Option<u64>,
     #[command(flatten)]
     pub(crate) files: SystemFiles,
 }
@@ -214,8 +217,8 @@ pub(crate) struct Inspect {
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
-    /// Machines
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = DEFAULT_MACHINES)]
+    /// Machines, or `all`
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = ALL_MACHINES)]
     pub(crate) on: Vec<String>,
     /// Samples at a time
     #[arg(long, value_name = "N", value_parser = batch)]
@@ -227,8 +230,8 @@ pub(crate) struct Check {
     pub(crate) all: bool,
 }
 
-/// What `compare` and `check` look at where the user names no machines.
-const DEFAULT_MACHINES: &str = "a100,gc200,bow";
+/// The word for every built-in machine, and every machine of the user's files.
+pub(crate) const ALL_MACHINES: &str = "all";
 
 #[derive(Args, Debug)]
 pub(crate) struct Compile {
@@ -478,8 +481,8 @@ pub(crate) struct Compare {
     pub(crate) model: ModelArgs,
     #[command(flatten)]
     pub(crate) training: TrainingArgs,
-    /// Machines
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = DEFAULT_MACHINES)]
+    /// Machines, or `all`
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = ALL_MACHINES)]
     pub(crate) on: Vec<String>,
     /// Batches; the model's own where not given
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = batch)]

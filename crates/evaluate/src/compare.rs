@@ -5,6 +5,7 @@ use crate::outcome::{blank, predicted, refusal, simulated};
 use crate::setup::Setup;
 use crate::work::Work;
 use orrery_base::{Diagnostic, Progress, Result};
+use orrery_ir::{Bindings, Graph};
 use orrery_record::{Outcome, Record};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -37,8 +38,13 @@ pub fn compare(
 }
 
 fn refused(model: &Model, batch: Option<u64>, setup: &Setup, work: &Work, diagnostic: &Diagnostic) -> Record {
-    let empty =
-        Bound { name: model.name.clone(), graph: Default::default(), batch, dims: Default::default() };
+    let empty = Bound {
+        name: model.name.clone(),
+        batch,
+        graph: Graph::default(),
+        dims: Bindings::new(),
+        parameters: Vec::new(),
+    };
     let mut record = blank(&empty, setup, predicted(setup, work), work);
     record.identity.model_digest = None;
     record.identity.parameters = model.parameters();

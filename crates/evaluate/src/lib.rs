@@ -13,6 +13,7 @@ pub mod inputs;
 pub mod model;
 mod nearest;
 pub mod outcome;
+mod placement;
 mod power;
 pub mod run;
 pub mod setup;

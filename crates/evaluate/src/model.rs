@@ -1,5 +1,6 @@
 //! Opening a model: of the zoo by name, or from a file, with its dimensions bound.
 
+use crate::cut::Cut;
 use crate::nearest::nearest;
 use orrery_base::diagnostic::Context;
 use orrery_base::{Diagnostic, Result};
@@ -55,6 +56,8 @@ pub struct Model {
     defaults: Bindings,
     /// Values the user gave.
     given: Bindings,
+    /// `key=value` choices that a model of the zoo was built with.
+    parameters: Vec<String>,
     /// The dimension that counts samples.
     pub batch_axis: BatchAxis,
 }
@@ -70,6 +73,8 @@ pub struct Bound {
     pub batch: Option<u64>,
     /// The other symbols' values.
     pub dims: Bindings,
+    /// `key=value` choices that a model of the zoo was built with.
+    pub parameters: Vec<String>,
 }
 
 /// Symbols that count samples, by the names that exporters and people use.
@@ -156,7 +161,16 @@ impl Model {
                 check_extent(symbol, *value)?;
             }
         }
-        Ok(Self { name, origin, graph, report, defaults, given: options.dims.clone(), batch_axis })
+        Ok(Self {
+            name,
+            origin,
+            graph,
+            report,
+            defaults,
+            given: options.dims.clone(),
+            parameters: options.parameters.clone(),
+            batch_axis,
+        })
     }
     /// The graph, its symbols open.
     ///
@@ -262,7 +276,13 @@ impl Model {
         if let BatchAxis::Symbol(symbol) = &self.batch_axis {
             dims.remove(symbol);
         }
-        Ok(Bound { name: self.name.clone(), graph, batch: samples.and_then(|n| u64::try_from(n).ok()), dims })
+        Ok(Bound {
+            name: self.name.clone(),
+            graph,
+            batch: samples.and_then(|n| u64::try_from(n).ok()),
+            dims,
+            parameters: self.parameters.clone(),
+        })
     }
     /// The graph with the dimensions that the user gave bound, the others open.
     ///
@@ -284,6 +304,21 @@ impl Bound {
     pub fn sequence(&self) -> Option<u64> {
         let found = SEQUENCE_NAMES.iter().find_map(|name| self.dims.get(*name));
         found.and_then(|n| u64::try_from(*n).ok())
+    }
+    /// The part of one device, where so many share every block of a decoder of the zoo; none where the model is no such
+    /// decoder.
+    ///
+    /// # Errors
+    /// Those of the zoo, where its blocks cannot be cut in so many parts.
+    pub(crate) fn sharded(&self, shards: u64) -> Option<Result<Self>> {
+        let decoder = zoo::registry().iter().find(|entry| entry.name == self.name)?;
+        if !decoder.parameters.iter().any(|parameter| parameter.name == "shards") {
+            return None;
+        }
+        let mut parameters = self.parameters.clone();
+        parameters.extend(Cut::NONE.sharded(shards).options());
+        let options = Options { parameters, dims: self.dims.clone() };
+        Some(Model::open(&self.name, &options).and_then(|model| model.at_batch(self.batch)))
     }
     /// Multiply-accumulates of one run.
     ///

@@ -1,8 +1,8 @@
 //! What came of a simulation, as a Record.
 
 use crate::model::{Bound, Model};
+use crate::placement::Placement;
 use crate::setup::Setup;
-use crate::way::Built;
 use crate::work::{Timed, Work, note_training};
 use orrery_base::units::show_si;
 use orrery_base::{Diagnostic, Picoseconds, Result};
@@ -91,10 +91,11 @@ pub(crate) fn predicted(setup: &Setup, work: &Work) -> Provenance {
 
 /// Puts timed work into its Record.
 pub(crate) fn enter(record: &mut Record, setup: &Setup, work: &Work, timed: &Timed) -> Result<()> {
-    fill(record, &timed.graph, setup.system.band(work.mode()), &timed.built, &timed.timeline)?;
+    fill(record, setup.system.band(work.mode()), timed)?;
     if let Some((anatomy, holdings)) = &timed.training {
         note_training(record, anatomy, holdings);
     }
+    record.remarks.extend(timed.placement.remark(work.mode()));
     Ok(())
 }
 
@@ -138,16 +139,17 @@ pub(crate) fn figure(metric: &str, unit: &str, scope: Scope, value: f64) -> Meas
 }
 
 /// Puts a timeline's figures into a Record.
-pub(crate) fn fill(
-    record: &mut Record,
-    model: &Bound,
-    band: Option<&Band>,
-    built: &Built,
-    timeline: &Timeline,
-) -> Result<()> {
+fn fill(record: &mut Record, band: Option<&Band>, timed: &Timed) -> Result<()> {
+    let Timed { graph: model, built, timeline, placement, .. } = timed;
     let (device, whole) = (timeline.device.seconds(), timeline.end_to_end.seconds());
-    record.identity.devices = Some(built.devices as f64);
-    let counted = record.counted;
+    let Placement { shards, copies } = *placement;
+    record.identity.devices = Some((built.devices * shards * copies) as f64);
+    let batch = &mut record.identity.workload.batch;
+    batch.global = batch.micro.map(|batch| batch.saturating_mul(copies));
+    let counted = &mut record.counted;
+    counted.samples = counted.samples.map(|samples| samples.saturating_mul(copies));
+    counted.tokens = counted.tokens.map(|tokens| tokens.saturating_mul(copies));
+    let counted = *counted;
     let mut figures = vec![
         figure("latency_ms", "ms", Scope::Device, device * 1e3),
         figure("latency_ms", "ms", Scope::EndToEnd, whole * 1e3),
@@ -162,7 +164,12 @@ pub(crate) fn fill(
         rate("tokens_per_s", "tok/s", counted.tokens);
         let macs = model.macs()?;
         if macs > 0 {
-            figures.push(figure("tflops", "TFLOP/s", Scope::Device, 2e-12 * macs as f64 / device));
+            figures.push(figure(
+                "tflops",
+                "TFLOP/s",
+                Scope::Device,
+                2e-12 * macs as f64 * (shards * copies) as f64 / device,
+            ));
         }
     }
     for track in timeline.memory.iter().filter(|track| counts(track)) {

@@ -15,6 +15,8 @@ pub struct Setup {
     pub precision: Option<String>,
     /// Software stack.
     pub stack: Option<String>,
+    /// Devices that share every block of a built-in decoder; as many as are fastest where none.
+    pub shards: Option<u64>,
 }
 
 impl Setup {
@@ -27,7 +29,7 @@ impl Setup {
     }
     /// A machine that was read.
     pub fn of(system: System) -> Self {
-        Self { system: Arc::new(system), precision: None, stack: None }
+        Self { system: Arc::new(system), precision: None, stack: None, shards: None }
     }
     /// In a precision.
     #[must_use]
@@ -39,6 +41,12 @@ impl Setup {
     #[must_use]
     pub fn stack(mut self, name: Option<&str>) -> Self {
         self.stack = name.map(str::to_owned);
+        self
+    }
+    /// With so many devices to a copy of a built-in decoder, which share every block of it.
+    #[must_use]
+    pub const fn shards(mut self, shards: Option<u64>) -> Self {
+        self.shards = shards;
         self
     }
     /// On some tiles of a chip, where not on all: `None` leaves the machine as it is.

@@ -1,6 +1,7 @@
 //! What is simulated of a model: a run, or a step of its training.
 
 use crate::model::Bound;
+use crate::placement::{self, Placement};
 use crate::setup::Setup;
 use crate::training::{Anatomy, Holdings, TimedStep, Wanted, time_step};
 use crate::way::{Built, time};
@@ -25,6 +26,7 @@ pub(crate) struct Timed {
     pub(crate) graph: Bound,
     pub(crate) built: Built,
     pub(crate) timeline: Timeline,
+    pub(crate) placement: Placement,
     /// Where the time of a training step goes, and what its memories hold.
     pub(crate) training: Option<(Anatomy, Vec<Holdings>)>,
 }
@@ -37,20 +39,38 @@ impl Work {
             Self::Training(_) => "train",
         }
     }
-    /// Compiles and times it.
+    /// Compiles and times it, on all devices of an installation.
     ///
     /// # Errors
     /// Those of compiling.
     pub(crate) fn time(&self, model: &Bound, setup: &Setup) -> Result<Timed> {
+        placement::place(model, setup, self.times_sums(), &|part| self.on_one(part, setup))
+    }
+    /// How often what devices share is added up, over the sums of a forward pass: in training, each has one in the backward
+    /// pass.
+    const fn times_sums(&self) -> f64 {
+        match self {
+            Self::Inference => 1.0,
+            Self::Training(_) => 2.0,
+        }
+    }
+    /// Compiles and times it on one device.
+    fn on_one(&self, model: &Bound, setup: &Setup) -> Result<Timed> {
         match self {
             Self::Inference => {
                 let (built, timeline) = time(model, setup)?;
-                Ok(Timed { graph: model.clone(), built, timeline, training: None })
+                Ok(Timed { graph: model.clone(), built, timeline, placement: Placement::ONE, training: None })
             }
             Self::Training(wanted) => {
                 let TimedStep { step, built, timeline, anatomy, holdings, .. } =
                     time_step(model, setup, wanted)?;
-                Ok(Timed { graph: step, built, timeline, training: Some((anatomy, holdings)) })
+                Ok(Timed {
+                    graph: step,
+                    built,
+                    timeline,
+                    placement: Placement::ONE,
+                    training: Some((anatomy, holdings)),
+                })
             }
         }
     }

@@ -164,6 +164,7 @@ fn finish(b: Builder, name: &str, output: orrery_ir::ValueId, counts: Counts) ->
     let graph = b.finish(&[(name, output)]).map_err(|d| d.to_string())?;
     Ok(Case {
         model: Bound {
+            parameters: Vec::new(),
             name: graph.name.clone(),
             graph,
             batch: u64::try_from(counts.samples).ok().filter(|n| *n > 0),

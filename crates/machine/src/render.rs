@@ -169,7 +169,7 @@ fn grouped(count: u64) -> String {
     out
 }
 
-/// The part of `docs/machines.md` that follows from the crate: machines, status words, units and every key.
+/// The part of `docs/machines.md` that follows from the crate: machines, installations, status words, units and every key.
 pub fn key_reference() -> String {
     let mut out = String::new();
     out.push_str("### Built-in machines\n\n| name | aliases | machine | execution model | precisions, the default first |\n|---|---|---|---|---|\n");
@@ -187,6 +187,19 @@ pub fn key_reference() -> String {
                 &names.join(", "),
             ],
         );
+    }
+    out.push_str(
+        "\n### Installations\n\n| name | aliases | what it is | machine | chips |\n|---|---|---|---|---|\n",
+    );
+    for system in registry() {
+        for installed in system.configured() {
+            let aliases = installed.aliases.iter().map(|a| code(a)).collect::<Vec<String>>().join(", ");
+            let chips = installed.links.installation_chips.map_or_else(String::new, |n| n.to_string());
+            line(
+                &mut out,
+                &[&code(&installed.name), &aliases, &installed.title, &code(&system.name), &chips],
+            );
+        }
     }
     out.push_str("\n### Status\n\n| word | meaning |\n|---|---|\n");
     for status in Status::ALL {

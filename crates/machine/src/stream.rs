@@ -53,8 +53,8 @@ view! {
         host_bandwidth: f64 = "B/s",
         /// Time until the first byte of a transfer from or to the host arrives.
         host_latency_seconds: f64 = "s",
-        /// Chips that one model can be spread over.
-        installation_chips: u64 = "count",
+        /// Chips in sequence that one model can be spread over.
+        sequence_chips: u64 = "count",
     }
 }
 

@@ -31,6 +31,8 @@ view! {
         link_step_seconds: Option<f64> = "s",
         /// Chips of one machine (node, chassis).
         chips_per_machine: u64 = "count",
+        /// Chips of an installation, all of which a job has: copies of the model run on them side by side.
+        installation_chips: Option<u64> = "count",
     }
 }
 

@@ -171,7 +171,11 @@ fn a_configuration_is_the_chip_with_other_numbers_around_it() {
     for (name, chips) in [("groqcard", 1), ("GroqNode", 8), ("groqrack", 72)] {
         let configured = find(name).unwrap();
         let ExecutionModel::Stream(machine) = &configured.model else { panic!("streams") };
-        assert_eq!(machine.installation_chips, chips, "{name}");
+        assert_eq!(
+            (machine.sequence_chips, configured.links.installation_chips),
+            (chips, Some(chips)),
+            "{name}"
+        );
         assert_eq!(configured.name, name.to_lowercase());
         assert_eq!(configured.parameters["sram_bytes"], chip.parameters["sram_bytes"]);
         let text = configured.to_string();

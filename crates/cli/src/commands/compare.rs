@@ -18,9 +18,22 @@ pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
     let rows: Vec<Vec<String>> = records.iter().filter(|r| r.refusal().is_none()).map(row).collect();
     let mut text = title(&records);
     if ran {
-        text += &table(&HEADINGS, 1, &rows);
+        let several = records.iter().any(|r| r.identity.devices.is_some_and(|n| n > 1.0));
+        let shown = |cells: &[String]| -> Vec<String> {
+            let cells = cells.iter().zip(HEADINGS).filter(|(_, heading)| several || *heading != "devices");
+            cells.map(|(cell, _)| cell.clone()).collect()
+        };
+        let headings = shown(&HEADINGS.map(str::to_owned));
+        let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
+        let rows: Vec<Vec<String>> = rows.iter().map(|row| shown(row)).collect();
+        text += &table(&headings, 1, &rows);
         text.push('\n');
         text += &wrapped(WITHIN, "  ");
+    }
+    for record in &records {
+        for remark in &record.remarks {
+            text += &wrapped(&format!("{}: {remark}", record.identity.machine), "  ");
+        }
     }
     let mut said = std::collections::BTreeSet::new();
     for group in &comparison.groups {
@@ -47,8 +60,18 @@ pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
     Ok(Answer { text, json, exit: if ran { Exit::Done } else { Exit::Input } })
 }
 
-const HEADINGS: [&str; 9] =
-    ["machine", "batch", "precision", "latency", "within", "end to end", "samples/s", "memory", "bound by"];
+const HEADINGS: [&str; 10] = [
+    "machine",
+    "devices",
+    "batch",
+    "precision",
+    "latency",
+    "within",
+    "end to end",
+    "samples/s",
+    "memory",
+    "bound by",
+];
 
 /// What the band of a latency means.
 const WITHIN: &str = "within: where 8 of 10 measured times of such work lay by cross-validation; `uncalibrated`: too few \
@@ -78,6 +101,7 @@ fn row(record: &Record) -> Vec<String> {
         |scope| value("latency_ms", scope).map_or_else(|| "-".to_owned(), |ms| show_seconds(ms / 1e3));
     vec![
         identity.machine.clone(),
+        identity.devices.map_or_else(|| "-".to_owned(), |n| n.to_string()),
         identity.workload.batch.global.map_or_else(|| "-".to_owned(), |n| n.to_string()),
         identity.precision.clone().unwrap_or_default(),
         latency(Scope::Device),

@@ -1,9 +1,12 @@
 //! What several commands do alike.
 
-use crate::args::{Common, MachineArgs, ModelArgs, SystemFiles, TrainingArgs};
+use crate::args::{ALL_MACHINES, Common, MachineArgs, ModelArgs, SystemFiles, TrainingArgs};
 use crate::output;
 use orrery::training::{LossSpec, Recompute, Wanted};
-use orrery::{Diagnostic, Model, ModelOptions, Result, Setup, System, Work, find_system, load_system};
+use orrery::{
+    Diagnostic, Model, ModelOptions, Result, Setup, System, Work, find_system, load_system,
+    systems as built_in,
+};
 
 /// Opens the model.
 pub(crate) fn open(args: &ModelArgs) -> Result<Model> {
@@ -42,13 +45,21 @@ pub(crate) fn find(name: &str, own: &[System]) -> Result<System> {
 /// The machines asked for, as they are to be used.
 pub(crate) fn setups(names: &[String], args: &MachineArgs) -> Result<Vec<Setup>> {
     let own = load(&args.files)?;
-    names.iter().map(|name| with(find(name, &own)?, args)).collect()
+    let mut systems = Vec::new();
+    for name in names {
+        if name == ALL_MACHINES {
+            systems.extend(built_in().iter().chain(&own).cloned());
+        } else {
+            systems.push(find(name, &own)?);
+        }
+    }
+    systems.into_iter().map(|system| with(system, args)).collect()
 }
 
 /// A machine as it is to be used.
 fn with(system: System, args: &MachineArgs) -> Result<Setup> {
     let setup = Setup::of(system).precision(args.precision.as_deref()).stack(args.stack.as_deref());
-    setup.tiles(args.tiles)
+    setup.shards(args.shards).tiles(args.tiles)
 }
 
 /// Threads to use.

@@ -143,24 +143,24 @@ pub(super) fn deal(
         stages.of_group.push(stages.list.len() - 1);
     }
     let chips = stages.chips();
-    if chips <= machine.installation_chips {
+    if chips <= machine.sequence_chips {
         return Ok(stages);
     }
-    let held = machine.installation_chips as f64 * room;
+    let held = machine.sequence_chips as f64 * room;
     Diagnostic::error(
         "does-not-fit",
         format!(
             "needs {chips} chips in sequence, {} more than the {} of the installation: its weights, inputs and outputs are {}, {} more than \
              those hold beside the values of a run; the largest step holds {} (`{}`)",
-            chips - machine.installation_chips,
-            machine.installation_chips,
+            chips - machine.sequence_chips,
+            machine.sequence_chips,
             show_bytes(total),
             show_bytes((total - held).max(0.0)),
             show_bytes(largest.0),
             largest.1,
         ),
     )
-    .help("a narrower precision, a smaller model, or a file of the machine with a larger installation_chips")
+    .help("a narrower precision, a smaller model, or a file of the machine with a larger sequence_chips")
     .err()
 }
 

@@ -21,7 +21,7 @@ fn small(bytes: u64) -> System {
             ("program_bytes", 16),
             ("plane_inputs", 5),
             ("plane_outputs", 4),
-            ("installation_chips", 40),
+            ("sequence_chips", 40),
         ],
     )
 }
@@ -194,8 +194,7 @@ fn what_prepares_an_input_is_on_the_chip_that_needs_it() {
 
 #[test]
 fn what_no_installation_holds_says_how_much_is_missing() {
-    let system =
-        shrunk("groqchip", &[("sram_bytes", 2_400), ("program_bytes", 16), ("installation_chips", 2)]);
+    let system = shrunk("groqchip", &[("sram_bytes", 2_400), ("program_bytes", 16), ("sequence_chips", 2)]);
     let error = compile_for(&chain(12), &system, "fp32").unwrap_err();
     assert_eq!(error.code, "does-not-fit");
     assert!(error.cause.contains("more than the 2 of the installation"), "{error}");
