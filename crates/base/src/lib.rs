@@ -10,4 +10,4 @@ pub mod units;
 pub use diagnostic::{Diagnostic, Result, Severity};
 pub use index::IndexVec;
 pub use progress::Progress;
-pub use units::{Joules, Picoseconds};
+pub use units::Picoseconds;

@@ -57,12 +57,13 @@ impl std::fmt::Display for Picoseconds {
     }
 }
 
-/// Energy in joules.
-pub type Joules = f64;
-
 /// Seconds with three digits and a fitting prefix: `1.23 ms`.
 pub fn show_seconds(seconds: f64) -> String {
     show_scaled(seconds, "s", &[(1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"), (1e-12, "p")])
+}
+/// Joules with three digits and a fitting prefix: `22.6 mJ`.
+pub fn show_joules(joules: f64) -> String {
+    show_scaled(joules, "J", &[(1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")])
 }
 /// A rate or count with three digits and a decimal prefix: `312 TFLOP/s`.
 pub fn show_si(value: f64, unit: &str) -> String {

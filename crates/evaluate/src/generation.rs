@@ -9,7 +9,7 @@ use crate::model::{Bound, Model, Options};
 use crate::power::watts;
 use crate::setup::Setup;
 use crate::variant::variant;
-use crate::way::build;
+use crate::way::{build, time};
 use crate::workload::micro_batch;
 use orrery_base::diagnostic::Context;
 use orrery_base::{Diagnostic, Result};
@@ -171,13 +171,8 @@ impl Request<'_> {
         let of = |batch: u64| -> Result<Option<f64>> {
             let model = self.model("decode", 1, self.recent(context))?;
             let sizes = [("past".to_owned(), context)].into();
-            let built = build(
-                &model.at_sizes(Some(batch), &sizes)?,
-                self.setup,
-                Weights::ShapeOnly,
-                &Default::default(),
-            )?;
-            watts(&built.compiled.program, &Bindings::new(), &self.setup.target()?)
+            let (built, timeline) = time(&model.at_sizes(Some(batch), &sizes)?, self.setup)?;
+            Ok(watts(&built.compiled.program, &timeline, &self.setup.system.power))
         };
         let mut batch = self.batch;
         loop {

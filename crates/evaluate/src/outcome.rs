@@ -2,6 +2,7 @@
 
 use crate::model::{Bound, Model};
 use crate::placement::Placement;
+use crate::power::watts;
 use crate::setup::Setup;
 use crate::work::{Timed, Work, note_training};
 use orrery_base::units::show_si;
@@ -91,7 +92,7 @@ pub(crate) fn predicted(setup: &Setup, work: &Work) -> Provenance {
 
 /// Puts timed work into its Record.
 pub(crate) fn enter(record: &mut Record, setup: &Setup, work: &Work, timed: &Timed) -> Result<()> {
-    fill(record, setup.system.band(work.mode()), timed)?;
+    fill(record, &setup.system, work.mode(), timed)?;
     if let Some((anatomy, holdings)) = &timed.training {
         note_training(record, anatomy, holdings);
     }
@@ -120,6 +121,8 @@ fn within(figure: &Measurement, band: &Band) -> Option<(f64, f64)> {
     match figure.metric.as_str() {
         metric if metric.starts_with("latency") => Some((figure.value * band.low, figure.value * band.high)),
         metric if metric.starts_with("peak") => None,
+        // Nobody measured the power of enough machines at such work to say.
+        "power_w" | "energy_j" => None,
         _ => Some((figure.value / band.high, figure.value / band.low)),
     }
 }
@@ -139,11 +142,10 @@ pub(crate) fn figure(metric: &str, unit: &str, scope: Scope, value: f64) -> Meas
 }
 
 /// Puts a timeline's figures into a Record.
-fn fill(record: &mut Record, band: Option<&Band>, timed: &Timed) -> Result<()> {
+fn fill(record: &mut Record, system: &System, mode: &str, timed: &Timed) -> Result<()> {
     let Timed { graph: model, built, timeline, placement, .. } = timed;
     let (device, whole) = (timeline.device.seconds(), timeline.end_to_end.seconds());
     let Placement { shards, copies } = *placement;
-    record.identity.devices = Some((built.devices * shards * copies) as f64);
     let batch = &mut record.identity.workload.batch;
     batch.global = batch.micro.map(|batch| batch.saturating_mul(copies));
     let counted = &mut record.counted;
@@ -176,7 +178,13 @@ fn fill(record: &mut Record, band: Option<&Band>, timed: &Timed) -> Result<()> {
         let metric = format!("peak_bytes_{}", track.memory);
         figures.push(figure(&metric, "B", Scope::Device, track.peak.bytes as f64));
     }
-    if let Some(band) = band {
+    let devices = (built.devices * shards * copies) as f64;
+    record.identity.devices = Some(devices);
+    if let Some(watts) = watts(&built.compiled.program, timeline, &system.power) {
+        figures.push(figure("power_w", "W", Scope::Device, watts * devices));
+        figures.push(figure("energy_j", "J", Scope::Device, watts * devices * device));
+    }
+    if let Some(band) = system.band(mode) {
         for figure in &mut figures {
             figure.interval = within(figure, band);
         }

@@ -18,7 +18,7 @@ pub mod npz;
 
 pub mod training;
 
-pub use orrery_base::units::{show_bytes, show_seconds, show_si};
+pub use orrery_base::units::{show_bytes, show_joules, show_seconds, show_si};
 pub use orrery_base::{Diagnostic, Picoseconds, Progress, Result, Severity};
 pub use orrery_data as data;
 pub use orrery_evaluate::calibrate::{Calibrated, Kind, calibrate};

@@ -5,7 +5,7 @@ use crate::commands::shared::{open, setups, threads, work};
 use crate::output::{Answer, Exit, table, wrapped};
 use crate::progress::progress;
 use orrery::record::{Record, Refusal, Scope, compare as side_by_side};
-use orrery::{Result, compare, show_bytes, show_seconds, show_si};
+use orrery::{Result, compare, show_bytes, show_joules, show_seconds, show_si};
 use serde_json::{Value, json};
 
 pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
@@ -29,6 +29,7 @@ pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
         text += &table(&headings, 1, &rows);
         text.push('\n');
         text += &wrapped(WITHIN, "  ");
+        text += &wrapped(ENERGY, "  ");
     }
     for record in &records {
         for remark in &record.remarks {
@@ -60,7 +61,7 @@ pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
     Ok(Answer { text, json, exit: if ran { Exit::Done } else { Exit::Input } })
 }
 
-const HEADINGS: [&str; 10] = [
+const HEADINGS: [&str; 11] = [
     "machine",
     "devices",
     "batch",
@@ -69,6 +70,7 @@ const HEADINGS: [&str; 10] = [
     "within",
     "end to end",
     "samples/s",
+    "energy/sample",
     "memory",
     "bound by",
 ];
@@ -76,6 +78,10 @@ const HEADINGS: [&str; 10] = [
 /// What the band of a latency means.
 const WITHIN: &str = "within: where 8 of 10 measured times of such work lay by cross-validation; `uncalibrated`: too few \
                       measurements of the machine to say";
+
+/// What the energy is of.
+const ENERGY: &str = "energy: of the chips alone, between their idle and full power by how busy they are, uncalibrated; \
+                      `-`: their power is not published";
 
 /// The model, and what all figures are.
 fn title(records: &[Record]) -> String {
@@ -109,6 +115,7 @@ fn row(record: &Record) -> Vec<String> {
         latency(Scope::EndToEnd),
         value("samples_per_s", Scope::Device)
             .map_or_else(|| "-".to_owned(), |v| show_si(v, "").trim_end().to_owned()),
+        energy(record),
         memory(record),
         bound(record),
     ]
@@ -121,6 +128,12 @@ fn within(record: &Record) -> String {
         || "uncalibrated".to_owned(),
         |(low, high)| format!("{} to {}", show_seconds(low / 1e3), show_seconds(high / 1e3)),
     )
+}
+
+/// Energy for a sample.
+fn energy(record: &Record) -> String {
+    let energy = record.figure("energy_j", Scope::Device).zip(record.counted.samples);
+    energy.map_or_else(|| "-".to_owned(), |(energy, samples)| show_joules(energy.value / samples as f64))
 }
 
 /// The memory of the machine that is fullest, in bytes of its fullest core and as part of it.

@@ -5,8 +5,8 @@ use crate::commands::shared::{notes, open, setup, work};
 use crate::output::{Answer, Exit, diagnostic_json, table, wrapped};
 use orrery::record::{Record, Scope};
 use orrery::{
-    Explanation, MemoryPart, Result, StepPart, Suggestion, TrainingParts, explain, show_bytes, show_seconds,
-    show_si,
+    Explanation, MemoryPart, Result, StepPart, Suggestion, TrainingParts, explain, show_bytes, show_joules,
+    show_seconds, show_si,
 };
 use serde_json::Value;
 
@@ -112,10 +112,10 @@ fn training_text(training: &TrainingParts) -> String {
 fn head(record: &Record) -> String {
     let identity = &record.identity;
     let batch = identity.workload.batch.global.map(|n| format!(" at batch {n}")).unwrap_or_default();
-    let chips = identity.devices.filter(|n| *n > 1.0).map(|n| format!("{n} x ")).unwrap_or_default();
+    let chips = identity.devices.filter(|n| *n > 1.0).map(|n| format!(", {n} chips,")).unwrap_or_default();
     let train = if identity.workload.mode.as_deref() == Some("train") { " training" } else { "" };
     let mut text = format!(
-        "{}{train}{batch} on {chips}{} in {} ({})\n",
+        "{}{train}{batch} on {}{chips} in {} ({})\n",
         identity.workload.model,
         identity.machine,
         identity.precision.clone().unwrap_or_default(),
@@ -140,6 +140,11 @@ fn head(record: &Record) -> String {
     }
     if let Some(tflops) = figure("tflops", Scope::Device) {
         text += &format!(", {}", show_si(tflops * 1e12, "FLOP/s"));
+    }
+    if let (Some(watts), Some(joules)) = (figure("power_w", Scope::Device), figure("energy_j", Scope::Device))
+    {
+        let of = if identity.devices.is_some_and(|n| n > 1.0) { " in all" } else { "" };
+        text += &format!("; {} W{of}, {} a run, uncalibrated", watts.round(), show_joules(joules));
     }
     text + "\n"
 }
