@@ -71,8 +71,8 @@ struct Point<'a> {
     stack: Option<usize>,
 }
 
-/// Fits the losses of a machine to the clean rows of a file that are of it and that can be predicted. None where there is
-/// no such row.
+/// Fits the losses of a machine to the clean rows of a file that are of it and that can be predicted. None where those
+/// are of fewer than two sets of source and workload.
 ///
 /// # Errors
 /// `cancelled`.
@@ -98,7 +98,8 @@ pub fn calibrate(
             points.push(Point { record, rough, figure, group, stack });
         }
     }
-    if points.is_empty() {
+    // With a single set nothing is left to hold a fit against, and what an earlier file taught would be lost.
+    if groups.len() < 2 {
         return Ok(None);
     }
     let direct: BTreeSet<usize> = points.iter().filter(|p| !p.rough).map(|p| p.group).collect();

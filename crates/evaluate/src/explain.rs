@@ -266,6 +266,7 @@ fn account(explanation: &mut Explanation, built: &Built, timeline: &Timeline) ->
             .map(|(name, (steps, time_s))| Share { name, steps: Some(steps), time_s, share: share(time_s) })
             .collect(),
     );
+    let decided: f64 = timeline.by_resource.values().map(|time| time.seconds()).sum();
     explanation.by_resource = longest_first(
         timeline
             .by_resource
@@ -274,7 +275,7 @@ fn account(explanation: &mut Explanation, built: &Built, timeline: &Timeline) ->
                 name: resource.name().to_owned(),
                 steps: None,
                 time_s: time.seconds(),
-                share: share(time.seconds()),
+                share: if decided > 0.0 { time.seconds() / decided } else { 0.0 },
             })
             .collect(),
     );

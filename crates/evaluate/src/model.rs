@@ -273,6 +273,7 @@ impl Model {
         if !dims.is_empty() {
             infer::bind(&mut graph, &dims).at(|| self.name.clone())?;
         }
+        self.check_not_empty(&graph, &dims)?;
         if let BatchAxis::Symbol(symbol) = &self.batch_axis {
             dims.remove(symbol);
         }
@@ -283,6 +284,23 @@ impl Model {
             dims,
             parameters: self.parameters.clone(),
         })
+    }
+    /// Sizes under which a model of the zoo has nothing left to compute are a mistake: a position beyond its last, a length of
+    /// nothing. A file may mean it.
+    fn check_not_empty(&self, graph: &Graph, dims: &Bindings) -> Result<()> {
+        let empty = |id: &ValueId| {
+            let shape = graph.values[*id].ty.as_tensor().and_then(|ty| ty.shape.as_ref());
+            shape.is_some_and(|shape| shape.iter().any(|dim| dim.is(0)))
+        };
+        let found = graph.outputs.iter().position(empty).filter(|_| self.origin == Origin::Zoo);
+        let Some(at) = found else { return Ok(()) };
+        let sizes: Vec<String> = dims.iter().map(|(symbol, value)| format!("{symbol}={value}")).collect();
+        let cause =
+            format!("with {} its output `{}` has no elements", sizes.join(", "), graph.output_name(at));
+        Diagnostic::error("dimension-empty", cause)
+            .at(self.name.clone())
+            .help("a length must be at least 1, and no position may lie beyond the last that the model has")
+            .err()
     }
     /// The graph with the dimensions that the user gave bound, the others open.
     ///

@@ -41,7 +41,7 @@ impl Placement {
 /// of a forward pass.
 ///
 /// # Errors
-/// Those of `on_one`; `shards` where the model cannot be shared, or not by so many.
+/// Those of `on_one`; `no-shards` where the model cannot be shared, or not by so many.
 pub(crate) fn place(
     model: &Bound,
     setup: &Setup,
@@ -53,7 +53,7 @@ pub(crate) fn place(
     if let Some(shards) = setup.shards.filter(|shards| *shards > 1) {
         if shards > most {
             let cause = format!("{} has {most} devices, which {shards} are more than", setup.system.title);
-            return Diagnostic::error("shards", cause).help("name fewer, or a larger installation").err();
+            return Diagnostic::error("no-shards", cause).help("name fewer, or a larger installation").err();
         }
         let part = model.sharded(shards).ok_or_else(|| {
             Diagnostic::error(
@@ -68,13 +68,19 @@ pub(crate) fn place(
         timed.placement.copies = copies(setup, &timed, 1);
         timed
     });
+    if setup.shards.is_some() {
+        return best;
+    }
     let powers = std::iter::successors(Some(2), |shards| Some(shards * 2));
     for shards in powers.take_while(|shards| chips.is_some() && *shards <= most) {
         let Some(Ok(part)) = model.sharded(shards) else { break };
         match on_one(&part) {
             Err(error) if error.code == "does-not-fit" => {}
             timed => {
-                let timed = shared(&part, setup, shards, times_sums, timed?)?;
+                let timed = match shared(&part, setup, shards, times_sums, timed?) {
+                    Err(error) if error.code == "does-not-fit" => continue,
+                    timed => timed?,
+                };
                 if best.as_ref().is_ok_and(|best| rate(best) >= rate(&timed)) {
                     break;
                 }
@@ -97,6 +103,18 @@ fn copies(setup: &Setup, timed: &Timed, shards: u64) -> u64 {
 }
 
 fn shared(part: &Bound, setup: &Setup, shards: u64, times_sums: f64, mut timed: Timed) -> Result<Timed> {
+    let (needed, chips) = (shards * timed.built.devices, setup.system.links.installation_chips);
+    if let Some(chips) = chips.filter(|chips| needed > *chips) {
+        let each = timed.built.devices;
+        return Diagnostic::error(
+            "does-not-fit",
+            format!(
+                "{shards} devices share a copy, each with {each} chips in sequence: {needed}, of {chips}"
+            ),
+        )
+        .help("a narrower precision, or a larger installation")
+        .err();
+    }
     let cut = Cut::NONE.sharded(shards);
     let sums = cut.sums(&part.graph, setup.target()?.precision, &setup.system.links) * times_sums;
     let sums = Picoseconds::from_seconds(sums);

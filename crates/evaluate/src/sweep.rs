@@ -70,6 +70,8 @@ pub fn sweep(
             .err();
     };
     let bound = model.with_open(batch, dimension)?;
+    // Sizes that the model does not have show at the last value.
+    model.at_sizes(batch, &[(dimension.to_owned(), to)].into())?;
     let options = Options { symbols: [(dimension.to_owned(), (from, to))].into(), ..Options::default() };
     let built = build(&bound, setup, Weights::ShapeOnly, &options)?;
     let target = setup.target()?;

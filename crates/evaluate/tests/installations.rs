@@ -55,6 +55,6 @@ fn what_one_device_does_not_hold_is_shared_by_several() {
 fn only_decoders_are_shared_and_only_by_devices_that_are_there() {
     for (model, parameters, shards) in [("resnet50", &[][..], 2), ("llama3_8b", &["form=decode"][..], 16)] {
         let refused = on(model, parameters, "sophia", Some(shards));
-        assert_eq!(refused.refusal().unwrap().code, "shards", "{model}");
+        assert_eq!(refused.refusal().unwrap().code, "no-shards", "{model}");
     }
 }

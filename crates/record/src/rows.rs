@@ -123,6 +123,10 @@ fn record(cells: &BTreeMap<&str, &str>) -> Result<Record, Diagnostic> {
             .filter(|v| v.is_finite())
             .ok_or_else(|| value_error(column, cell, "a finite number"))
     };
+    let positive = |column: &str, cell: &str| {
+        let found = number(column, cell)?;
+        if found > 0.0 { Ok(found) } else { Err(value_error(column, cell, "more than 0")) }
+    };
     let whole = |column: &str| {
         let cell = optional(column);
         cell.map(|cell| cell.parse::<u64>().map_err(|_| value_error(column, &cell, "a whole number")))
@@ -169,7 +173,7 @@ fn record(cells: &BTreeMap<&str, &str>) -> Result<Record, Diagnostic> {
             phase: beyond.phase.unwrap_or(usual_phase(&metric)),
             scope: word("scope", &Scope::ALL.map(Scope::name))?.map_or(Scope::Device, |i| Scope::ALL[i]),
             statistic: beyond.statistic,
-            value: number("value", text("value"))?,
+            value: positive("value", text("value"))?,
             interval: beyond.interval,
             scored: word("scored", &Scored::ALL.map(Scored::name))?.map(|i| Scored::ALL[i]),
             metric,
@@ -189,7 +193,12 @@ fn record(cells: &BTreeMap<&str, &str>) -> Result<Record, Diagnostic> {
             model_digest: beyond.model_digest,
             parameters: beyond.parameters,
             machine: text("system").to_owned(),
-            devices: optional("devices").map(|cell| number("devices", &cell)).transpose()?,
+            // A file without the column is of one device; where the column is left empty, nobody said.
+            devices: match cells.get("devices") {
+                None => Some(1.0),
+                Some(&"") => None,
+                Some(cell) => Some(positive("devices", cell)?),
+            },
             stack: optional("stack"),
             stack_version: optional("stack_version"),
             precision: optional("precision"),

@@ -22,7 +22,10 @@ pub(crate) fn answer(args: &Calibrate, common: &Common) -> Result<Answer> {
     let mut text = String::new();
     for system in &machines {
         let Some(found) = calibrate(system, &records, threads(common), &progress(common.quiet))? else {
-            text += &format!("{}: no clean figure of it can be predicted\n\n", system.name);
+            text += &format!(
+                "{}: left as it is: fewer than two sets (a source and a workload) of clean figures of it can be predicted\n\n",
+                system.name
+            );
             continue;
         };
         text += &shown(&found);

@@ -4,13 +4,15 @@ use crate::args::{Common, Compare};
 use crate::commands::shared::{open, setups, threads, work};
 use crate::output::{Answer, Exit, table, wrapped};
 use crate::progress::progress;
-use orrery::record::{Record, Refusal, Scope, compare as side_by_side};
-use orrery::{Result, compare, show_bytes, show_joules, show_seconds, show_si};
+use orrery::record::{Record, Refusal, Scope, Unfairness, compare as side_by_side};
+use orrery::{Result, Setup, compare, show_bytes, show_joules, show_seconds, show_si};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
     let model = open(&args.model)?;
     let setups = setups(&args.on, &args.machine)?;
+    let common_precision = in_common(&setups);
     let work = work(&args.training);
     let records = compare(&model, &work, &setups, &args.batch, threads(common), &progress(common.quiet))?;
     let comparison = side_by_side(&records);
@@ -36,11 +38,15 @@ pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
             text += &wrapped(&format!("{}: {remark}", record.identity.machine), "  ");
         }
     }
-    let mut said = std::collections::BTreeSet::new();
+    let mut said = BTreeSet::new();
     for group in &comparison.groups {
         for unfair in &group.unfair {
             if said.insert(unfair.sentence()) {
                 text += &wrapped(&format!("no winner is named: {}", unfair.sentence()), "  ");
+                if let (Unfairness::Precision { .. }, Some(name)) = (unfair, &common_precision) {
+                    text +=
+                        &wrapped(&format!("would help: --precision {name}, which all of them have"), "    ");
+                }
             }
         }
         if let Some(best) = group.best {
@@ -74,6 +80,14 @@ const HEADINGS: [&str; 11] = [
     "memory",
     "bound by",
 ];
+
+/// A precision that all machines have: the first of the first machine's.
+fn in_common(setups: &[Setup]) -> Option<String> {
+    let (first, others) = setups.split_first()?;
+    let mut names = first.system.precisions.iter().map(|precision| precision.name.as_str());
+    let has = |setup: &Setup, name: &str| setup.system.precision(Some(name)).is_ok_and(|p| p.name == name);
+    names.find(|name| others.iter().all(|setup| has(setup, name))).map(str::to_owned)
+}
 
 /// What the band of a latency means.
 const WITHIN: &str = "within: where 8 of 10 measured times of such work lay by cross-validation; `uncalibrated`: too few \

@@ -17,6 +17,12 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 /// Bars of a memory track.
 const TRACK: usize = 60;
 
+/// The largest batch that is looked for.
+const LARGEST_TRIED: u64 = 1 << 20;
+/// The part of the memory above which nothing worth telling is saved.
+const SAVED: f64 = 0.98;
+/// The time of all steps over that of the run from which on it is said that they overlap.
+const OVERLAP: f64 = 1.02;
 /// Memories that are shown where there are many.
 const MEMORIES: usize = 3;
 
@@ -39,6 +45,7 @@ fn text(explanation: &Explanation, all: bool) -> String {
     if explanation.record.refusal().is_none() {
         text += "\nwhere the time goes, by op\n";
         text += &table(&["op", "steps", "time", "share"], 1, &shares(&explanation.by_op, true));
+        text += &overlap(explanation);
         text += "\nwhat bounds it\n";
         text += &table(&["resource", "time", "share"], 1, &shares(&explanation.by_resource, false));
         text += &steps(&explanation.steps, all);
@@ -67,6 +74,21 @@ fn text(explanation: &Explanation, all: bool) -> String {
     text
 }
 
+/// What to know where the times of the steps are more than that of the run.
+fn overlap(explanation: &Explanation) -> String {
+    let one_by_one: f64 = explanation.by_op.iter().map(|share| share.time_s).sum();
+    let latency = explanation.record.figure("latency_ms", Scope::Device).map_or(0.0, |m| m.value / 1e3);
+    if one_by_one <= OVERLAP * latency {
+        return String::new();
+    }
+    let text = format!(
+        "steps run side by side: one after the other they would take {}, {:.1} times as long",
+        show_seconds(one_by_one),
+        one_by_one / latency
+    );
+    wrapped(&text, "  ")
+}
+
 /// The parts of a training step, what memories hold, and what else would fit.
 fn training_text(training: &TrainingParts) -> String {
     let mut text = String::new();
@@ -77,24 +99,25 @@ fn training_text(training: &TrainingParts) -> String {
             let on_links = show_seconds(training.on_links_s);
             text += &format!("beside the cores {on_links} of transfers, of which the rest is hidden\n");
         }
-        let rows: Vec<Vec<String>> = training
-            .memory
-            .iter()
-            .map(|(memory, bytes)| {
-                let held: Vec<String> = bytes
-                    .iter()
-                    .map(|(holding, bytes)| format!("{holding} {}", show_bytes(*bytes as f64)))
-                    .collect();
-                vec![memory.clone(), held.join(", ")]
-            })
-            .collect();
+        let rows = training.memory.iter().map(|(memory, bytes)| {
+            let held: Vec<String> = bytes
+                .iter()
+                .map(|(holding, bytes)| format!("{holding} {}", show_bytes(*bytes as f64)))
+                .collect();
+            wrapped(&format!("{memory}: {}", held.join(", ")), "  ")
+        });
         text += "\nwhat memory holds at its peak, on the fullest core\n";
-        text += &table(&["memory", "what"], 2, &rows);
+        text.extend(rows);
     }
     if let Some(batch) = training.largest_batch {
-        text += &format!("\nthe largest batch that fits is about {batch}\n");
+        let about = if batch < LARGEST_TRIED { "about" } else { "at least" };
+        text += &format!("\nthe largest batch that fits is {about} {batch}\n");
     }
     if let Some(recomputed) = &training.recomputation {
+        if recomputed.kept.is_some_and(|kept| recomputed.peak as f64 > SAVED * kept as f64) {
+            text += "activations made again (--recompute) would save next to no memory\n";
+            return text;
+        }
         let slower = recomputed.slower.map(|s| format!(", {s:.2} times as long")).unwrap_or_default();
         let kept =
             recomputed.kept.map(|b| format!(" instead of {}", show_bytes(b as f64))).unwrap_or_default();
@@ -111,7 +134,10 @@ fn training_text(training: &TrainingParts) -> String {
 
 fn head(record: &Record) -> String {
     let identity = &record.identity;
-    let batch = identity.workload.batch.global.map(|n| format!(" at batch {n}")).unwrap_or_default();
+    let batch = identity.workload.batch;
+    let each = batch.micro.filter(|micro| batch.global != Some(*micro)).map(|n| format!(" ({n} a copy)"));
+    let batch =
+        batch.global.map_or_else(String::new, |n| format!(" at batch {n}{}", each.unwrap_or_default()));
     let chips = identity.devices.filter(|n| *n > 1.0).map(|n| format!(", {n} chips,")).unwrap_or_default();
     let train = if identity.workload.mode.as_deref() == Some("train") { " training" } else { "" };
     let mut text = format!(

@@ -89,6 +89,11 @@ pub(crate) fn notes(common: &Common, all: &[Diagnostic]) {
 
 /// The one machine asked for, as it is to be used.
 pub(crate) fn setup(name: &str, args: &MachineArgs) -> Result<Setup> {
+    if name == ALL_MACHINES || name.contains(',') {
+        return Diagnostic::error("one-machine", format!("`{name}` names several machines; this takes one"))
+            .help("`orrery compare` looks at several side by side")
+            .err();
+    }
     let own = load(&args.files)?;
     let system = find(name, &own)?;
     with(system, args)

@@ -221,10 +221,14 @@ impl Table {
                 let whole = shape.is_empty() && values.iter().all(|value| value.fract() == 0.0);
                 if whole && labels != Labels::Values {
                     let numbers: Vec<i64> = values.iter().map(|value| *value as i64).collect();
-                    let distinct: std::collections::BTreeSet<i64> = numbers.iter().copied().collect();
+                    // What is not to be learned is no class.
+                    let learned = numbers.iter().copied().filter(|number| *number != IGNORED_LABEL);
+                    let distinct: std::collections::BTreeSet<i64> = learned.collect();
                     let distinct: Vec<i64> = distinct.into_iter().collect();
                     let classes = distinct.iter().map(i64::to_string).collect();
-                    let number = |value: &i64| distinct.binary_search(value).expect("collected above") as i64;
+                    let number = |value: &i64| {
+                        distinct.binary_search(value).map_or(IGNORED_LABEL, |class| class as i64)
+                    };
                     return Ok(classed(name, numbers.iter().map(number).collect(), classes));
                 }
                 if labels == Labels::Classes {
@@ -243,6 +247,9 @@ impl Table {
         }
     }
 }
+
+/// The whole number that marks what is not to be learned, as in PyTorch; it stays as it is.
+const IGNORED_LABEL: i64 = -100;
 
 /// Classes named in a line about them.
 const NAMED: usize = 12;
@@ -291,6 +298,15 @@ mod tests {
         let batch = data.batch(&[0, 1, 2]).unwrap();
         assert_eq!(batch[0].1.shape(), [3, 1]);
         assert_eq!(batch[1].1.values::<i64>().unwrap().as_ref(), [1, 0, 1]);
+    }
+
+    #[test]
+    fn what_is_not_to_be_learned_is_no_class() {
+        let numbers = |values: &[f64]| Cells::Numbers { values: values.to_vec(), shape: vec![] };
+        let columns = vec![("x", numbers(&[1.0, 2.0, 3.0])), ("kind", numbers(&[3.0, -100.0, 5.0]))];
+        let data = dataset(columns, &Options::default()).unwrap();
+        assert_eq!(data.columns()[1].classes().unwrap(), ["3", "5"]);
+        assert_eq!(data.batch(&[0, 1, 2]).unwrap()[1].1.values::<i64>().unwrap().as_ref(), [0, -100, 1]);
     }
 
     #[test]

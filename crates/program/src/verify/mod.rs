@@ -88,7 +88,9 @@ pub fn capacity(program: &Program) -> Result<()> {
                 let classes: Vec<String> = peak
                     .by_class
                     .iter()
-                    .map(|(class, b)| format!("{class:?} {}", show_bytes(*b as f64)).to_lowercase())
+                    .map(|(class, b)| {
+                        format!("{} {}", format!("{class:?}").to_lowercase(), show_bytes(*b as f64))
+                    })
                     .collect();
                 let on = if memory.cores > 1 { format!(" on core {}", peak.core) } else { String::new() };
                 return Diagnostic::error(
