@@ -57,7 +57,7 @@ pub(crate) fn place(
         }
         let part = model.sharded(shards).ok_or_else(|| {
             Diagnostic::error(
-                "shards",
+                "no-shards",
                 format!("`{}` is no built-in decoder: only those are shared", model.name),
             )
             .help("leave --shards out: copies of the model run side by side")
