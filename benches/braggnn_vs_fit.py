@@ -5,10 +5,12 @@ Trains BraggNN on made-up peaks (their parameters are printed), runs it over the
 two-dimensional pseudo-Voigt function with a background to each of them by scipy.optimize.least_squares, starting from
 the patch's moments. Prints the distance of both to the true centres and the time per peak of both, from the same run.
 
-    cargo build --release && python3 benches/braggnn_vs_fit.py [--peaks 100000] [--epochs 7] [--fitted 500]
+    cargo build --release && python3 benches/braggnn_vs_fit.py [--peaks 100000] [--epochs 7] [--fitted 2000]
 
-The mean absolute error is minimised, in small batches: few peaks that nothing can tell apart would otherwise decide the
-gradients of all. What still limits the median of clean peaks is how many peaks are seen.
+The mean absolute error is minimised, in small batches: under the squared error the overlapping peaks decide the gradients,
+and the median stays behind. With the defaults (peaks within 2 pixels of the middle, widths of 1.5 to 4 pixels, 100 to 2000
+quanta, readout noise 10, a second peak of 0.1 to 0.5 of the first in half of them; 686,000 samples learned from), on all
+2000 held-out peaks, in pixels: BraggNN mean 0.061, median 0.047, 90th percentile 0.116; the fit 0.102, 0.049, 0.249.
 
 Installs numpy and scipy into a virtual environment of its own in target/.
 """
@@ -72,7 +74,7 @@ def main():
     options.add_argument("--peaks", type=int, default=100000)
     options.add_argument("--epochs", type=int, default=7)
     options.add_argument("--held-out", type=int, default=2000)
-    options.add_argument("--fitted", type=int, default=500)
+    options.add_argument("--fitted", type=int, default=2000)
     options.add_argument("--overlap", type=float, default=0.5)
     options.add_argument("--noise", type=float, default=10)
     options.add_argument("--model", help="an already trained braggnn.onnx of these options")
