@@ -5,7 +5,12 @@ Trains BraggNN on made-up peaks (their parameters are printed), runs it over the
 two-dimensional pseudo-Voigt function with a background to each of them by scipy.optimize.least_squares, starting from
 the patch's moments. Prints the distance of both to the true centres and the time per peak of both, from the same run.
 
-    cargo build --release && python3 benches/braggnn_vs_fit.py [--peaks 40000] [--epochs 12] [--fitted 500]
+    cargo build --release && python3 benches/braggnn_vs_fit.py [--peaks 100000] [--epochs 7] [--fitted 2000]
+
+The mean absolute error is minimised, in small batches: under the squared error the overlapping peaks decide the gradients,
+and the median stays behind. With the defaults (peaks within 2 pixels of the middle, widths of 1.5 to 4 pixels, 100 to 2000
+quanta, readout noise 10, a second peak of 0.1 to 0.5 of the first in half of them; 686,000 samples learned from), on all
+2000 held-out peaks, in pixels: BraggNN mean 0.061, median 0.047, 90th percentile 0.116; the fit 0.102, 0.049, 0.249.
 
 Installs numpy and scipy into a virtual environment of its own in target/.
 """
@@ -66,10 +71,10 @@ def fit(patch, least_squares, np):
 
 def main():
     options = argparse.ArgumentParser()
-    options.add_argument("--peaks", type=int, default=40000)
-    options.add_argument("--epochs", type=int, default=12)
+    options.add_argument("--peaks", type=int, default=100000)
+    options.add_argument("--epochs", type=int, default=7)
     options.add_argument("--held-out", type=int, default=2000)
-    options.add_argument("--fitted", type=int, default=500)
+    options.add_argument("--fitted", type=int, default=2000)
     options.add_argument("--overlap", type=float, default=0.5)
     options.add_argument("--noise", type=float, default=10)
     options.add_argument("--model", help="an already trained braggnn.onnx of these options")
@@ -87,8 +92,8 @@ def main():
     print(json.loads(orrery("data", data, "--held-out", o.held_out, "--output", peaks, "--json"))["about"][0])
     if not o.model:
         start = time.time()
-        orrery("train", "braggnn", "--data", data, "--held-out", o.held_out, "--batch", 256, "--lr", 0.002,
-               "--schedule", "cosine:1:0.02", "--epochs", o.epochs, "--save", model)
+        orrery("train", "braggnn", "--data", data, "--held-out", o.held_out, "--loss", "mae", "--batch", 64,
+               "--lr", 0.002, "--schedule", "cosine:1:0.02", "--epochs", o.epochs, "--save", model)
         print(f"trained for {o.epochs} epochs in {time.time() - start:.0f} s")
     held = np.load(peaks)
     patches, truth = held["patch"], held["centre"] * held["patch"].shape[-1]

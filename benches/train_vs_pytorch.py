@@ -9,8 +9,9 @@ place (needs a C compiler), which is enough on the CPU and 1.4 GB.
 
 A step is forward, backward and Adam in binary32 on a batch that stays the same. For each network and number of threads
 it prints samples in a second of both by the least time of a step, the ratio (above 1 the host is faster), that of the
-median times, and the machine's load, to which others than these two may add. Both run in short bursts in turns, so that
-whatever else the machine does falls on both sides alike.
+median times, with one thread also that of the processor times (on Linux; others' work does not count in them), and the
+machine's load, to which others than these two may add. Both run in short bursts in turns, so that whatever else the
+machine does falls on both sides alike.
 """
 
 import argparse
@@ -169,6 +170,14 @@ class Host:
             line = self.answer()
         return sorted(lines, key=lambda step: -float(step[0]))
 
+    def processor_time(self):
+        """Seconds that it has computed so far; none where the system does not tell."""
+        try:
+            tasks = pathlib.Path(f"/proc/{self.process.pid}/task").glob("*/schedstat")
+            return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9 or None
+        except OSError:
+            return None
+
     def close(self):
         self.process.stdin.close()
         self.process.wait()
@@ -190,15 +199,21 @@ def measure(torch, program, network, threads, seconds, show_profile):
     ours.run(1)
     step()
     our_times, their_times = [], []
+    our_start, their_computing = ours.processor_time(), 0.0
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(our_times) < 6:
         our_times += ours.run(3)
+        start = time.process_time()
         their_times += [step() for _ in range(3)]
+        their_computing += time.process_time() - start
+    computing = ""
+    if threads == 1 and our_start is not None:
+        computing = f", processor time {their_computing / (ours.processor_time() - our_start):.2f}"
     rate = lambda times: f"{len(data) / min(times):.0f}"
     middle = statistics.median(their_times) / statistics.median(our_times)
     print(
         f"{name}, {threads} thread{'s' if threads > 1 else ''}: host {rate(our_times)} samples/s, PyTorch {rate(their_times)}, "
-        f"ratio {min(their_times) / min(our_times):.2f} (median {middle:.2f}), load {os.getloadavg()[0]:.1f}",
+        f"ratio {min(their_times) / min(our_times):.2f} (median {middle:.2f}{computing}), load {os.getloadavg()[0]:.1f}",
         flush=True,
     )
     if show_profile:

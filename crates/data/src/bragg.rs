@@ -131,12 +131,13 @@ impl BraggPeaks {
         let middle = (self.size - 1) as f64 / 2.0;
         let mut place = || middle + draws.between((-self.offset, self.offset));
         let centre = [place(), place()];
-        let first = Peak::draw(self, draws, centre, 1.0);
+        let first = Peak::draw(self, draws, centre);
         let second = (draws.unit() < self.overlap).then(|| {
             let (distance, angle) = (draws.between((3.0, 6.0)), draws.unit() * std::f64::consts::TAU);
             let (sin, cos) = libm::sincos(angle);
-            let share = draws.between((0.1, 0.5));
-            Peak::draw(self, draws, [centre[0] + distance * cos, centre[1] + distance * sin], share)
+            let amplitude = first.amplitude * draws.between((0.1, 0.5));
+            let place = [centre[0] + distance * cos, centre[1] + distance * sin];
+            Peak { amplitude, ..Peak::draw(self, draws, place) }
         });
         let background = draws.between(self.background);
         let mut patch = Vec::with_capacity(self.size * self.size);
@@ -162,14 +163,14 @@ struct Peak {
 }
 
 impl Peak {
-    fn draw(of: &BraggPeaks, draws: &mut Draws, centre: [f64; 2], share: f64) -> Self {
+    fn draw(of: &BraggPeaks, draws: &mut Draws, centre: [f64; 2]) -> Self {
         let (sin, cos) = libm::sincos(draws.unit() * std::f64::consts::PI);
         Self {
             centre,
             direction: [cos, sin],
             width: [draws.between(of.width), draws.between(of.width)],
             mixing: draws.between(of.mixing),
-            amplitude: draws.between(of.amplitude) * share,
+            amplitude: draws.between(of.amplitude),
         }
     }
     fn at(&self, column: f64, row: f64) -> f64 {

@@ -3,7 +3,7 @@
 use orrery_execute::kernels::attention::{Attention, Heads, Mask};
 use orrery_execute::kernels::conv::{Convolution, Geometry, Placement};
 use orrery_execute::kernels::gemm::{Finish, Packed, Product, Rows};
-use orrery_execute::kernels::matmul::Batch;
+use orrery_execute::kernels::matmul::{Batch, Turned};
 use orrery_execute::kernels::movement::{copy_region, gather_strided, transpose};
 use orrery_execute::kernels::pointwise::{Binary, Bound, Function, Instruction, Operand, Program, Source};
 use orrery_execute::kernels::reduce::{Normalize, Reduction, reduce};
@@ -119,19 +119,20 @@ fn batches_share_or_broadcast_the_right_matrix() {
     for round in 0..30 {
         let (m, k, n, batch) = (random.up_to(20), random.up_to(20), random.up_to(40), random.up_to(9));
         let shared = round % 2 == 0;
-        let transposed = round % 3 == 0;
+        let turned = [Turned::None, Turned::Left, Turned::Right][round % 3];
         let (a, b) = (random.floats(batch * m * k), random.floats(if shared { 1 } else { batch } * k * n));
         let left: Vec<usize> = (0..batch).map(|i| i * m * k).collect();
         let right: Vec<usize> = (0..batch).map(|i| if shared { 0 } else { i * k * n }).collect();
         let got = same_on_all(batch * m * n, |threads, out| {
-            Batch { a: &a, b: &b, left: &left, right: &right, m, k, n, transposed }.run(threads, out);
+            Batch { a: &a, b: &b, left: &left, right: &right, m, k, n, turned }.run(threads, out);
         });
         for (i, got) in got.iter().enumerate() {
             let (at, row, column) = (i / (m * n), i / n % m, i % n);
             let mut sum = Sum::default();
             for q in 0..k {
-                let place = if transposed { column * k + q } else { q * n + column };
-                sum.add(a[left[at] + row * k + q], b[right[at] + place]);
+                let place = if turned == Turned::Right { column * k + q } else { q * n + column };
+                let own = if turned == Turned::Left { q * m + row } else { row * k + q };
+                sum.add(a[left[at] + own], b[right[at] + place]);
             }
             sum.holds(*got);
         }
@@ -464,23 +465,26 @@ fn winograd_is_convolution_within_its_bound() {
     let from = [[1, 1, 1, 1, 1, 0], [0, 1, 1, 2, 2, 0], [0, 1, 1, 4, 4, 0], [0, 1, 1, 8, 8, 1]]
         .map(|row| row.map(f64::from));
     let mut random = Random(11);
-    for _ in 0..6 {
+    for round in 0..9 {
         let (channels, out_channels) = (15 + random.up_to(20), 15 + random.up_to(20));
+        // Of the smaller ones, some hundred tiles are computed together.
+        let (images, least) = if round < 6 { (2, 12) } else { (150, 4) };
         let (stride, dilation) = ([1, 1], [1, 1]);
         let geometry = Geometry { channels, out_channels, groups: 1, taps: [3, 3], stride, dilation };
-        let (size, pad) = ([12 + random.up_to(9), 12 + random.up_to(9)], [random.up_to(3) - 1, 1]);
+        let (size, pad) = ([0; 2].map(|_| least + random.up_to(least)), [random.up_to(3) - 1, 1]);
         let out = [0, 1].map(|d| size[d] + 2 * pad[d] - 2);
         let place = Placement { size, out, pad };
         assert!(Winograd::takes(&geometry));
-        let data = random.floats(2 * size[0] * size[1] * channels);
+        let data = random.floats(images * size[0] * size[1] * channels);
         let weights = random.floats(out_channels * channels * 9);
-        let (bias, added) = (random.floats(out_channels), random.floats(2 * out[0] * out[1] * out_channels));
+        let (bias, added) =
+            (random.floats(out_channels), random.floats(images * out[0] * out[1] * out_channels));
         let packed = Winograd::new(geometry, &weights);
         let got = same_on_all(added.len(), |threads, result| {
             let finish = Finish { bias: Some(&bias), added: Some(&added), ..Finish::default() };
             packed.run(threads, &data, &place, &finish, result);
         });
-        for (i, &got) in got.iter().enumerate().step_by(7) {
+        for (i, &got) in got.iter().enumerate().step_by(7 * images) {
             let c = i % out_channels;
             let (image, y, x) = (
                 i / out_channels / out[1] / out[0],

@@ -56,6 +56,18 @@ fn convolutions_backward() {
 }
 
 #[test]
+fn convolutions_of_groups_backward() {
+    for (x, dy, own, stride, pads) in [
+        ([2, 18, 9, 8], [2, 18, 9, 8], 1, 1, 1),
+        ([1, 5, 9, 9], [1, 10, 4, 4], 1, 2, 0),
+        ([2, 12, 7, 7], [2, 8, 7, 7], 3, 1, 1),
+    ] {
+        let attrs = window([3, 3], stride, pads).with("group_channels", own);
+        compare_op(Op::ConvWeightGrad, &[&x, &dy], attrs, 1);
+    }
+}
+
+#[test]
 fn pooling_backward() {
     for (x, dy, taps, stride, pads) in [
         ([2, 32, 13, 13], [2, 32, 6, 6], [2, 2], 2, 0),
@@ -119,6 +131,34 @@ fn attention_backward() {
 }
 
 #[test]
+fn attention_backward_sees_what_the_mask_leaves() {
+    let mut b = Builder::new("net", 5);
+    let of = |b: &mut Builder, name: &str, length: usize| b.input(name, DType::F32, [2, length, 32]);
+    let [q, dy] = ["q", "dy"].map(|name| of(&mut b, name, 9));
+    let [k, v] = ["k", "v"].map(|name| of(&mut b, name, 14));
+    let mask = b.input("mask", DType::F32, [2_usize, 1, 9, 14]);
+    let seen: Vec<bool> = (0..9 * 14).map(|i| i % 5 != 3).collect();
+    let told = b.constant("told", Tensor::from_bools(vec![9, 14], seen));
+    let counted = b.constant("counted", Tensor::from_vec(vec![2], vec![14_i64, 6]));
+    let heads = || Attrs::new().with("q_num_heads", 4_i64).with("kv_num_heads", 4_i64);
+    let mut outputs = Vec::new();
+    for (i, (mask, counted)) in
+        [(Some(mask), None), (Some(told), None), (None, Some(counted)), (Some(mask), Some(counted))]
+            .into_iter()
+            .enumerate()
+    {
+        let operands = [Some(q), Some(k), Some(v), Some(dy), mask, counted];
+        let made = b.ops(Op::AttentionGrad, &format!("back{i}"), &operands, heads(), 3);
+        outputs.extend(made.into_iter().enumerate().map(|(k, v)| (format!("y{i}{k}"), v)));
+    }
+    let named: Vec<_> = outputs.iter().map(|(name, v)| (name.as_str(), *v)).collect();
+    let graph = b.finish(&named).unwrap();
+    compare(&graph, &inputs(&graph, &Bindings::new()), 1e-5);
+    let profile = Session::new(&graph, 1).unwrap().profile();
+    assert!(profile.iter().all(|s| s.kernel == "attention, backward"), "{profile:?}");
+}
+
+#[test]
 fn products_read_what_was_turned_as_it_lies() {
     let mut b = Builder::new("net", 5);
     let x = b.input("x", DType::F32, [300_usize, 50]);
@@ -133,6 +173,29 @@ fn products_read_what_was_turned_as_it_lies() {
     {
         let attrs = Attrs::new().with("transA", turned[0]).with("transB", turned[1]);
         compare_op(Op::Gemm, &[&a, &b], attrs, 1);
+    }
+}
+
+#[test]
+fn products_of_turned_matrices() {
+    // Shapes of which once the left, once the right gives the rows of the result.
+    for (m, k, n) in [(81, 20, 32), (32, 20, 81)] {
+        for turned in [[false, false], [false, true], [true, false], [true, true]] {
+            let mut b = Builder::new("net", 5);
+            let mut operand = |name: &str, shape: [usize; 2], turned: bool| {
+                let [rows, columns] = if turned { [shape[1], shape[0]] } else { shape };
+                let x = b.input(name, DType::F32, [3, rows, columns]);
+                let order = Attrs::new().with("perm", vec![0_i64, 2, 1]);
+                if turned { b.op(Op::Transpose, &format!("{name}/turned"), &[x], order) } else { x }
+            };
+            let (x, y) = (operand("x", [m, k], turned[0]), operand("y", [k, n], turned[1]));
+            let product = b.op(Op::MatMul, "product", &[x, y], Attrs::new());
+            let images = b.ints("images", &[0, m as i64, n as i64, 1]);
+            let images = b.op(Op::Reshape, "images", &[product, images], Attrs::new());
+            let back = b.op(Op::Relu, "relu", &[images], Attrs::new());
+            let graph = b.finish(&[("product", product), ("images", back)]).unwrap();
+            compare(&graph, &inputs(&graph, &Bindings::new()), 1e-5);
+        }
     }
 }
 

@@ -3,14 +3,14 @@
 use crate::args::{Common, Train};
 use crate::commands::data::part;
 use crate::commands::shared::{note, open, setup, threads};
-use crate::output::{self, Answer, progress_is_visible, table};
+use crate::output::{self, Answer, progress_is_visible, table, wrapped};
 use crate::progress::Line;
 use orrery::data::{Dataset, Options as DataOptions, open as open_data};
 use orrery::training::{
-    Epoch, Event, Length, Loss, LossScaling, Optimizer, Request, Schedule, Spec, Trained, default_loss, save,
-    train,
+    Epoch, Event, Forecast, Length, Loss, LossScaling, Optimizer, Predicted, Request, Schedule, Spec,
+    Trained, default_loss, save, train,
 };
-use orrery::{DType, Diagnostic, Model, Place, Progress, Result, Setup, show_seconds};
+use orrery::{DType, Diagnostic, Model, Place, Progress, Result, Setup, show_seconds, show_si};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,12 @@ struct Point {
     rate: f64,
     length: Length,
     seed: u64,
+}
+
+/// What was executed here, and what is predicted of the machine.
+struct Ran {
+    trained: Trained,
+    forecast: Option<Forecast>,
 }
 
 pub(crate) fn answer(args: &Train, common: &Common) -> Result<Answer> {
@@ -51,7 +57,7 @@ pub(crate) fn answer(args: &Train, common: &Common) -> Result<Answer> {
         }
         let trained = one(&model, &all, &place, args, common, point);
         match trained {
-            Ok(trained) => runs.push((point, Ok(trained))),
+            Ok(ran) => runs.push((point, Ok(ran))),
             Err(error) if !alone => {
                 output::report(&error);
                 runs.push((point, Err(error)));
@@ -59,8 +65,8 @@ pub(crate) fn answer(args: &Train, common: &Common) -> Result<Answer> {
             Err(error) => return Err(error),
         }
     }
-    if let (Some(path), [(_, Ok(trained))]) = (&args.save, &runs[..]) {
-        save(&model, &trained.states, path)?;
+    if let (Some(path), [(_, Ok(ran))]) = (&args.save, &runs[..]) {
+        save(&model, &ran.trained.states, path)?;
         note(common, &format!("the trained model is written to {}", path.display()));
     }
     Ok(Answer::done(text(&runs, &place, args), json(&runs, &model, args)))
@@ -92,7 +98,7 @@ fn one(
     args: &Train,
     common: &Common,
     point: Point,
-) -> Result<Trained> {
+) -> Result<Ran> {
     let (mut data, mut held_out) = match args.held_out {
         0.0 => (all.clone(), None),
         share => {
@@ -139,7 +145,8 @@ fn one(
             note(common, &format!("checkpoint of step {step} in {}", path.display()));
         }
     };
-    train(model, data, held_out.as_ref(), &request, &Progress::default(), &mut tell)
+    let trained = train(model, data, held_out.as_ref(), &request, &Progress::default(), &mut tell)?;
+    Ok(Ran { trained, forecast: Forecast::of(model, &request)? })
 }
 
 fn request(data: &Dataset, place: &Place, args: &Train, common: &Common, point: Point) -> Result<Request> {
@@ -219,12 +226,12 @@ fn described(point: &Point) -> String {
     format!("batch {}, learning rate {}, {length}, seed {}", point.batch, point.rate, point.seed)
 }
 
-type Runs = [(Point, Result<Trained>)];
+type Runs = [(Point, Result<Ran>)];
 
 fn text(runs: &Runs, place: &Place, args: &Train) -> String {
     let names: Vec<String> = runs
         .iter()
-        .filter_map(|(_, run)| run.as_ref().ok()?.history.last())
+        .filter_map(|(_, run)| run.as_ref().ok()?.trained.history.last())
         .map(|epoch| epoch.held_out.keys().cloned().collect())
         .next()
         .unwrap_or_default();
@@ -237,7 +244,7 @@ fn text(runs: &Runs, place: &Place, args: &Train) -> String {
         .map(|(point, run)| {
             let start = vec![point.batch.to_string(), point.rate.to_string(), point.seed.to_string()];
             let rest = match run {
-                Ok(trained) => figures(trained, &names),
+                Ok(ran) => figures(&ran.trained, &names),
                 Err(error) => vec![format!("{}: see above", error.code)],
             };
             start.into_iter().chain(rest).collect()
@@ -252,15 +259,57 @@ fn text(runs: &Runs, place: &Place, args: &Train) -> String {
     if runs.len() > 1 {
         text += &format!("{fixed}\n");
     }
-    text += &match place {
-        Place::Host => "executed on this host in fp32; times are this host's\n".to_owned(),
-        Place::Machine(setup) => format!(
-            "executed on this host in the arithmetic of {} ({}); times are this host's, not the machine's\n",
-            setup.system.name,
-            precision_of(setup)
-        ),
+    let Place::Machine(setup) = place else {
+        return text + "executed on this host in fp32; times are this host's\n";
     };
+    text += &format!(
+        "executed on this host in the arithmetic of {} ({})\n",
+        setup.system.name,
+        precision_of(setup)
+    );
+    for (point, run) in runs {
+        if let Ok(Ran { trained, forecast: Some(forecast) }) = run {
+            let of = if runs.len() > 1 { format!("{}: ", described(point)) } else { String::new() };
+            text += &wrapped(&format!("{of}{}", times(trained, forecast)), "  ");
+        }
+    }
     text
+}
+
+/// The time of a run twice: that of this host, and what the machine would take.
+fn times(trained: &Trained, forecast: &Forecast) -> String {
+    let machine = &forecast.record.identity.machine;
+    let steps = trained.steps_timed;
+    let here = format!(
+        "measured on this host: {steps} steps in {}, {:.0} samples/s",
+        show_seconds(trained.seconds),
+        trained.samples_timed as f64 / trained.seconds.max(1e-9)
+    );
+    if let Some(refusal) = forecast.record.refusal() {
+        return format!("{here}; nothing is predicted of {machine}: {} [{}]", refusal.reason, refusal.code);
+    }
+    let shown = |predicted: Option<Predicted>, show: &dyn Fn(f64) -> String| match predicted {
+        Some(Predicted { value, interval: Some((low, high)) }) => {
+            format!("{} (within {} to {})", show(value), show(low), show(high))
+        }
+        Some(Predicted { value, interval: None }) => format!("{} (uncalibrated)", show(value)),
+        None => "-".to_owned(),
+    };
+    let seconds = shown(forecast.seconds(steps), &|x| show_seconds(x));
+    let rate = shown(forecast.rate(), &|x| show_si(x, "samples/s"));
+    format!("{here}; predicted for {machine}, not measured: the same steps in {seconds}, {rate}")
+}
+
+/// What is predicted of the machine for the steps of a run.
+fn predicted(trained: &Trained, forecast: &Forecast) -> Value {
+    let figure = |p: Option<Predicted>| p.map(|p| json!({ "value": p.value, "interval": p.interval }));
+    json!({
+        "steps": trained.steps_timed,
+        "seconds": figure(forecast.seconds(trained.steps_timed)),
+        "samples_per_s": figure(forecast.rate()),
+        "accumulations": forecast.accumulations,
+        "record": forecast.record.to_value(),
+    })
 }
 
 fn precision_of(setup: &Setup) -> String {
@@ -286,13 +335,15 @@ fn json(runs: &Runs, model: &Model, args: &Train) -> Value {
         .iter()
         .map(|(point, run)| {
             let outcome = match run {
-                Ok(trained) => json!({
+                Ok(Ran { trained, forecast }) => json!({
                     "history": trained.history,
                     "steps": trained.steps,
                     "samples": trained.samples,
                     "host_seconds": trained.seconds,
+                    "host_steps_timed": trained.steps_timed,
                     "host_samples_timed": trained.samples_timed,
                     "host_evaluation_seconds": trained.evaluation_seconds,
+                    "predicted": forecast.as_ref().map(|forecast| predicted(trained, forecast)),
                 }),
                 Err(error) => json!({ "error": output::diagnostic_json(error) }),
             };

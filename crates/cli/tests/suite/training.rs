@@ -72,6 +72,32 @@ fn a_grid_is_one_table() {
 }
 
 #[test]
+fn what_is_measured_here_stands_beside_what_is_predicted_of_the_machine() {
+    for place in ["a100", "cs2"] {
+        let run = &train(&["--steps", "3", "--on", place, "--accumulate", "2"])["runs"][0]["outcome"];
+        let (here, there) = (&run["host_seconds"], &run["predicted"]);
+        assert!(here.as_f64().unwrap() > 0.0 && run["host_steps_timed"] == 3, "{run}");
+        assert_eq!(there["record"]["provenance"]["kind"], "simulated", "{there}");
+        assert_eq!(there["record"]["identity"]["batch"]["global"], 8);
+        let step = there["record"]["measurements"][0]["value"].as_f64().unwrap();
+        let (seconds, most) = (there["seconds"]["value"].as_f64().unwrap(), 6.0 * step * 1e-3);
+        assert!((seconds - most).abs() < 1e-9, "{seconds} for 6 micro-batches of {step} ms");
+        let interval =
+            there["seconds"]["interval"].as_array().map(|i| [0, 1].map(|k| i[k].as_f64().unwrap()));
+        assert!(interval.is_none_or(|[low, high]| low < high), "{there}");
+    }
+    let run = &train(&["--steps", "1"])["runs"][0]["outcome"];
+    assert!(run["predicted"].is_null(), "{run}");
+    let ran = orrery(&[&PEAKS[..], &["--steps", "2", "--on", "a100"]].concat());
+    let said = ran.out.split_whitespace().collect::<Vec<_>>().join(" ");
+    for words in
+        ["measured on this host: 2 steps in", "predicted for a100-40gb, not measured: the same steps in"]
+    {
+        assert!(said.contains(words), "no {words}: {}", ran.all());
+    }
+}
+
+#[test]
 fn a_trained_model_is_written_and_runs() {
     let folder = scratch("trained");
     let path = |name: &str| folder.join(name).display().to_string();

@@ -103,6 +103,8 @@ pub struct Trained {
     pub samples: u64,
     /// Seconds of this run on this host, evaluation counted apart.
     pub seconds: f64,
+    /// Steps of this run alone.
+    pub steps_timed: u64,
     /// Samples of this run alone.
     pub samples_timed: u64,
     /// Seconds that evaluation took.
@@ -216,6 +218,7 @@ pub fn train(
         samples: run.history.iter().map(|epoch| epoch.samples).sum(),
         history: run.history,
         seconds: start.elapsed().as_secs_f64() - judged,
+        steps_timed: run.step - begun,
         samples_timed: (run.step - begun) * request.batch as u64,
         evaluation_seconds: judged,
         states: trainer.states().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect(),
@@ -223,7 +226,7 @@ pub fn train(
 }
 
 /// Samples of one micro-batch.
-fn micro_batch(request: &Request) -> Result<usize> {
+pub(super) fn micro_batch(request: &Request) -> Result<usize> {
     let parts = usize::try_from(request.spec.accumulations.max(1)).unwrap_or(usize::MAX);
     if request.batch.is_multiple_of(parts) {
         return Ok(request.batch / parts);

@@ -5,6 +5,7 @@ mod batches;
 mod checkpoint;
 mod engine;
 mod fit;
+mod forecast;
 mod habits;
 mod history;
 mod holdings;
@@ -17,6 +18,7 @@ mod trouble;
 
 pub use anatomy::{Anatomy, Part};
 pub use fit::{Event, Length, Request, Trained, train};
+pub use forecast::{Forecast, Predicted};
 pub use habits::{Habits, default_loss, habits};
 pub use history::Epoch;
 pub use holdings::{Holding, Holdings};

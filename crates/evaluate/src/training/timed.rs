@@ -25,6 +25,8 @@ pub struct Wanted {
     pub loss: Option<LossSpec>,
     /// How; by the model's ops where none: see [`usual_optimizer`].
     pub optimizer: Option<Optimizer>,
+    /// All of the step, where it is known: loss and optimizer are those of it then, and the machine's habits do not count.
+    pub spec: Option<Spec>,
     /// How activations are kept for the backward pass.
     pub recompute: training::Recompute,
     /// Weights, gradients and optimizer state are shared out over devices that one of them is timed for: what it holds is
@@ -79,11 +81,15 @@ pub fn usual_optimizer(model: &Graph) -> Optimizer {
 /// `no-gradient` and others of making the step; those of compiling: `does-not-fit`, `unsupported-training`.
 pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step, Bound, Built)> {
     let place = Place::Machine(setup.clone());
-    let loss = wanted.loss.clone();
-    let loss = loss.unwrap_or_else(|| LossSpec { kind: usual_loss(&model.graph), output: None });
-    let optimizer = wanted.optimizer.unwrap_or_else(|| usual_optimizer(&model.graph));
-    let spec =
-        Spec { loss, loss_scaling: habits(&place)?.scaling.is_on(), ..Spec::new(Loss::Mse, optimizer) };
+    let spec = match &wanted.spec {
+        Some(spec) => spec.clone(),
+        None => {
+            let loss = wanted.loss.clone();
+            let loss = loss.unwrap_or_else(|| LossSpec { kind: usual_loss(&model.graph), output: None });
+            let optimizer = wanted.optimizer.unwrap_or_else(|| usual_optimizer(&model.graph));
+            Spec { loss, loss_scaling: habits(&place)?.scaling.is_on(), ..Spec::new(Loss::Mse, optimizer) }
+        }
+    };
     let target = setup.target()?;
     if matches!(target.system.model, ExecutionModel::Stream(_)) {
         return Diagnostic::error(

@@ -1,10 +1,11 @@
-//! Attention in both forms of its operands, with masks and earlier keys and values.
+//! Attention in both forms of its operands, with masks and earlier keys and values, and its gradient.
 
 use super::prepare::Choice;
 use super::step::{Call, HostKernel, Outcome};
 use super::value::{Floats, Layout, Value};
 use crate::kernels::attention::{Attention, Heads, Mask};
-use orrery_ir::Op;
+use crate::kernels::backward::AttentionBack;
+use orrery_ir::{Node, Op};
 use orrery_numerics::DType;
 
 const MASK: usize = 3;
@@ -13,6 +14,9 @@ const COUNTED: usize = 6;
 
 pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
     let node = choice.node;
+    if node.op == Op::AttentionGrad && choice.is_f32(0) {
+        return Some(Box::new(AttentionGrad::of(node)?));
+    }
     if node.op != Op::Attention || !(0..3).all(|i| choice.is_f32(i)) {
         return None;
     }
@@ -131,16 +135,8 @@ impl AttentionKernel {
         } else if wanted(call, 1) || wanted(call, 2) {
             return None;
         }
-        let mask = match self.mask(call, &q, k.length) {
-            Ok(mask) => mask,
-            Err(NotForThis) => return None,
-        };
-        let counted = if call.has(COUNTED) {
-            let counted = call.integers(COUNTED)?;
-            Some(counted.into_iter().map(|n| usize::try_from(n).unwrap_or(0)).collect::<Vec<_>>())
-        } else {
-            None
-        };
+        let mask = mask(call, MASK, &q, k.length).ok()?;
+        let counted = counted(call, COUNTED).ok()?;
         let by_head = shapes[0].len() == 4;
         let shape = if by_head {
             vec![q.batch, q.heads, q.length, v.size]
@@ -159,7 +155,7 @@ impl AttentionKernel {
             width: q.size,
             value_width: v.size,
             scale: self.scale.unwrap_or(1.0 / (q.size as f64).sqrt()) as f32,
-            mask: mask.as_ref().map(|m| Mask { data: &m.floats, steps: m.steps, keys: m.keys }),
+            mask: mask.as_ref().map(Added::mask),
             causal: self.causal.then_some(before),
             counted: counted.as_deref(),
             cap: self.cap,
@@ -169,41 +165,50 @@ impl AttentionKernel {
         call.set(0, Value::floats(shape, out, Layout::Plain));
         Some(Outcome::Made)
     }
-    /// The mask as numbers, where there is one.
-    fn mask(&self, call: &mut Call<'_>, q: &Extents, keys: usize) -> Result<Option<Added>, NotForThis> {
-        if !call.has(MASK) {
-            return Ok(None);
-        }
-        let shape = call.shape(MASK);
-        let (Some(&last), 1..=4) = (shape.last(), shape.len()) else { return Err(NotForThis) };
-        // One element for all keys is for the op table.
-        if last > keys || last == 1 && keys != 1 {
-            return Err(NotForThis);
-        }
-        let floats = match call.floats(MASK, Layout::Plain) {
-            Some(floats) => floats,
-            None => {
-                let tensor = call.other(MASK).filter(|t| t.dtype() == DType::Bool).ok_or(NotForThis)?;
-                let added =
-                    tensor.bytes().iter().map(|&seen| if seen != 0 { 0.0 } else { f32::NEG_INFINITY });
-                Floats::of(&added.collect::<Vec<_>>())
-            }
-        };
-        let extents = [q.batch, q.heads, q.length];
-        let mut steps = [0; 3];
-        let mut step = last;
-        for d in (0..shape.len() - 1).rev() {
-            let place = 4 - shape.len() + d;
-            if shape[d] != 1 {
-                if shape[d] != extents[place] {
-                    return Err(NotForThis);
-                }
-                steps[place] = step;
-            }
-            step *= shape[d];
-        }
-        Ok(Some(Added { floats, steps, keys: last }))
+}
+
+/// Keys that count, for each batch, where not all do.
+fn counted(call: &mut Call<'_>, input: usize) -> Result<Option<Vec<usize>>, NotForThis> {
+    if !call.has(input) {
+        return Ok(None);
     }
+    let counted = call.integers(input).ok_or(NotForThis)?;
+    Ok(Some(counted.into_iter().map(|n| usize::try_from(n).unwrap_or(0)).collect()))
+}
+
+/// The mask as numbers, where there is one.
+fn mask(call: &mut Call<'_>, input: usize, q: &Extents, keys: usize) -> Result<Option<Added>, NotForThis> {
+    if !call.has(input) {
+        return Ok(None);
+    }
+    let shape = call.shape(input);
+    let (Some(&last), 1..=4) = (shape.last(), shape.len()) else { return Err(NotForThis) };
+    // One element for all keys is for the op table.
+    if last > keys || last == 1 && keys != 1 {
+        return Err(NotForThis);
+    }
+    let floats = match call.floats(input, Layout::Plain) {
+        Some(floats) => floats,
+        None => {
+            let tensor = call.other(input).filter(|t| t.dtype() == DType::Bool).ok_or(NotForThis)?;
+            let added = tensor.bytes().iter().map(|&seen| if seen != 0 { 0.0 } else { f32::NEG_INFINITY });
+            Floats::of(&added.collect::<Vec<_>>())
+        }
+    };
+    let extents = [q.batch, q.heads, q.length];
+    let mut steps = [0; 3];
+    let mut step = last;
+    for d in (0..shape.len() - 1).rev() {
+        let place = 4 - shape.len() + d;
+        if shape[d] != 1 {
+            if shape[d] != extents[place] {
+                return Err(NotForThis);
+            }
+            steps[place] = step;
+        }
+        step *= shape[d];
+    }
+    Ok(Some(Added { floats, steps, keys: last }))
 }
 
 /// The operands are to be taken by the op table.
@@ -214,4 +219,95 @@ struct Added {
     floats: Floats,
     steps: [usize; 3],
     keys: usize,
+}
+
+impl Added {
+    fn mask(&self) -> Mask<'_> {
+        Mask { data: &self.floats, steps: self.steps, keys: self.keys }
+    }
+}
+
+struct AttentionGrad {
+    q_heads: usize,
+    head_size: usize,
+    scale: Option<f64>,
+    causal: bool,
+}
+impl AttentionGrad {
+    const MASK: usize = 4;
+    const COUNTED: usize = 5;
+    /// None where the op table is needed: for capped scores, scores that are asked for, and other formats of sums.
+    fn of(node: &Node) -> Option<Self> {
+        let shown = node.outputs.get(3).copied().flatten().is_some();
+        let capped = node.attrs.float("softcap").is_some_and(|cap| cap > 0.0);
+        let told = node.attrs.get("accumulate").is_some();
+        let count = |name: &str| usize::try_from(node.attrs.int_or(name, 0)).ok();
+        (!shown && !capped && !told).then_some(Self {
+            q_heads: count("q_num_heads")?,
+            head_size: count("head_size")?,
+            scale: node.attrs.float("scale"),
+            causal: node.attrs.flag("is_causal"),
+        })
+    }
+    fn back(&self, call: &mut Call<'_>) -> Option<Outcome> {
+        let shapes = [0, 1, 2].map(|i| call.shape(i));
+        // As many heads of each: so many numbers for all of them make the size of a value.
+        let heads = if self.head_size > 0 { 0 } else { self.q_heads };
+        let q = Extents::of(&shapes[0], heads, self.head_size)?;
+        let k = Extents::of(&shapes[1], q.heads, 0)?;
+        let v = Extents::of(&shapes[2], q.heads, 0)?;
+        let whole = shapes.iter().all(|s| s.len() == shapes[0].len() && !s.contains(&0));
+        let agree = [k, v].iter().all(|x| (x.batch, x.heads, x.length) == (q.batch, q.heads, k.length));
+        if !whole || !agree || k.size != q.size {
+            return None;
+        }
+        let y_steps = if shapes[0].len() == 4 {
+            [q.heads * q.length * v.size, q.length * v.size, v.size]
+        } else {
+            [q.length * q.heads * v.size, v.size, q.heads * v.size]
+        };
+        let mask = mask(call, Self::MASK, &q, k.length).ok()?;
+        let counted = counted(call, Self::COUNTED).ok()?;
+        let [q_data, k_data, v_data, dy] = [0, 1, 2, 3].map(|i| call.floats(i, Layout::Plain));
+        let (q_data, k_data, v_data, dy) = (q_data?, k_data?, v_data?, dy?);
+        let attention = AttentionBack {
+            operands: [&q_data, &k_data, &v_data, &dy],
+            steps: [q.steps, k.steps, v.steps, y_steps],
+            heads: q.heads,
+            queries: q.length,
+            keys: k.length,
+            size: q.size,
+            v_size: v.size,
+            scale: self.scale.unwrap_or(1.0 / (q.size as f64).sqrt()) as f32,
+            mask: mask.as_ref().map(Added::mask),
+            causal: self.causal,
+            counted: counted.as_deref(),
+        };
+        let width = attention.width();
+        let mut made = call.room(q.batch * q.heads * width);
+        attention.run(&call.machine.threads, &mut made);
+        let mut from = 0;
+        for (i, of) in [q, k, v].into_iter().enumerate() {
+            let mut out = call.room(of.batch * of.heads * of.length * of.size);
+            for (head, made) in made.chunks_exact(width).enumerate() {
+                let at = head / of.heads * of.steps[0] + head % of.heads * of.steps[1];
+                let rows = made[from..][..of.length * of.size].chunks_exact(of.size);
+                for (row, made) in rows.enumerate() {
+                    out[at + row * of.steps[2]..][..of.size].copy_from_slice(made);
+                }
+            }
+            from += of.length * of.size;
+            call.set(i, Value::floats(shapes[i].clone(), out, Layout::Plain));
+        }
+        call.machine.give(made);
+        Some(Outcome::Made)
+    }
+}
+impl HostKernel for AttentionGrad {
+    fn name(&self) -> &'static str {
+        "attention, backward"
+    }
+    fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
+        Ok(self.back(call).unwrap_or(Outcome::Declined))
+    }
 }

@@ -4,7 +4,7 @@ use super::prepare::Choice;
 use super::spatial::WindowAttrs;
 use super::step::{Call, HostKernel, Outcome};
 use super::value::{Layout, Value};
-use crate::kernels::backward::{AttentionBack, NormalizedRows, ROW_MULTIPLE, softmax_back};
+use crate::kernels::backward::{DepthwiseBack, NormalizedRows, ROW_MULTIPLE, softmax_back};
 use crate::kernels::conv::Geometry;
 use crate::kernels::movement::transpose;
 use crate::kernels::optimizer::Adam;
@@ -34,9 +34,13 @@ pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
         }
         Op::ConvWeightGrad => {
             let dims = attrs.ints("kernel_shape")?.len();
-            let whole = attrs.int("group_channels").is_none() && attrs.get("accumulate").is_none();
-            let window = WindowAttrs::of(node, dims, None).filter(|_| whole)?;
-            Box::new(ConvWeightGrad { window })
+            let own = match attrs.int("group_channels") {
+                None => None,
+                Some(own) => Some(usize::try_from(own).ok().filter(|own| *own > 0)?),
+            };
+            let told = attrs.get("accumulate").is_some();
+            let window = WindowAttrs::of(node, dims, None).filter(|_| !told)?;
+            Box::new(ConvWeightGrad { window, own })
         }
         Op::SoftmaxGrad => Box::new(SoftmaxGrad { axis }),
         Op::SoftmaxCrossEntropyGrad if node.inputs.get(3).copied().flatten().is_none() => {
@@ -49,7 +53,6 @@ pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
             Box::new(ScaleGrad { axis, centered, epsilon })
         }
         Op::AdamStep => Box::new(AdamStep::of(node)),
-        Op::AttentionGrad => Box::new(AttentionGrad::of(node)?),
         _ => return None,
     })
 }
@@ -80,6 +83,8 @@ impl HostKernel for MaxPoolGrad {
 
 struct ConvWeightGrad {
     window: WindowAttrs,
+    /// Channels of a group, where there are several.
+    own: Option<usize>,
 }
 impl HostKernel for ConvWeightGrad {
     fn name(&self) -> &'static str {
@@ -91,22 +96,46 @@ impl HostKernel for ConvWeightGrad {
         let (Some(size), Some(out_size)) = (self.window.size(&shape), self.window.size(&made)) else {
             return Ok(Outcome::Declined);
         };
+        let (all, all_out) = (shape[1], made[1]);
+        let channels = self.own.unwrap_or(all);
+        let groups = if channels == 0 { 1 } else { all / channels };
+        if groups * channels != all || groups == 0 || all_out % groups != 0 || made.contains(&0) {
+            return Ok(Outcome::Declined);
+        }
         let (Some(data), Some(given)) =
             (call.floats(0, Layout::ChannelsLast), call.floats(1, Layout::ChannelsLast))
         else {
             return Ok(Outcome::Declined);
         };
-        let (channels, out_channels) = (shape[1], made[1]);
+        let out_channels = all_out / groups;
         let place = self.window.at(size, out_size);
         let geometry = Geometry { channels, out_channels, groups: 1, taps, stride, dilation };
         let area = taps[0] * taps[1];
-        let out_shape = self.window.shape(out_channels, channels, taps);
+        let out_shape = self.window.shape(all_out, channels, taps);
         let mut out = call.room_for(&out_shape)?;
-        let mut turned = call.room(out.len());
         let threads = &call.machine.threads;
-        let left = Left::Window { data: &data, geometry: &geometry, place: &place };
-        outer_sum(threads, &left, &given, out_channels.max(1), &mut turned);
-        transpose(threads, &turned, &[area, channels, out_channels], &[2, 1, 0], &mut out);
+        if channels == 1 && out_channels == 1 {
+            let mut turned = call.room(out.len());
+            DepthwiseBack { data: &data, given: &given, channels: all, place, taps, stride, dilation }
+                .run(threads, &mut turned);
+            transpose(threads, &turned, &[area, all], &[1, 0], &mut out);
+            call.machine.give(turned);
+            return call.make(out_shape, out, Layout::Plain);
+        }
+        let mut turned = call.room(out.len() / groups);
+        for (group, out) in out.chunks_exact_mut(turned.len().max(1)).enumerate() {
+            // The channels of a group, beside each other.
+            let part = |of: &[f32], all: usize, own: usize| -> Vec<f32> {
+                of.chunks_exact(all).flat_map(|pixel| &pixel[group * own..][..own]).copied().collect()
+            };
+            let parts =
+                (groups > 1).then(|| (part(&data, all, channels), part(&given, all_out, out_channels)));
+            let (data, given) =
+                parts.as_ref().map_or((&*data, &*given), |(data, given)| (data.as_slice(), given.as_slice()));
+            let left = Left::Window { data, geometry: &geometry, place: &place };
+            outer_sum(threads, &left, given, out_channels, &mut turned);
+            transpose(threads, &turned, &[area, channels, out_channels], &[2, 1, 0], out);
+        }
         call.machine.give(turned);
         call.make(out_shape, out, Layout::Plain)
     }
@@ -307,95 +336,5 @@ impl HostKernel for AdamStep {
             call.set(i, Value::floats(shape.clone(), made, Layout::Plain));
         }
         Ok(Outcome::Made)
-    }
-}
-
-struct AttentionGrad {
-    q_heads: usize,
-    head_size: usize,
-    scale: Option<f64>,
-    causal: bool,
-}
-impl AttentionGrad {
-    /// None where the op table is needed: for masks, capped scores and scores that are asked for.
-    fn of(node: &Node) -> Option<Self> {
-        let masked = node.inputs.iter().skip(4).any(Option::is_some);
-        let shown = node.outputs.get(3).copied().flatten().is_some();
-        let capped = node.attrs.float("softcap").is_some_and(|cap| cap > 0.0);
-        let told = node.attrs.get("accumulate").is_some();
-        let count = |name: &str| usize::try_from(node.attrs.int_or(name, 0)).ok();
-        (!masked && !shown && !capped && !told).then_some(Self {
-            q_heads: count("q_num_heads")?,
-            head_size: count("head_size")?,
-            scale: node.attrs.float("scale"),
-            causal: node.attrs.flag("is_causal"),
-        })
-    }
-    fn back(&self, call: &mut Call<'_>) -> Option<Outcome> {
-        let shapes = [0, 1, 2].map(|i| call.shape(i));
-        // Batch, heads, length and size, and the steps of the first three.
-        let laid = |shape: &[usize]| match *shape {
-            [batch, heads, length, size] => {
-                Some(([batch, heads, length, size], [heads * length * size, length * size, size]))
-            }
-            [batch, length, all] => {
-                let heads = if self.head_size > 0 { all.checked_div(self.head_size)? } else { self.q_heads };
-                let size = all.checked_div(heads).filter(|size| size * heads == all)?;
-                Some(([batch, heads, length, size], [length * all, size, all]))
-            }
-            _ => None,
-        };
-        let [(q, q_steps), (k, k_steps), (v, v_steps)] =
-            [laid(&shapes[0])?, laid(&shapes[1])?, laid(&shapes[2])?];
-        let [batch, heads, queries, size] = q;
-        let agree = k[..2] == q[..2] && v[..3] == k[..3] && k[3] == size && !shapes.concat().contains(&0);
-        if !agree || shapes.iter().any(|s| s.len() != shapes[0].len()) {
-            return None;
-        }
-        let y_steps = if shapes[0].len() == 4 {
-            [heads * queries * v[3], queries * v[3], v[3]]
-        } else {
-            [queries * heads * v[3], v[3], heads * v[3]]
-        };
-        let [q_data, k_data, v_data, dy] = [0, 1, 2, 3].map(|i| call.floats(i, Layout::Plain));
-        let (q_data, k_data, v_data, dy) = (q_data?, k_data?, v_data?, dy?);
-        let attention = AttentionBack {
-            operands: [&q_data, &k_data, &v_data, &dy],
-            steps: [q_steps, k_steps, v_steps, y_steps],
-            heads,
-            queries,
-            keys: k[2],
-            size,
-            v_size: v[3],
-            scale: self.scale.unwrap_or(1.0 / (size as f64).sqrt()) as f32,
-            causal: self.causal,
-        };
-        let width = attention.width();
-        let mut made = call.room(batch * heads * width);
-        attention.run(&call.machine.threads, &mut made);
-        let mut from = 0;
-        for (i, ([_, _, length, size], steps)) in
-            [(q, q_steps), (k, k_steps), (v, v_steps)].into_iter().enumerate()
-        {
-            let mut out = call.room(batch * heads * length * size);
-            for (head, made) in made.chunks_exact(width).enumerate() {
-                let at = head / heads * steps[0] + head % heads * steps[1];
-                for (row, made) in made[from..][..length * size].chunks_exact(size).enumerate() {
-                    out[at + row * steps[2]..][..size].copy_from_slice(made);
-                }
-            }
-            from += length * size;
-            call.set(i, Value::floats(shapes[i].clone(), out, Layout::Plain));
-        }
-        call.machine.give(made);
-        Some(Outcome::Made)
-    }
-}
-impl HostKernel for AttentionGrad {
-    fn name(&self) -> &'static str {
-        "attention, backward"
-    }
-    fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
-        Ok(self.back(call).unwrap_or(Outcome::Declined))
     }
 }

@@ -1,12 +1,12 @@
 //! Matrix products.
 
-use super::prepare::Choice;
+use super::prepare::{Choice, layout_at_hand};
 use super::step::{Call, HostKernel, Outcome};
 use super::value::Layout;
 use crate::kernels::gemm::{Packed, Product, Rows};
-use crate::kernels::matmul::{Batch, product};
+use crate::kernels::matmul::{Batch, Turned, product};
 use crate::kernels::movement::transpose;
-use crate::kernels::outer::{Left, outer_sum};
+use crate::kernels::outer::{Left, outer_sum, outer_work};
 use orrery_ir::{Node, Op};
 
 pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
@@ -182,23 +182,45 @@ impl HostKernel for MatMul {
         true
     }
     fn run(&self, call: &mut Call<'_>) -> Result<Outcome, String> {
+        // Matrices one behind the other whose channels lie last are matrices that lie turned.
+        let layouts = [0, 1].map(|i| match call.input(i) {
+            Some(value) if value.shape().len() == 3 => layout_at_hand(value),
+            _ => Layout::Plain,
+        });
         let (a_shape, b_shape) = (call.shape(0), call.shape(1));
-        let (Some(a), Some(b)) = (call.floats(0, Layout::Plain), call.floats(1, Layout::Plain)) else {
+        let (Some(a), Some(b)) = (call.floats(0, layouts[0]), call.floats(1, layouts[1])) else {
             return Ok(Outcome::Declined);
         };
         let ([a_batch @ .., m, k], [b_batch @ .., k2, n]) = (a_shape.as_slice(), b_shape.as_slice()) else {
             return Ok(Outcome::Declined);
         };
-        if k != k2 {
+        let (m, k, n) = (*m, *k, *n);
+        if k != *k2 {
             return Ok(Outcome::Declined);
         }
         let Some(plan) = batches(a_batch, b_batch) else { return Ok(Outcome::Declined) };
+        let (turned, layout) = match layouts {
+            [Layout::Plain, Layout::Plain] => (Turned::None, Layout::Plain),
+            [Layout::Plain, Layout::ChannelsLast] => (Turned::Right, Layout::Plain),
+            [Layout::ChannelsLast, Layout::ChannelsLast] => (Turned::None, Layout::ChannelsLast),
+            [Layout::ChannelsLast, Layout::Plain] => {
+                // Either operand may give the rows of the result.
+                let turned = outer_work(n, m) < outer_work(m, n);
+                (Turned::Left, if turned { Layout::ChannelsLast } else { Layout::Plain })
+            }
+        };
         let left: Vec<usize> = plan.places.iter().map(|p| p.0 * m * k).collect();
         let right: Vec<usize> = plan.places.iter().map(|p| p.1 * k * n).collect();
-        let shape = plan.shape.into_iter().chain([*m, *n]).collect();
-        call.make_then_tail(shape, Layout::Plain, |call, out| {
-            Batch { a: &a, b: &b, left: &left, right: &right, m: *m, k: *k, n: *n, transposed: false }
-                .run(&call.machine.threads, out);
+        let shape = plan.shape.into_iter().chain([m, n]).collect();
+        call.make_then_tail(shape, layout, |call, out| {
+            let batch = match layout {
+                Layout::Plain => Batch { a: &a, b: &b, left: &left, right: &right, m, k, n, turned },
+                // The turned result is the product of the turned operands.
+                Layout::ChannelsLast => {
+                    Batch { a: &b, b: &a, left: &right, right: &left, m: n, k, n: m, turned }
+                }
+            };
+            batch.run(&call.machine.threads, out);
         })
     }
 }

@@ -177,11 +177,13 @@ impl HostKernel for Transpose {
         let own = steps(&shape, layout);
         let dims: Vec<(usize, isize)> = order.iter().map(|&d| (shape[d], own[d])).collect();
         let out_shape: Vec<usize> = order.iter().map(|&d| shape[d]).collect();
-        // Where the numbers lie in the new order already, they are shared.
-        let moved: Vec<isize> = dims.iter().filter(|d| d.0 != 1).map(|d| d.1).collect();
-        if moved.windows(2).all(|w| w[0] > w[1]) {
-            call.set(0, Value::of_floats(out_shape, data, Layout::Plain));
-            return Ok(Outcome::Made);
+        // Where the numbers lie in the new order already, in either layout, they are shared.
+        for layout in [Layout::Plain, Layout::ChannelsLast] {
+            let moved = layout.order(rank).into_iter().map(|d| dims[d]).filter(|d| d.0 != 1);
+            if moved.is_sorted_by(|a, b| a.1 > b.1) {
+                call.set(0, Value::of_floats(out_shape, data, layout));
+                return Ok(Outcome::Made);
+            }
         }
         let mut out = call.room(data.len());
         gather_strided(&call.machine.threads, &data, 0, &dims, &mut out);

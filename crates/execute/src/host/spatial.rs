@@ -44,8 +44,9 @@ pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
             }
             let made = node.outputs.first().copied().flatten()?;
             let extents = choice.graph.values[made].ty.as_tensor().and_then(|t| t.shape.clone());
+            let images = extents.as_ref().and_then(|s| s.first()?.extent()).unwrap_or(1);
             let out: Option<Vec<usize>> = extents.and_then(|s| s.get(2..)?.iter().map(Dim::extent).collect());
-            let out = out.map(|out| two(&out, 1));
+            let out = out.map(|out| (images, two(&out, 1)));
             let packed = constant.map(|values| Convolution::new(geometry, &values, out));
             Some(Box::new(Conv { window, geometry, packed }))
         }
@@ -187,7 +188,8 @@ impl HostKernel for Conv {
             return convolve(call, packed, &place, out);
         }
         let Some(weights) = call.floats(1, Layout::Plain) else { return Ok(Outcome::Declined) };
-        convolve(call, &Convolution::new(self.geometry, &weights, Some(place.out)), &place, out)
+        let packed = Convolution::new(self.geometry, &weights, Some((shape[0], place.out)));
+        convolve(call, &packed, &place, out)
     }
 }
 
@@ -278,7 +280,8 @@ impl HostKernel for ConvTranspose {
             None => {
                 let Some(weights) = call.floats(1, Layout::Plain) else { return Ok(Outcome::Declined) };
                 if let Some(place) = self.as_convolution(size, out) {
-                    let packed = Convolution::new(*geometry, &self.turned_round(&weights), Some(out));
+                    let turned = self.turned_round(&weights);
+                    let packed = Convolution::new(*geometry, &turned, Some((shape[0], out)));
                     return convolve(call, &packed, &place, out_shape);
                 }
                 &*made.insert(Transposed::new(*geometry, &weights))

@@ -170,6 +170,11 @@ impl Value {
         if self.shape == shape {
             return self.clone();
         }
+        // Pixels under other names: channels stay last.
+        let kept = self.shape.len() > 2 && shape.len() > 2 && self.shape[..2] == shape[..2];
+        if let (Data::Floats { .. }, true) = (&self.data, kept) {
+            return Self { shape, data: self.data.clone() };
+        }
         match self.get(Layout::Plain, machine) {
             Some(floats) => Self::of_floats(shape, floats, Layout::Plain),
             None => match &self.data {

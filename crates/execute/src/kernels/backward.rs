@@ -1,5 +1,7 @@
-//! Gradients of softmax, of normalized rows and of attention.
+//! Gradients of softmax, of normalized rows, of attention and of windows of one channel each.
 
+use super::attention::Mask;
+use super::conv::Placement;
 use super::gemm::{Finish, Product, Rows};
 use super::matmul::with_room;
 use super::outer::{Left, outer_sum_here};
@@ -192,8 +194,12 @@ pub struct AttentionBack<'a> {
     pub v_size: usize,
     /// Factor of the scores.
     pub scale: f32,
+    /// Added to the scores.
+    pub mask: Option<Mask<'a>>,
     /// Whether a query sees no key behind it.
     pub causal: bool,
+    /// Keys that count, for each batch.
+    pub counted: Option<&'a [usize]>,
 }
 
 impl AttentionBack<'_> {
@@ -225,11 +231,18 @@ impl AttentionBack<'_> {
                 packed.repack_transposed(k, k_step);
                 times(q, q_step, packed, weights);
             });
+            let (batch, head) = (i / self.heads, i % self.heads);
             for (row, weights) in weights.chunks_exact_mut(keys).enumerate() {
                 weights.iter_mut().for_each(|x| *x *= self.scale);
-                if self.causal {
-                    weights[(row + 1).min(keys)..].fill(f32::NEG_INFINITY);
+                let mut seen = if self.causal { row + 1 } else { keys };
+                seen = seen.min(self.counted.map_or(keys, |counted| counted[batch]));
+                if let Some(mask) = &self.mask {
+                    let [of_batch, of_head, of_query] = mask.steps;
+                    let added = &mask.data[batch * of_batch + head * of_head + row * of_query..];
+                    weights.iter_mut().zip(&added[..mask.keys]).for_each(|(x, added)| *x += added);
+                    seen = seen.min(mask.keys);
                 }
+                weights[seen.min(keys)..].fill(f32::NEG_INFINITY);
             }
             softmax_here(weights, keys, false);
             with_room(v_size, keys, |packed| {
@@ -254,6 +267,63 @@ impl AttentionBack<'_> {
                 }
             });
         });
+    }
+}
+
+/// The gradient of the weights of a convolution with a window of its own for each channel, over channels-last images.
+#[derive(Clone, Copy, Debug)]
+pub struct DepthwiseBack<'a> {
+    /// Images.
+    pub data: &'a [f32],
+    /// What comes back for each place of the window.
+    pub given: &'a [f32],
+    /// Channels of both.
+    pub channels: usize,
+    /// Where the window is put.
+    pub place: Placement,
+    /// Taps down and across.
+    pub taps: [usize; 2],
+    /// Step down and across.
+    pub stride: [usize; 2],
+    /// Distance of taps down and across.
+    pub dilation: [usize; 2],
+}
+
+impl DepthwiseBack<'_> {
+    /// Computes, for each tap, that of all channels.
+    pub fn run(&self, threads: &Threads, out: &mut [f32]) {
+        threads.chunks(out, self.channels, |tap, out| dispatch(DepthwiseTap { of: *self, tap, out }));
+    }
+}
+
+struct DepthwiseTap<'a> {
+    of: DepthwiseBack<'a>,
+    tap: usize,
+    out: &'a mut [f32],
+}
+impl Kernel for DepthwiseTap<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Self { of: DepthwiseBack { data, given, channels, place, taps, stride, dilation }, tap, out } =
+            self;
+        let Placement { size: [height, width], out: [out_height, out_width], pad } = place;
+        let (down, across) = (tap / taps[1] * dilation[0], tap % taps[1] * dilation[1]);
+        out.fill(0.0);
+        for (at, given) in given.chunks_exact(channels).enumerate() {
+            let (image, y, x) = (at / out_width / out_height, at / out_width % out_height, at % out_width);
+            let row = (y * stride[0] + down).wrapping_sub(pad[0]);
+            let column = (x * stride[1] + across).wrapping_sub(pad[1]);
+            if row >= height || column >= width {
+                continue;
+            }
+            let pixel = &data[((image * height + row) * width + column) * channels..][..channels];
+            let vectors = pixel.chunks(S::LANES).zip(given.chunks(S::LANES));
+            for ((pixel, given), sum) in vectors.zip(out.chunks_mut(S::LANES)) {
+                let more = s.fma(s.load_partial(pixel), s.load_partial(given), s.load_partial(sum));
+                s.store_partial(sum, more);
+            }
+        }
     }
 }
 

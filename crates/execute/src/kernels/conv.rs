@@ -56,9 +56,9 @@ enum Method {
 }
 
 impl Convolution {
-    /// Packs weights `[out channels, channels / groups, taps down, taps across]`; `out` is the size of an output image,
-    /// where it is always the same.
-    pub fn new(geometry: Geometry, weights: &[f32], out: Option<[usize; 2]>) -> Self {
+    /// Packs weights `[out channels, channels / groups, taps down, taps across]`; `out` is the least number of images and
+    /// the size of an output image, where it is always the same.
+    pub fn new(geometry: Geometry, weights: &[f32], out: Option<(usize, [usize; 2])>) -> Self {
         let Geometry { channels, out_channels, groups, taps: [down, across], .. } = geometry;
         let area = down * across;
         if groups == channels && out_channels == channels && groups > 1 {
@@ -73,9 +73,8 @@ impl Convolution {
             })
         };
         let packed = || -> Vec<Packed> { (0..groups).map(group).collect() };
-        if Winograd::takes(&geometry)
-            && Winograd::pays(&geometry, 1, out.unwrap_or([usize::from(u16::MAX); 2]))
-        {
+        let (images, size) = out.unwrap_or((1, [usize::from(u16::MAX); 2]));
+        if Winograd::takes(&geometry) && Winograd::pays(&geometry, images, size) {
             // Where the size is known, the taps are not needed as well.
             let taps = if out.is_some() { Vec::new() } else { packed() };
             return Self { geometry, method: Method::Winograd(Winograd::new(geometry, weights), taps) };

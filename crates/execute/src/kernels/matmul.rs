@@ -1,6 +1,7 @@
 //! Products of batches of matrices, where both operands are made at run time.
 
 use super::gemm::{Finish, Packed, Product, Rows};
+use super::outer::{Left, outer_sum, outer_sum_here};
 use super::threads::Threads;
 use std::cell::RefCell;
 
@@ -21,8 +22,19 @@ pub struct Batch<'a> {
     pub k: usize,
     /// Columns of the right.
     pub n: usize,
-    /// Whether the right ones lie `[n, k]`.
-    pub transposed: bool,
+    /// How they lie.
+    pub turned: Turned,
+}
+
+/// Which operands of a product lie the other way round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turned {
+    /// Neither.
+    None,
+    /// The left, `[k, m]`.
+    Left,
+    /// The right, `[n, k]`.
+    Right,
 }
 
 /// Computes the product of `[m, k]` and a matrix `[k, n]`, or `[n, k]` where it is `transposed`, into `out` of `[m, n]`.
@@ -60,7 +72,10 @@ pub(super) fn with_room<T>(depth: usize, columns: usize, f: impl FnOnce(&mut Pac
 impl Batch<'_> {
     fn pack(&self, packed: &mut Packed, at: usize) {
         let b = &self.b[at..][..self.k * self.n];
-        if self.transposed { packed.repack_transposed(b, self.k) } else { packed.repack_rows(b, self.n) }
+        match self.turned {
+            Turned::Right => packed.repack_transposed(b, self.k),
+            _ => packed.repack_rows(b, self.n),
+        }
     }
     fn product<'b>(&'b self, packed: &'b [Packed], at: usize) -> Product<'b> {
         let rows = Rows::Dense { data: &self.a[at..], stride: self.k };
@@ -75,6 +90,24 @@ impl Batch<'_> {
         if k == 0 {
             return out.fill(0.0);
         }
+        let apart = self.left.len() >= 2 * threads.count() || m * k * n < 1 << 16;
+        if self.turned == Turned::Left {
+            let operands = |i: usize| {
+                let left = Left::Rows { data: &self.a[self.left[i]..][..k * m], columns: m };
+                (left, &self.b[self.right[i]..][..k * n])
+            };
+            if apart {
+                return threads.chunks(out, m * n, |i, out| {
+                    let (left, right) = operands(i);
+                    outer_sum_here(&left, right, n, out);
+                });
+            }
+            for (i, out) in out.chunks_exact_mut(m * n).enumerate() {
+                let (left, right) = operands(i);
+                outer_sum(threads, &left, right, n, out);
+            }
+            return;
+        }
         let follows = |starts: &[usize], step: usize| starts.windows(2).all(|w| w[1] == w[0] + step);
         if follows(self.right, 0) && follows(self.left, m * k) {
             // One right matrix for all: one tall product.
@@ -83,7 +116,7 @@ impl Batch<'_> {
                 self.product(std::slice::from_ref(packed), self.left[0]).run(threads, out);
             });
         }
-        if self.left.len() >= 2 * threads.count() || m * k * n < 1 << 16 {
+        if apart {
             threads.chunks(out, m * n, |i, out| {
                 with_room(k, n, |packed| {
                     self.pack(packed, self.right[i]);

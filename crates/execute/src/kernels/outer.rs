@@ -5,7 +5,7 @@
 
 use super::conv::{Geometry, Placement};
 use super::scratch::with_scratch;
-use super::simd::{Kernel, MAX_LANES, Simd, dispatch};
+use super::simd::{Kernel, Level, MAX_LANES, Simd, dispatch};
 use super::threads::Threads;
 
 /// Positions that are summed in registers.
@@ -92,10 +92,14 @@ impl Left<'_> {
     }
 }
 
+/// Numbers of a result of that size that are computed, those in the margins counted.
+pub fn outer_work(rows: usize, columns: usize) -> usize {
+    rows.next_multiple_of(TILE) * columns.next_multiple_of(2 * Level::best().lanes())
+}
+
 /// Computes the sum over all rows of `right`, which are `columns` long, into `out`.
 pub fn outer_sum(threads: &Threads, left: &Left<'_>, right: &[f32], columns: usize, out: &mut [f32]) {
-    // Pieces for some threads.
-    let rows = left.columns().div_ceil(4).next_multiple_of(TILE).min(ROWS);
+    let rows = left.columns().div_ceil(threads.count()).next_multiple_of(TILE).min(ROWS);
     threads.chunks(out, rows * columns, |i, out| piece(left, right, columns, i * rows, out));
 }
 

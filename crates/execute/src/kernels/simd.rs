@@ -349,6 +349,19 @@ mod x86 {
             // SAFETY: `self` proves the instructions; the reference covers eight numbers.
             unsafe { _mm256_storeu_ps(to.as_mut_ptr(), v) }
         }
+        #[inline(always)]
+        fn load_partial(self, from: &[f32]) -> Self::V {
+            if from.len() >= 8 {
+                return self.load(from);
+            }
+            const MASK: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+            // SAFETY: `self` proves the instructions; the mask is read at 1..=8 of sixteen, and keeps the access to `from`
+            // inside the slice.
+            unsafe {
+                let mask = _mm256_loadu_si256(MASK.as_ptr().add(8 - from.len()).cast());
+                _mm256_maskload_ps(from.as_ptr(), mask)
+            }
+        }
         intrinsics! {
             fn splat(self, x: f32) -> __m256 = _mm256_set1_ps(x);
             fn add(self, a: __m256, b: __m256) -> __m256 = _mm256_add_ps(a, b);

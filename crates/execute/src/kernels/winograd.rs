@@ -53,16 +53,20 @@ impl Winograd {
             [0.0, 0.0, 1.0],
         ];
         let Geometry { channels, out_channels, .. } = geometry;
-        let packed = (0..PLACES)
-            .map(|place| {
-                let (down, across) = (G[place / IN], G[place % IN]);
-                Packed::new(channels, out_channels, |k, n| {
-                    let window = &weights[(n * channels + k) * 9..][..9];
-                    let sum: f64 = (0..9).map(|t| down[t / 3] * across[t % 3] * f64::from(window[t])).sum();
-                    sum as f32
-                })
-            })
-            .collect();
+        let count = channels * out_channels;
+        let mut transformed = vec![0.0; PLACES * count];
+        for (k, n) in (0..channels).flat_map(|k| (0..out_channels).map(move |n| (k, n))) {
+            let window = &weights[(n * channels + k) * 9..][..9];
+            let dot = |g: &[f64; 3], of: [f64; 3]| g[0] * of[0] + g[1] * of[1] + g[2] * of[2];
+            let half =
+                [0, 1, 2].map(|x| G.map(|down| dot(&down, [0, 1, 2].map(|y| f64::from(window[y * 3 + x])))));
+            for place in 0..PLACES {
+                let sum = dot(&G[place % IN], [0, 1, 2].map(|x| half[x][place / IN]));
+                transformed[place * count + k * out_channels + n] = sum as f32;
+            }
+        }
+        let of_place = transformed.chunks_exact(count.max(1));
+        let packed = of_place.map(|matrix| Packed::from_rows(channels, out_channels, matrix)).collect();
         Self { geometry, packed }
     }
     /// Convolves the images of `data` into those of `out`.
@@ -80,15 +84,22 @@ impl Winograd {
             return;
         }
         let across = out_width.div_ceil(OUT);
-        let rows_at_a_time = (TILES / across).max(1).min(out_height.div_ceil(OUT));
-        let most = rows_at_a_time * across;
+        let of_image = out_height.div_ceil(OUT) * across;
+        let images = out.len() / (out_height * out_width * out_channels);
+        // Some rows of tiles of an image, or all of some images.
+        let (together, rows) = if of_image < TILES {
+            ((TILES / of_image).min(images), out_height)
+        } else {
+            (1, ((TILES / across).max(1) * OUT).min(out_height))
+        };
+        let most = together * rows.div_ceil(OUT) * across;
         with_scratch(most * PLACES * channels, |transformed| {
             with_scratch(most * PLACES * out_channels, |products| {
-                let rows = rows_at_a_time * OUT;
-                for image in 0..out.len() / (out_height * out_width * out_channels) {
+                for image in (0..images).step_by(together) {
                     for first in (0..out_height).step_by(rows) {
-                        let rows = (out_height - first).min(rows);
-                        let strip = Strip { data, place, finish, image, first, rows };
+                        let images = together.min(images - image);
+                        let rows = rows.min(out_height - first);
+                        let strip = Strip { data, place, finish, image, images, first, rows };
                         self.strip(threads, &strip, transformed, products, out);
                     }
                 }
@@ -104,16 +115,17 @@ impl Winograd {
         out: &mut [f32],
     ) {
         let Geometry { channels, out_channels, .. } = self.geometry;
-        let Strip { data, place, finish, image, first, rows } = *strip;
+        let Strip { data, place, finish, image, images, first, rows } = *strip;
         let [out_height, out_width] = place.out;
         let across = out_width.div_ceil(OUT);
-        let tiles = rows.div_ceil(OUT) * across;
-        let pixels = &data[image * place.size[0] * place.size[1] * channels..];
-        let transformed = &mut transformed[..tiles * PLACES * channels];
+        let down = rows.div_ceil(OUT);
+        let image_len = place.size[0] * place.size[1] * channels;
+        let transformed = &mut transformed[..images * down * across * PLACES * channels];
         threads.chunks(transformed, across * PLACES * channels, |i, to| {
-            dispatch(IntoPlaces { data: pixels, channels, place, top: first + i * OUT, to });
+            let data = &data[(image + i / down) * image_len..][..image_len];
+            dispatch(IntoPlaces { data, channels, place, top: first + i % down * OUT, to });
         });
-        let products = &mut products[..tiles * PLACES * out_channels];
+        let products = &mut products[..images * down * across * PLACES * out_channels];
         Product {
             rows: Rows::Dense { data: transformed, stride: PLACES * channels },
             segments: 1,
@@ -122,10 +134,12 @@ impl Winograd {
         }
         .run(threads, products);
         let at = (image * out_height + first) * out_width;
-        let out = &mut out[at * out_channels..][..rows * out_width * out_channels];
-        threads.chunks(out, OUT * out_width * out_channels, |i, out| {
-            let at = at + i * OUT * out_width;
-            let from = &products[i * across * PLACES * out_channels..];
+        let out = &mut out[at * out_channels..][..images * rows * out_width * out_channels];
+        // A row of tiles, or an image: its last row of tiles may be cut off.
+        let (piece, tiles) = if images > 1 { (rows, down * across) } else { (OUT, across) };
+        threads.chunks(out, piece * out_width * out_channels, |i, out| {
+            let at = at + i * piece * out_width;
+            let from = &products[i * tiles * PLACES * out_channels..];
             dispatch(FromPlaces { from, width: out_width, channels: out_channels, at, finish, out });
             if let Some(then) = finish.then {
                 then(at, 0, &mut Block::of(out, out_channels));
@@ -134,13 +148,14 @@ impl Winograd {
     }
 }
 
-/// Output rows of one image that are computed together.
+/// What is computed together: some output rows of an image, or all of some images.
 #[derive(Clone, Copy)]
 struct Strip<'a> {
     data: &'a [f32],
     place: &'a Placement,
     finish: &'a Finish<'a>,
     image: usize,
+    images: usize,
     first: usize,
     rows: usize,
 }
@@ -214,7 +229,7 @@ impl Kernel for IntoPlaces<'_> {
     }
 }
 
-/// A^T m A for a row of tiles, and what is done to the sums.
+/// A^T m A for rows of tiles, and what is done to the sums.
 struct FromPlaces<'a> {
     /// Tile by tile, place by place, the channels.
     from: &'a [f32],
@@ -224,7 +239,7 @@ struct FromPlaces<'a> {
     /// The first pixel of the result.
     at: usize,
     finish: &'a Finish<'a>,
-    /// Up to four rows of the result.
+    /// Rows of one image of the result.
     out: &'a mut [f32],
 }
 
@@ -246,44 +261,49 @@ impl Kernel for FromPlaces<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { from, width, channels, at, finish, out } = self;
-        let rows = out.len() / (width * channels);
-        for t in 0..width.div_ceil(OUT) {
-            let tile = &from[t * PLACES * channels..][..PLACES * channels];
-            let columns = OUT.min(width - t * OUT);
-            for c in (0..channels).step_by(S::LANES) {
-                let lanes = S::LANES.min(channels - c);
-                let mut half = [[s.splat(0.0); OUT]; IN];
-                for (x, half) in half.iter_mut().enumerate() {
-                    let mut column = [s.splat(0.0); IN];
-                    for (y, value) in column.iter_mut().enumerate() {
-                        *value = s.load_partial(&tile[(y * IN + x) * channels + c..][..lanes]);
-                    }
-                    *half = from_places(s, column);
-                }
-                let bias = finish.bias.map_or(
-                    s.splat(0.0),
-                    #[inline(always)]
-                    |b| s.load_partial(&b[c..c + lanes]),
-                );
-                for y in 0..OUT {
-                    if y == rows {
-                        break;
-                    }
-                    let mut row = [s.splat(0.0); IN];
-                    for (x, half) in half.iter().enumerate() {
-                        row[x] = half[y];
-                    }
-                    let values = from_places(s, row);
-                    for (x, value) in values.into_iter().enumerate().take(columns) {
-                        let place = (y * width + t * OUT + x) * channels + c;
-                        let mut value = s.add(value, bias);
-                        if let Some(added) = finish.added {
-                            value = s.add(value, s.load_partial(&added[at * channels + place..][..lanes]));
+        let across = width.div_ceil(OUT);
+        for (r, out) in out.chunks_mut(OUT * width * channels).enumerate() {
+            let at = at + r * OUT * width;
+            let rows = out.len() / (width * channels);
+            for t in 0..across {
+                let tile = &from[(r * across + t) * PLACES * channels..][..PLACES * channels];
+                let columns = OUT.min(width - t * OUT);
+                for c in (0..channels).step_by(S::LANES) {
+                    let lanes = S::LANES.min(channels - c);
+                    let mut half = [[s.splat(0.0); OUT]; IN];
+                    for (x, half) in half.iter_mut().enumerate() {
+                        let mut column = [s.splat(0.0); IN];
+                        for (y, value) in column.iter_mut().enumerate() {
+                            *value = s.load_partial(&tile[(y * IN + x) * channels + c..][..lanes]);
                         }
-                        if let Some((least, largest)) = finish.clamp {
-                            value = s.min(s.splat(largest), s.max(s.splat(least), value));
+                        *half = from_places(s, column);
+                    }
+                    let bias = finish.bias.map_or(
+                        s.splat(0.0),
+                        #[inline(always)]
+                        |b| s.load_partial(&b[c..c + lanes]),
+                    );
+                    for y in 0..OUT {
+                        if y == rows {
+                            break;
                         }
-                        s.store_partial(&mut out[place..][..lanes], value);
+                        let mut row = [s.splat(0.0); IN];
+                        for (x, half) in half.iter().enumerate() {
+                            row[x] = half[y];
+                        }
+                        let values = from_places(s, row);
+                        for (x, value) in values.into_iter().enumerate().take(columns) {
+                            let place = (y * width + t * OUT + x) * channels + c;
+                            let mut value = s.add(value, bias);
+                            if let Some(added) = finish.added {
+                                value =
+                                    s.add(value, s.load_partial(&added[at * channels + place..][..lanes]));
+                            }
+                            if let Some((least, largest)) = finish.clamp {
+                                value = s.min(s.splat(largest), s.max(s.splat(least), value));
+                            }
+                            s.store_partial(&mut out[place..][..lanes], value);
+                        }
                     }
                 }
             }

@@ -97,11 +97,12 @@ impl Array {
     /// In another type that is carried alike, rounded to the nearest; other arrays stay as they are.
     #[must_use]
     pub fn stored_as(self, dtype: DType) -> Self {
-        self.round_to(dtype, Rounding::NearestEven, 0)
+        self.round_to(dtype, Rounding::NearestEven, &[0])
     }
-    /// As [`Array::stored_as`] with a rounding; `first` numbers the first element for stochastic rounding.
+    /// As [`Array::stored_as`] with a rounding. For stochastic rounding the elements are cut in as many equal runs as
+    /// there are `firsts`, which number the first of each.
     #[must_use]
-    pub fn round_to(self, dtype: DType, rounding: Rounding, first: u64) -> Self {
+    pub fn round_to(self, dtype: DType, rounding: Rounding, firsts: &[u64]) -> Self {
         let (Elements::Float(values), Some(format), true) =
             (&self.elements, Format::of(dtype), is_carried(dtype))
         else {
@@ -111,7 +112,10 @@ impl Array {
             return Self { dtype, ..self };
         }
         let mut values = values.to_vec();
-        round_slice(&mut values, format, rounding, false, first);
+        let run = values.len() / firsts.len().max(1);
+        for (values, first) in values.chunks_mut(run.max(1)).zip(firsts) {
+            round_slice(values, format, rounding, false, *first);
+        }
         Self { dtype, shape: self.shape, elements: Elements::Float(Arc::new(values)) }
     }
     /// In another shape, or none where the number of elements differs.
@@ -161,6 +165,12 @@ impl Array {
             let tensor = Tensor::from_raw(dtype, shape.clone(), bytes);
             Self { dtype, shape, elements: Elements::Other(tensor) }
         })
+    }
+    /// Copies one behind the other, along a dimension in front of `rank` others.
+    pub(super) fn repeated(&self, count: usize, rank: usize) -> Self {
+        let lead = vec![1; rank.saturating_sub(self.shape.len())];
+        let shape = [&[count][..], &lead, &self.shape].concat();
+        Self::joined(&vec![self; count], shape).unwrap_or_else(|| self.clone())
     }
     /// The elements from number `first` on, as many as a shape takes; none where there are fewer.
     pub fn run(&self, first: usize, shape: Vec<usize>) -> Option<Self> {

@@ -316,6 +316,9 @@ fn sum_length(node: &Node, inputs: &[Option<Tensor>], output: &Tensor) -> u64 {
     match (node.op, second) {
         (Op::ReduceSum, _) => first / (output.len().max(1) as u64),
         (Op::Conv, Some(w)) => (w.len() / w.shape().first().copied().unwrap_or(1).max(1)) as u64 + extra,
+        (Op::ConvTranspose, Some(w)) => {
+            (w.len() / w.shape().get(1).copied().unwrap_or(1).max(1)) as u64 + extra
+        }
         (Op::ConvWeightGrad, Some(dy)) => (dy.len() / dy.shape().get(1).copied().unwrap_or(1).max(1)) as u64,
         (Op::MatMul | Op::Gemm, Some(b)) => {
             let flip = node.op == Op::Gemm && node.attrs.flag("transB");

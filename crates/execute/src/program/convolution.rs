@@ -89,12 +89,91 @@ impl Evaluator<'_> {
                 );
             }
         }
-        if let Some(bias) = bias {
-            for (i, row) in out.chunks_exact_mut(positions.max(1)).enumerate() {
-                row.iter_mut().for_each(|v| *v += bias[i % ws[0]]);
+        add_bias(&mut out, bias, ws[0], positions);
+        let shape = [xs[0], ws[0]].into_iter().chain(output).collect();
+        Some(Array::floats(DType::F32, shape, out))
+    }
+    /// The transpose of a convolution as a product: every output position is a column of what added its window to it.
+    pub(super) fn transposed(
+        &self,
+        node: &Node,
+        x: &[f32],
+        xs: &[usize],
+        w: &[f32],
+        ws: &[usize],
+        bias: Option<&[f32]>,
+    ) -> Option<Array> {
+        let spatial = xs.len().checked_sub(2)?;
+        let given = matches!(node.attrs.str_or("auto_pad", "NOTSET"), "" | "NOTSET");
+        if !given || node.attrs.ints("output_shape").is_some() || ws.len() != xs.len() || xs[1] != ws[0] {
+            return None;
+        }
+        let (strides, dilations, pads, added) = (
+            ints(node, "strides", 1, spatial)?,
+            ints(node, "dilations", 1, spatial)?,
+            ints(node, "pads", 0, 2 * spatial)?,
+            ints(node, "output_padding", 0, spatial)?,
+        );
+        let groups = usize::try_from(node.attrs.int_or("group", 1)).ok()?;
+        let (kernel, input, outs) = (&ws[2..], &xs[2..], ws[1]);
+        let channels = xs[1].checked_div(groups).filter(|channels| channels * groups == xs[1])?;
+        let mut output = Vec::with_capacity(spatial);
+        for d in 0..spatial {
+            let reach = dilations[d] * (kernel[d] as i64 - 1) + 1;
+            let full = (input[d] as i64 - 1) * strides[d] + reach + added[d];
+            output.push(usize::try_from(full - pads[d] - pads[d + spatial]).ok()?);
+        }
+        let (positions, taps): (usize, usize) = (output.iter().product(), kernel.iter().product());
+        let plane: usize = input.iter().product();
+        if positions * taps == 0 || u32::try_from(plane).is_err() {
+            return None;
+        }
+        // For each tap and output position, the input element whose window reaches there, dimension after dimension.
+        let (mut seen, mut count) = (vec![0_u32], 1);
+        for d in 0..spatial {
+            let (extent, stride) = (output[d], strides[d].max(1));
+            let reached: Vec<u32> = (0..kernel[d] * extent)
+                .map(|i| {
+                    let from = (i % extent) as i64 + pads[d] - (i / extent) as i64 * dilations[d];
+                    let inside = from % stride == 0 && (0..input[d] as i64).contains(&(from / stride));
+                    if inside { (from / stride) as u32 } else { OUTSIDE }
+                })
+                .collect();
+            let both = |row: u32, at: u32| match (row, at) {
+                (OUTSIDE, _) | (_, OUTSIDE) => OUTSIDE,
+                (row, at) => row * input[d] as u32 + at,
+            };
+            let mut next = Vec::with_capacity(seen.len() * reached.len());
+            for rows in seen.chunks_exact(count) {
+                for reached in reached.chunks_exact(extent) {
+                    next.extend(rows.iter().flat_map(|&row| reached.iter().map(move |&at| both(row, at))));
+                }
+            }
+            seen = next;
+            count *= extent;
+        }
+        let depth = channels * taps;
+        let mut out = vec![0.0; xs[0] * groups * outs * positions];
+        let (mut left, mut columns) = (vec![0.0; outs * depth], vec![0.0; depth * positions]);
+        for group in 0..groups {
+            for (i, window) in left.chunks_exact_mut(taps).enumerate() {
+                let (row, channel) = (i / channels, group * channels + i % channels);
+                window.copy_from_slice(&w[(channel * outs + row) * taps..][..taps]);
+            }
+            for image in 0..xs[0] {
+                for (row, line) in columns.chunks_exact_mut(positions.max(1)).enumerate() {
+                    let channel = (image * groups + group) * channels + row / taps;
+                    let source = &x[channel * plane..][..plane];
+                    for (value, place) in line.iter_mut().zip(&seen[row % taps * positions..]) {
+                        *value = source.get(*place as usize).copied().unwrap_or(0.0);
+                    }
+                }
+                let to = &mut out[(image * groups + group) * outs * positions..][..outs * positions];
+                self.product(&left, &columns, [outs, depth, positions], to);
             }
         }
-        let shape = [xs[0], ws[0]].into_iter().chain(output).collect();
+        add_bias(&mut out, bias, groups * outs, positions);
+        let shape = [xs[0], groups * outs].into_iter().chain(output).collect();
         Some(Array::floats(DType::F32, shape, out))
     }
     /// The gradient of a convolution's weights as a product: `[out, n * position]`, what came back, times
@@ -185,6 +264,14 @@ impl Evaluator<'_> {
         }
         let shape = [dys[1], channels].into_iter().chain(kernel).collect();
         Some(Array::floats(DType::F32, shape, out))
+    }
+}
+
+/// Adds to each channel its bias.
+fn add_bias(out: &mut [f32], bias: Option<&[f32]>, channels: usize, positions: usize) {
+    let Some(bias) = bias else { return };
+    for (i, row) in out.chunks_exact_mut(positions.max(1)).enumerate() {
+        row.iter_mut().for_each(|v| *v += bias[i % channels]);
     }
 }
 

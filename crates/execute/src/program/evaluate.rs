@@ -8,6 +8,7 @@ use orrery_ir::op::Datum;
 use orrery_ir::{Attr, Attrs, Graph, Node, Op, Type, ValueId};
 use orrery_numerics::{DType, Format, Rounding, Tensor, round_slice};
 use orrery_program::Arithmetic;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Evaluates bodies.
@@ -22,6 +23,20 @@ pub(super) struct Evaluator<'a> {
 
 /// Elements that one part can make at most, for numbering them across parts.
 const PART_ELEMENTS: u64 = 1 << 40;
+
+/// What is evaluated: it numbers the elements that are rounded at random.
+#[derive(Clone, Copy)]
+pub(super) enum Run<'a> {
+    /// One part, or the whole as the first.
+    One(u64),
+    /// Parts of one shape, one behind the other along a dimension in front of `rank` others; what all share is without it.
+    Stacked {
+        /// Their numbers.
+        parts: &'a [u64],
+        /// Dimensions of a part, at most.
+        rank: usize,
+    },
+}
 
 /// A body with its constants as arrays, to be evaluated on any number of parts.
 pub(super) struct Body<'a> {
@@ -53,7 +68,7 @@ impl Evaluator<'_> {
         body: &Body<'_>,
         operands: Vec<Array>,
         part_attrs: Option<&Attrs>,
-        part: u64,
+        run: Run<'_>,
     ) -> Result<Vec<Array>> {
         let Body { graph: body, constants } = body;
         let mut values = constants.clone();
@@ -80,14 +95,7 @@ impl Evaluator<'_> {
             for (output, result) in node.outputs.iter().zip(results) {
                 let Some(output) = *output else { continue };
                 let declared = body.values[output].ty.as_tensor().map_or(result.dtype(), |t| t.dtype);
-                let rounding = if self.stochastic {
-                    Rounding::Stochastic { seed: self.seed }
-                } else {
-                    Rounding::NearestEven
-                };
-                let first = part.wrapping_mul(PART_ELEMENTS);
-                let result =
-                    if is_carried(declared) { result.round_to(declared, rounding, first) } else { result };
+                let result = if is_carried(declared) { self.rounded(result, declared, run) } else { result };
                 values.insert(output, result);
             }
         }
@@ -103,6 +111,25 @@ impl Evaluator<'_> {
                 values.get(id).cloned().ok_or_else(missing)
             })
             .collect()
+    }
+
+    /// What a node made in the type that it is declared to have.
+    fn rounded(&self, result: Array, dtype: DType, run: Run<'_>) -> Array {
+        if !self.stochastic {
+            return result.round_to(dtype, Rounding::NearestEven, &[0]);
+        }
+        let rounding = Rounding::Stochastic { seed: self.seed };
+        let first = |part: &u64| part.wrapping_mul(PART_ELEMENTS);
+        match run {
+            Run::One(part) => result.round_to(dtype, rounding, &[first(&part)]),
+            Run::Stacked { parts, rank } => {
+                let firsts: Vec<u64> = parts.iter().map(first).collect();
+                // What is the same of all parts is no longer so when each has rounded it at random.
+                let shared = result.shape().len() <= rank && result.dtype() != dtype;
+                let result = if shared { result.repeated(parts.len(), rank) } else { result };
+                result.round_to(dtype, rounding, &firsts)
+            }
+        }
     }
 
     /// One node, its results not yet rounded to their types.
@@ -154,24 +181,22 @@ impl Evaluator<'_> {
                 let bias = operand(2).and_then(Array::as_f32);
                 self.convolution(node, &left, a.shape(), &right, b.shape(), bias)
             }
+            Op::ConvTranspose => {
+                let (left, right) = (self.narrowed(left), self.narrowed(right));
+                let bias = operand(2).and_then(Array::as_f32);
+                self.transposed(node, &left, a.shape(), &right, b.shape(), bias)
+            }
             Op::ConvWeightGrad => {
                 let (left, right) = (self.narrowed(left), self.narrowed(right));
                 self.weight_gradient(node, &left, a.shape(), &right, b.shape())
             }
             Op::Gemm => {
-                let transposed = |values: &[f32], shape: &[usize], flip: bool| -> (Vec<f32>, Vec<usize>) {
-                    let values = self.narrowed(values);
-                    if !flip {
-                        return (values, shape.to_vec());
-                    }
-                    let (r, c) = (shape[0], shape[1]);
-                    ((0..r * c).map(|i| values[(i % r) * c + i / r]).collect(), vec![c, r])
-                };
+                let (left, right) = (self.narrowed(left), self.narrowed(right));
                 if a.shape().len() != 2 || b.shape().len() != 2 {
                     return None;
                 }
-                let (left, left_shape) = transposed(left, a.shape(), node.attrs.flag("transA"));
-                let (right, right_shape) = transposed(right, b.shape(), node.attrs.flag("transB"));
+                let (left, left_shape) = turned(&left, a.shape(), node.attrs.flag("transA"));
+                let (right, right_shape) = turned(&right, b.shape(), node.attrs.flag("transB"));
                 let product = self.batched(&left, &left_shape, &right, &right_shape)?;
                 let alpha = node.attrs.float_or("alpha", 1.0) as f32;
                 let beta = node.attrs.float_or("beta", 1.0) as f32;
@@ -199,12 +224,13 @@ impl Evaluator<'_> {
     }
 
     /// Inputs of the matrix unit, rounded where it takes less than their type.
-    fn narrowed(&self, values: &[f32]) -> Vec<f32> {
+    fn narrowed<'v>(&self, values: &'v [f32]) -> Cow<'v, [f32]> {
+        let Some(format) = self.arithmetic.inputs.as_deref().and_then(Format::parse) else {
+            return values.into();
+        };
         let mut values = values.to_vec();
-        if let Some(format) = self.arithmetic.inputs.as_deref().and_then(Format::parse) {
-            round_slice(&mut values, format, Rounding::NearestEven, false, 0);
-        }
-        values
+        round_slice(&mut values, format, Rounding::NearestEven, false, 0);
+        values.into()
     }
 
     /// `[…, m, k]` times `[…, k, n]` with equal or broadcast leading extents. A vector on the left is a row, one on the
@@ -290,7 +316,16 @@ impl Evaluator<'_> {
 
 /// Whether products of an op are added up here, in the machine's way, and not by the interpreter.
 pub(super) fn multiplies(op: Op) -> bool {
-    matches!(op, Op::MatMul | Op::Conv | Op::ConvWeightGrad | Op::Gemm)
+    matches!(op, Op::MatMul | Op::Conv | Op::ConvTranspose | Op::ConvWeightGrad | Op::Gemm)
+}
+
+/// A matrix, transposed where asked for, and its shape.
+fn turned<'v>(values: &'v [f32], shape: &[usize], flip: bool) -> (Cow<'v, [f32]>, Vec<usize>) {
+    if !flip {
+        return (values.into(), shape.to_vec());
+    }
+    let (r, c) = (shape[0], shape[1]);
+    ((0..r * c).map(|i| values[(i % r) * c + i / r]).collect(), vec![c, r])
 }
 
 /// Rows and columns of a product that are worked on at a time, as many sums as fit into registers, and how many products
@@ -360,6 +395,7 @@ pub(super) fn interpret(node: &Node, operands: &[Option<Tensor>], seed: u64) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orrery_ir::Builder;
     use orrery_program::RoundingMode;
 
     /// One node on operands of fp16, whose sums are rounded to fp16 after each 16 products.
@@ -401,6 +437,24 @@ mod tests {
     }
 
     #[test]
+    fn transposed_convolutions_add_in_the_machines_groups() {
+        let run = |attrs: Attrs, x: (&[usize], &[f32]), w: (&[usize], &[f32])| {
+            made(Op::ConvTranspose, attrs, &[x, w])
+        };
+        // Windows that overlap in all three elements; what a window leaves out is nothing.
+        let got = run(Attrs::new(), (&[1, 1, 3], STEEP), (&[1, 1, 3], &[1.0; 3]));
+        assert_eq!(got, (vec![1, 1, 5], vec![2048.0, 2048.0, 2050.0, 2.0, 1.0]));
+        let strided =
+            Attrs::new().with("strides", vec![2]).with("pads", vec![1, 0]).with("output_padding", vec![1]);
+        let got = run(strided, (&[1, 1, 2], &[3.0, 5.0]), (&[1, 1, 3], &[1.0, 10.0, 100.0]));
+        assert_eq!(got, (vec![1, 1, 5], vec![30.0, 305.0, 50.0, 500.0, 0.0]));
+        // Groups of channels have their own sums.
+        let grouped = Attrs::new().with("group", 2_i64);
+        let got = run(grouped, (&[1, 2, 1], &[2.0, 3.0]), (&[2, 2, 1], &[1.0, 10.0, 100.0, 1000.0]));
+        assert_eq!(got, (vec![1, 4, 1], vec![2.0, 20.0, 300.0, 3000.0]));
+    }
+
+    #[test]
     fn gradients_of_weights_add_in_groups_that_go_on_from_image_to_image() {
         let attrs = || Attrs::new().with("kernel_shape", vec![1]);
         let got = made(Op::ConvWeightGrad, attrs(), &[(&[1, 1, 3], STEEP), (&[1, 1, 3], &[1.0; 3])]);
@@ -437,5 +491,40 @@ mod tests {
         assert_eq!(product((&[3], STEEP), (&[3], &ones[..3])), (vec![], vec![2050.0]));
         assert_eq!(product((&[3], STEEP), (&[3, 2], ones)), (vec![2], vec![2050.0; 2]));
         assert_eq!(product((&[1, 2, 3], ones), (&[3], STEEP)), (vec![1, 2], vec![2050.0; 2]));
+    }
+
+    #[test]
+    fn parts_together_are_rounded_at_random_as_each_alone() {
+        let mut b = Builder::new("body", 1);
+        let [x, shared] = ["x", "shared"].map(|name| b.input(name, DType::F16, [50_usize]));
+        let square = b.op(Op::Mul, "square", &[shared, shared], Attrs::new());
+        let product = b.op(Op::Mul, "product", &[x, shared], Attrs::new());
+        let sum = b.op(Op::Add, "sum", &[product, square], Attrs::new());
+        let graph = b.finish(&[("sum", sum), ("square", square)]).unwrap();
+        let body = Body::new(&graph).unwrap();
+        let arithmetic = Arithmetic {
+            accumulate: "fp16".into(),
+            group: 16,
+            inputs: None,
+            rounding: RoundingMode::Stochastic,
+        };
+        let evaluator = Evaluator { arithmetic: &arithmetic, stochastic: true, seed: 9 };
+        let of = |first: usize| {
+            let values = (first..first + 50).map(|i| 1.0 + i as f32 / 137.0).collect();
+            Array::rounded(DType::F16, vec![50], values)
+        };
+        let (xs, shared, parts) = ([of(0), of(1)], of(9), [3, 8]);
+        let run = Run::Stacked { parts: &parts, rank: 1 };
+        let stacked = Array::joined(&[&xs[0], &xs[1]], vec![2, 50]).unwrap();
+        let together = evaluator.body(&body, vec![stacked, shared.clone()], None, run).unwrap();
+        for (i, x) in xs.into_iter().enumerate() {
+            let alone = evaluator.body(&body, vec![x, shared.clone()], None, Run::One(parts[i])).unwrap();
+            for (together, alone) in together.iter().zip(alone) {
+                let part = together.run(50 * i, vec![50]).unwrap();
+                assert_eq!(part.as_f32(), alone.as_f32());
+            }
+        }
+        let square = together[1].as_f32().unwrap();
+        assert_ne!(square[..50], square[50..], "each part rounds in its own way");
     }
 }

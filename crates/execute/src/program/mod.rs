@@ -14,7 +14,7 @@ mod store;
 pub use array::Array;
 pub use check::Disagreement;
 
-use evaluate::{Body, Evaluator};
+use evaluate::{Body, Evaluator, Run};
 use orrery_base::{Diagnostic, Progress, Result};
 use orrery_ir::{Bindings, Weight};
 use orrery_numerics::Tensor;
@@ -242,7 +242,7 @@ impl Machine<'_> {
             for read in &step.reads {
                 operands.push(self.whole(read.buffer)?);
             }
-            let results = evaluator.body(&Body::new(&step.body)?, operands, None, 0)?;
+            let results = evaluator.body(&Body::new(&step.body)?, operands, None, Run::One(0))?;
             for (write, result) in step.writes.iter().zip(results) {
                 self.accept(write.buffer, result, step.padding)?;
             }

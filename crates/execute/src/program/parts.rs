@@ -1,6 +1,6 @@
 //! A compute step, part by part.
 
-use super::evaluate::{Body, Evaluator};
+use super::evaluate::{Body, Evaluator, Run};
 use super::store::Holder;
 use super::{Array, Machine};
 use orrery_base::{Diagnostic, Result};
@@ -27,6 +27,7 @@ pub(super) struct Made {
 
 /// Where a part runs, and what of each axis is its.
 struct Place {
+    part: u64,
     core: u64,
     bounds: Vec<Range>,
 }
@@ -122,8 +123,7 @@ impl<'a> Parts<'a> {
                 dims.all(|(d, (a, n))| *a == Access::along(lead + d) || *a == Access::Whole && *n == 1)
             })
         };
-        !self.evaluator.stochastic
-            && self.step.part_attrs.is_empty()
+        self.step.part_attrs.is_empty()
             && self.step.body.nodes.values().all(|node| takes_more(node.op))
             && self.writes.iter().all(follows)
             && self.reads.iter().all(|(side, _)| at_its_place(side))
@@ -164,7 +164,9 @@ impl<'a> Parts<'a> {
             })
         };
         let operands = (0..self.reads.len()).map(stack).collect::<Result<Vec<_>>>()?;
-        let results = self.evaluator.body(&self.body, operands, None, 0)?;
+        let numbers: Vec<u64> = parts.iter().map(|(place, _)| place.part).collect();
+        let run = Run::Stacked { parts: &numbers, rank };
+        let results = self.evaluator.body(&self.body, operands, None, run)?;
         let mut made: Vec<Vec<Made>> = parts.iter().map(|_| Vec::with_capacity(results.len())).collect();
         for ((side, _, dtype), result) in self.writes.iter().zip(results) {
             let result = result.stored_as(*dtype);
@@ -239,7 +241,7 @@ impl<'a> Parts<'a> {
         let position = self.grid.position(part);
         let bounds = self.grid.box_at(&position);
         let is_empty = bounds.iter().any(|r| r.is_empty());
-        (!is_empty).then(|| Place { core: self.grid.core(&position), bounds })
+        (!is_empty).then(|| Place { part: part as u64, core: self.grid.core(&position), bounds })
     }
 
     /// What a part finds.
@@ -268,7 +270,8 @@ impl<'a> Parts<'a> {
     fn part(&self, part: i64) -> Result<Vec<Made>> {
         let Some(place) = self.place(part) else { return Ok(Vec::new()) };
         let operands = self.operands(&place)?;
-        let results = self.evaluator.body(&self.body, operands, Some(&self.step.part_attrs), part as u64)?;
+        let results =
+            self.evaluator.body(&self.body, operands, Some(&self.step.part_attrs), Run::One(place.part))?;
         let mut made = Vec::with_capacity(results.len());
         for ((side, mode, dtype), result) in self.writes.iter().zip(results) {
             let ranges = side.ranges(&place.bounds, self.bindings)?;
