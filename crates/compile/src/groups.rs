@@ -56,11 +56,18 @@ fn short_name(graph: &Graph, id: NodeId) -> String {
 /// Most nodes in one group: what a code generator can keep in registers.
 const LONGEST_GROUP: usize = 12;
 
-/// Forms the groups, in an order in which they can run.
+/// Forms the groups, in an order in which they can run. Software that joins no ops has a kernel for the gradient of an
+/// element-wise op or a normalization all the same, of a training step whose backward pass starts at `backward`: there it
+/// is several nodes.
 ///
 /// # Errors
 /// `unsupported-op` for strings, sequences and the like; `unknown-type` where inference does not know an operand.
-pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>) -> Result<Vec<Group>> {
+pub fn form(
+    graph: &Graph,
+    facts: &Facts,
+    target: &Target<'_>,
+    backward: Option<NodeId>,
+) -> Result<Vec<Group>> {
     let fuses = target.stack.is_none_or(|s| s.fuses);
     let whole_values = matches!(
         target.system.model,
@@ -89,6 +96,10 @@ pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>) -> Result<Vec<Gro
         taken[id.index()] = true;
         let mut last = id;
         let sums = !whole_values && is_vector_sum(graph, id, group.space.as_ref());
+        let of_gradient = whole_values
+            && node.op.def().engine == Engine::Vector
+            && backward.is_some_and(|first| id >= first);
+        let fuses = fuses || of_gradient;
         while kind == GroupKind::Compute
             && fuses
             && !sums

@@ -191,7 +191,7 @@ impl Lowering<'_> {
                     dtype,
                     self.machine,
                     losses,
-                    self.emitter.target.precision.macs(),
+                    kernel::Rate::of(self.emitter.target.precision),
                 );
                 step.tile = Some(tile);
                 let rows = contraction.roles.iter().filter(|role| **role == Role::Row).count();

@@ -9,15 +9,15 @@ mod product;
 mod recurrence;
 
 pub use attention::AttentionShape;
-pub use product::best_tile;
+pub use product::{Rate, best_tile};
 pub use recurrence::RecurrenceShape;
 
 use crate::{Measure, Resource, StepCost, Target, slowest};
 use orrery_base::Picoseconds;
-use orrery_ir::{Node, Op};
+use orrery_ir::{Dim, Node, Op};
 use orrery_machine::{Engine, KernelLosses, KernelMachine};
 use orrery_numerics::DType;
-use orrery_program::{BufferClass, Step, StepKind, Tile};
+use orrery_program::{BufferClass, Phase, Step, StepKind, Tile};
 use product::Tiling;
 
 /// Part of L2 that data of the kernel before are still found in.
@@ -32,6 +32,9 @@ const READS_OF_LONG_ROWS: f64 = 3.0;
 const EAGER_SOFTMAX_ROW: f64 = 1024.0;
 /// Part of an SM's registers that the elements of a row can have, in binary32.
 const ROW_REGISTERS: f64 = 0.25;
+
+/// Most channels whose numbers the kernel that reads or makes them makes as well.
+const MOST_CHANNELS: i64 = 16_384;
 
 /// The time of things done at the same time.
 fn overlapped(seconds: impl Iterator<Item = f64>) -> f64 {
@@ -79,13 +82,14 @@ fn kernel(
     losses: &KernelLosses,
     (target, graph): (&Target<'_>, bool),
 ) -> StepCost {
-    // The matrix unit rounds what it reads.
-    if step.body.nodes.values().all(|node| node.op == Op::RoundTo) {
+    // The matrix unit rounds what it reads, and numbers of channels are made by the kernels that read or make the channels.
+    if step.body.nodes.values().all(|node| node.op == Op::RoundTo) || is_of_channels(step) {
         return free();
     }
     let launch = if graph { machine.graph_launch_seconds } else { machine.launch_seconds };
     let start = launch.max(machine.kernel_start_cycles.unwrap_or(0.0) / machine.clock_hz);
-    let macs = target.precision.macs();
+    let rate = Rate::of(target.precision);
+    let macs = rate.macs;
     let mut traffic = Traffic::of(measure, machine);
     let first = step.body.nodes.values().next();
     if first.is_some_and(|n| n.op == Op::BatchNormalization && n.attrs.flag("training_mode")) {
@@ -99,6 +103,10 @@ fn kernel(
         traffic.device_read *= READS_OF_LONG_ROWS;
         traffic.cached_read *= READS_OF_LONG_ROWS;
     }
+    let kernels = match (first.map(|node| node.op), losses.gelu_kernels) {
+        (Some(Op::Gelu), Some(kernels)) => kernels,
+        _ => 1.0,
+    };
     let bandwidth = saturated(machine, losses.memory_fraction);
     let l2 = machine.l2_bandwidth * machine.l2_fraction.unwrap_or(1.0);
     let lanes = machine.sms as f64 * machine.clock_hz * losses.vector_fraction;
@@ -110,22 +118,34 @@ fn kernel(
     };
     let vector = measure.vector / (per_cycle * lanes);
     let special = measure.special / (machine.special_functions * lanes);
+    let eager = target.stack.is_some_and(|stack| !stack.fuses);
     let mut idle_slots = 0.0;
     let mut resources = vec![(Resource::Vector, vector), (Resource::Special, special)];
-    let convolves = first.is_some_and(|n| n.op == Op::Conv) && target.precision.engine == Engine::Matrix;
+    let on_matrix = target.precision.engine == Engine::Matrix;
+    // In sixteen bits, models are trained with channels last; gradients are relaid in 32 alone.
+    let relaid = |node: &Node| match node.op {
+        Op::Conv => true,
+        Op::ConvTranspose | Op::ConvWeightGrad => {
+            step.phase == Phase::Backward && target.precision.storage == DType::F32
+        }
+        _ => false,
+    };
+    let convolution = first.filter(|node| on_matrix && relaid(node));
+    // Fused attention multiplies in no less than sixteen bits.
+    let attention_macs = if is_narrow(target) { macs / 2.0 } else { macs };
     let seconds = if let Some(shape) = &measure.attention {
-        let time = attention::time(shape, measure.dtype, machine, losses, (macs, start));
+        let time = attention::time(shape, measure.dtype, machine, losses, (attention_macs, start));
         resources = vec![(Resource::Matrix, time.compute), (Resource::DeviceMemory, time.memory)];
         resources.push((Resource::Launch, start));
         start + time.total
     } else if let Some(shape) = &measure.recurrence {
-        let time = recurrence::seconds(shape, measure.dtype, machine, losses, (macs, start));
+        let time = recurrence::seconds(shape, target.precision.storage, machine, losses, (rate, start));
         resources.push((Resource::Matrix, time));
         time
     } else if let Some(product) = &measure.product {
         let tile = step.tile.unwrap_or(Tile { m: 128, n: 128, k: 32 });
         let tiling = Tiling::new(product, tile, measure.depth_parts, machine, measure.dtype);
-        let time = tiling.time((measure.total_read(), traffic.device_read), machine, losses, macs);
+        let time = tiling.time((measure.total_read(), traffic.device_read), machine, losses, rate);
         let store = traffic.device_written / bandwidth + traffic.cached_written / l2;
         idle_slots = 1.0 - product.macs() / (tiling.sm_macs * machine.sms as f64).max(1.0);
         resources.extend([
@@ -135,8 +155,18 @@ fn kernel(
             (Resource::DeviceMemory, time.load + traffic.device_written / bandwidth),
             (Resource::Launch, start + time.fill.max(time.latency)),
         ]);
-        let moved = if convolves { relayout(measure, losses, (bandwidth, launch)) } else { 0.0 };
-        start + time.together(&[vector, special]) + store + moved
+        let mut beside = 0.0;
+        if let Some(node) = convolution {
+            beside += relayout(measure, losses, (bandwidth, launch));
+            if eager && node.op == Op::Conv && node.inputs.get(2).is_some_and(Option::is_some) {
+                // The bias is added by a kernel of its own.
+                beside += 2.0 * measure.written_bytes / bandwidth + launch;
+            }
+        }
+        if is_narrow(target) && eager {
+            beside += narrowing(measure, (bandwidth, start));
+        }
+        start + time.together(&[vector, special]) + store + beside
     } else {
         // How the step is cut is not known: its products are spread evenly.
         let spread = macs * losses.matrix_fraction * machine.clock_hz * machine.sms as f64;
@@ -147,13 +177,15 @@ fn kernel(
             (Resource::L2, traffic.all() / l2),
         ]);
         let work = overlapped(resources.iter().map(|(_, seconds)| *seconds));
-        resources.push((Resource::Launch, launch));
-        launch + work
+        resources.push((Resource::Launch, kernels * launch));
+        kernels * (launch + work)
     };
     let resources: Vec<_> =
         resources.into_iter().map(|(r, seconds)| (r, Picoseconds::from_seconds(seconds))).collect();
+    // Optimizers of software that fuses update many tensors by one kernel.
+    let issued = !graph && (eager || step.phase != Phase::Update);
     let issue =
-        if graph { Picoseconds::ZERO } else { Picoseconds::from_seconds(losses.host_seconds_per_kernel) };
+        if issued { Picoseconds::from_seconds(losses.host_seconds_per_kernel) } else { Picoseconds::ZERO };
     let (bound, _) = slowest(&resources);
     StepCost { time: Picoseconds::from_seconds(seconds), issue, resources, bound, idle_slots }
 }
@@ -183,6 +215,36 @@ fn longest_row(op: Op, machine: &KernelMachine, target: &Target<'_>) -> f64 {
     } else {
         registers
     }
+}
+
+/// True for steps over numbers of channels: sums, means and what follows from them, of one dimension, or two such side by
+/// side. What changes weights is not among them.
+fn is_of_channels(step: &Step) -> bool {
+    let (values, nodes) = (&step.body.values, &step.body.nodes);
+    let pairs = nodes.values().all(|node| matches!(node.op, Op::Gather | Op::GatherGrad));
+    let few = |dim: &Dim| dim.known().is_some_and(|extent| extent <= MOST_CHANNELS);
+    let is_small = |shape: &[Dim]| match shape {
+        [] => true,
+        [channels] => few(channels),
+        [two, channels] => pairs && two.known() == Some(2) && few(channels),
+        _ => false,
+    };
+    let operands = step.body.inputs.iter().chain(&step.body.outputs);
+    step.phase != Phase::Update
+        && operands.filter_map(|id| values[*id].ty.as_tensor()?.shape.as_deref()).all(is_small)
+}
+
+/// True where products are made in eight bits of floats: what stacks keep in sixteen bits between them.
+fn is_narrow(target: &Target<'_>) -> bool {
+    DType::parse(&target.precision.multiply).is_some_and(|dtype| dtype.is_float() && dtype.bits() == 8)
+}
+
+/// Seconds of bringing operands that are no weights from sixteen bits to eight, in a kernel of its own: where nothing is
+/// fused into the kernel that makes them.
+fn narrowing(measure: &Measure, (bandwidth, start): (f64, f64)) -> f64 {
+    let width = measure.dtype.bits() as f64 / 8.0;
+    let made = measure.read_bytes.iter().filter(|(class, _)| *class != BufferClass::Parameter);
+    start + 3.0 * made.map(|(_, bytes)| bytes / width).sum::<f64>() / bandwidth
 }
 
 /// Seconds of bringing a convolution's input and result from the layout of the software, channels first, to the one of

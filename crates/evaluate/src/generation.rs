@@ -191,6 +191,7 @@ impl Request<'_> {
             return Ok(0.0);
         }
         let last = context + steps - 1;
+        let of_one_shape = self.setup.target()?.losses.has_whole_cache();
         let timed = || {
             let model = self.model("decode", 1, self.recent(context))?;
             let bound = model.with_open(Some(self.batch), "past")?;
@@ -200,11 +201,14 @@ impl Request<'_> {
             };
             let built = build(&bound, self.setup, Weights::ShapeOnly, &options)?;
             let target = self.setup.target()?;
-            sum(context, last, |past| {
+            let first = if of_one_shape { last } else { context };
+            let turns = steps as f64 / (last - first + 1) as f64;
+            sum(first, last, |past| {
                 let at = [("past".to_owned(), past)].into();
                 let stage = device_time(&built.compiled.program, &at, &target)?;
                 self.through(&bound, stage.seconds())
             })
+            .map(|seconds| seconds * turns)
         };
         timed().at(|| format!("a step at a cache of {last} tokens"))
     }

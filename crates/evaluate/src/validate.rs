@@ -1,5 +1,6 @@
 //! Predictions beside measured figures, row by row, and how far they are apart.
 
+mod calls;
 mod order;
 mod train;
 
@@ -16,7 +17,8 @@ use orrery_base::{Progress, Result};
 use orrery_compile::Options;
 use orrery_machine::{ExecutionModel, System};
 use orrery_numerics::DType;
-use orrery_record::{Measurement, Record, Scope, Scored, Workload};
+use orrery_program::Unit;
+use orrery_record::{Measurement, Record, Scope, Scored};
 use orrery_simulate::Timeline;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -206,7 +208,8 @@ pub(crate) fn predicted(
 fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<Prediction, String> {
     let identity = &record.identity;
     if identity.workload.mode.as_deref() == Some("collective") {
-        return collective(&identity.workload, figure, system);
+        let stack = identity.stack.as_deref().and_then(|name| system.stack(name).ok());
+        return calls::collective(&identity.workload, figure, system, stack);
     }
     let (precision, mut notes) = precision(system, identity.precision.as_deref())?;
     let stack = identity.stack.as_deref().filter(|name| system.stack(name).is_ok());
@@ -225,14 +228,23 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     }
     let assumed = |assumed| one_device(record, figure, &setup, storage, assumed);
     let mut found = assumed(Assumed::default());
-    if found.as_ref().is_err_and(|why| why == NO_BATCH) && is_rate(&figure.metric) {
-        // A rate without a batch is the best one.
-        let tried =
-            BATCHES.into_iter().map(|batch| assumed(Assumed { batch: Some(batch), ..Assumed::default() }));
-        found = tried.reduce(better).unwrap_or(found);
-    }
     let no_room = |found: &Result<Prediction, String>| found.as_ref().is_err_and(|why| why.contains(NO_ROOM));
     let trains = identity.workload.mode.as_deref() == Some("train");
+    if found.as_ref().is_err_and(|why| why == NO_BATCH) && is_rate(&figure.metric) {
+        // Of training on machines whose memory holds few samples, as many as are usual, or fit. Else the best rate.
+        let at = |batch| assumed(Assumed { batch: Some(batch), ..Assumed::default() });
+        found = if trains && matches!(system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_)) {
+            let mut batch = BATCHES[0];
+            let mut at_once = at(batch);
+            while no_room(&at_once) && batch > 1 {
+                batch /= 2;
+                at_once = at(batch);
+            }
+            at_once
+        } else {
+            BATCHES.into_iter().map(at).reduce(better).unwrap_or(found)
+        };
+    }
     // Wafers deal out micro-batches of a forward pass themselves.
     let deals = matches!(system.model, ExecutionModel::Wafer(_));
     if let Some(most) = shared_batch(record).filter(|batch| trains && !deals && *batch > 1 && no_room(&found))
@@ -352,36 +364,16 @@ fn forward(case: &mut Case, setup: &Setup, scope: Scope, trained: bool) -> Resul
     let setup = if trained { setup.clone().with_wide_activations() } else { setup.clone() };
     let options = Options { keep_results: trained, ..Options::default() };
     let (_, timeline) = time_with(&case.model, &setup, &options).map_err(|d| reason(&d))?;
+    if let Some(call) = calls::single(&case.model.graph, &setup) {
+        let kernels = timeline.events.values().filter(|event| event.unit == Unit::Device);
+        return Ok(call + kernels.map(|event| event.cost.time.seconds()).sum::<f64>());
+    }
     Ok(seconds(&timeline, scope) * case.passes)
 }
 
 /// True for metrics that grow as the time of the work shrinks.
 pub(crate) fn is_rate(metric: &str) -> bool {
     !metric.starts_with("latency")
-}
-
-/// An all-reduce over the links of one machine.
-fn collective(workload: &Workload, figure: &Measurement, system: &System) -> Result<Prediction, String> {
-    let number = |key: &str| -> Result<f64, String> {
-        let found = workload.spec.get(key).and_then(serde_json::Value::as_f64).filter(|n| *n > 0.0);
-        found.ok_or_else(|| format!("the row's spec has no `{key}`"))
-    };
-    if workload.model != "allreduce" {
-        return Err(format!("the collective `{}` is not known", workload.model));
-    }
-    let (bytes, ranks) = (number("bytes")?, number("ranks")?);
-    if ranks > system.links.chips_per_machine as f64 {
-        return Err("an all-reduce over several machines is not modelled yet".to_owned());
-    }
-    let seconds = orrery_cost::collective::all_reduce(bytes, ranks, &system.links);
-    match figure.metric.as_str() {
-        "latency_ms" => Ok(Prediction::plain(seconds * 1e3, &[])),
-        "bandwidth" => {
-            let note = "bytes of a rank over the time".to_owned();
-            Ok(Prediction::plain(bytes / seconds * 1e-9, &[note]))
-        }
-        other => Err(format!("the metric `{other}` does not follow from the time of an all-reduce")),
-    }
 }
 
 fn seconds(timeline: &Timeline, scope: Scope) -> f64 {
@@ -521,6 +513,39 @@ mod tests {
             figure(&format!("a100,1,resnet50,inference,fp16,{batch},tensorrt,samples_per_s,"), "{}")
         };
         assert!(resnet("") >= resnet("32") && resnet("") >= resnet("128"));
+    }
+
+    #[test]
+    fn calls_measured_one_at_a_time_hold_the_host() {
+        let microseconds = |work: &str, elements: f64, spec: &str| {
+            let row = format!("a100-80gb,1,{work},primitive,fp16,,pytorch,gelements_per_s,");
+            elements * 1e-3 / figure(&row, spec)
+        };
+        let gelu = |elements: f64| microseconds("gelu", elements, &format!(r#"{{"elements": {elements}}}"#));
+        // 45 us, and from where the kernel is bound by memory, what it takes.
+        assert!((45.0..55.0).contains(&gelu(65_536.0)));
+        assert!((190.0..230.0).contains(&gelu(67_108_864.0)));
+        let softmax = microseconds("softmax", 524_288.0, r#"{"rows": 4096, "cols": 128}"#);
+        assert!((12.0..18.0).contains(&softmax), "{softmax}");
+    }
+
+    #[test]
+    fn an_all_reduce_waits_for_its_host() {
+        let microseconds = |stack: &str, bytes: u64| {
+            let row = format!("h100,4,allreduce,collective,fp16,,{stack},latency_ms,");
+            1e3 * figure(&row, &format!(r#"{{"bytes": {bytes}, "ranks": 4}}"#))
+        };
+        assert!(microseconds("pytorch", 2048) > 2.0 * microseconds("tensorrt_llm", 2048));
+        assert_eq!(microseconds("pytorch", 1 << 26), microseconds("tensorrt_llm", 1 << 26));
+    }
+
+    #[test]
+    fn large_products_run_at_what_power_sustains() {
+        let part = |size: u64| {
+            let spec = format!(r#"{{"batch": 1, "m": {size}, "k": {size}, "n": {size}}}"#);
+            figure("h100,1,gemm,primitive,bf16,,,tflops,", &spec) / 989.4
+        };
+        assert!((0.6..0.72).contains(&part(8192)), "{}", part(8192));
     }
 
     #[test]

@@ -424,8 +424,9 @@ pub(crate) fn shared_batch(record: &Record) -> Option<u64> {
 pub(crate) fn micro_batch(record: &Record, devices: f64) -> Result<u64, Reason> {
     let workload = &record.identity.workload;
     let said = |key: &str| said(record, key);
+    // What fills the memory in 16 bits does so twice in 32.
     let narrow = matches!(record.identity.precision.as_deref(), Some("fp16" | "amp"));
-    let of_narrow = || said("bs_per_gpu_fp16").filter(|_| narrow);
+    let of_narrow = || said("bs_per_gpu_fp16").map(|batch| if narrow { batch } else { (batch / 2).max(1) });
     let keys = ["micro_batch", "bs_per_gpu", "bs_per_device"];
     if let Some(micro) = keys.into_iter().find_map(said).or_else(of_narrow) {
         return Ok(micro);

@@ -55,6 +55,8 @@ view! {
         vector_fraction: f64 = "ratio",
         /// Part of the attainable memory bandwidth (peak x `hbm_fraction`) that kernels of this software attain.
         memory_fraction: f64 = "ratio",
+        /// 1 where graphs are recorded for one shape, so that a cache of keys and values has its final length from the first token on; 0.
+        whole_cache: Option<f64> = "count",
         /// Host time to issue one node where the graph is not recorded; hidden while the queue is full.
         host_seconds_per_node: f64 = "s",
         /// Host time of one run of the whole model that nothing hides.

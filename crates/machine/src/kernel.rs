@@ -96,10 +96,18 @@ view! {
         memory_fraction: f64 = "ratio",
         /// Kernels that this software runs for one attention; beyond the first they keep the pages of a cache. 1.
         attention_kernels: Option<f64> = "count",
+        /// Part of the rate of the best fused attention on the machine that this software's kernels attain; 1.
+        attention_fraction: Option<f64> = "ratio",
         /// How often the scores of attention go to or come from memory, where this software has no kernel that keeps them; never.
         score_trips: Option<f64> = "count",
+        /// Kernels that this software makes a GELU of, each of which reads and writes what it is of; 1.
+        gelu_kernels: Option<f64> = "count",
         /// How often the input and the result of a convolution are brought from one layout to another by kernels of their own; never.
         convolution_relayouts: Option<f64> = "count",
+        /// Host time of one call of a softmax and the wait for its result, where calls are measured one at a time; the kernel's time comes on top.
+        softmax_call_seconds: Option<f64> = "s",
+        /// The same of a layer normalization or a GELU.
+        composite_call_seconds: Option<f64> = "s",
         /// Host time to put one kernel into the queue; hidden while the queue is full.
         host_seconds_per_kernel: f64 = "s",
         /// Host time of one run of the whole model that nothing hides.

@@ -35,6 +35,9 @@ impl Display for System {
             optional(f, "peak_differs", precision.peak_differs.as_deref())?;
             section(f, "precision.mac_per_cycle", &precision.mac_per_cycle)?;
             section(f, "precision.peak", &precision.peak)?;
+            if let Some(sustained) = &precision.sustained {
+                section(f, "precision.sustained_fraction", sustained)?;
+            }
         }
         for key in self.model.kind().loss_keys() {
             if let Some(parameter) = self.losses.get(key.name) {

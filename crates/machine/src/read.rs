@@ -338,8 +338,8 @@ fn read_alternative(
     })
 }
 
-/// The two numbers of a precision, read like parameters.
-pub(crate) const PRECISION_KEYS: [Key; 2] = [
+/// The numbers of a precision, read like parameters.
+pub(crate) const PRECISION_KEYS: [Key; 3] = [
     Key {
         name: "mac_per_cycle",
         unit: "MAC/cycle",
@@ -353,6 +353,13 @@ pub(crate) const PRECISION_KEYS: [Key; 2] = [
         shape: Shape::Number,
         required: true,
         meaning: " Dense peak of one chip, a MAC counted as two; integer operations alike.",
+    },
+    Key {
+        name: "sustained_fraction",
+        unit: "ratio",
+        shape: Shape::Number,
+        required: false,
+        meaning: " Part of the peak that long runs of large products attain, where the limit of power lowers the clock (kernel by kernel machines).",
     },
 ];
 
@@ -403,6 +410,7 @@ fn read_precision(section: &Section<'_>, sources: &BTreeMap<String, String>) -> 
         "peak_differs",
         "mac_per_cycle",
         "peak",
+        "sustained_fraction",
     ])?;
     let types = DType::ALL.map(DType::name);
     let formats: Vec<&str> = types.iter().copied().chain(["tf32"]).collect();
@@ -424,6 +432,10 @@ fn read_precision(section: &Section<'_>, sources: &BTreeMap<String, String>) -> 
         })?,
         mac_per_cycle: number(&PRECISION_KEYS[0])?,
         peak: number(&PRECISION_KEYS[1])?,
+        sustained: match section.optional(PRECISION_KEYS[2].name) {
+            Some(_) => Some(number(&PRECISION_KEYS[2])?),
+            None => None,
+        },
         stochastic_rounding: section.required("stochastic_rounding")?.boolean()?,
         peak_differs: section.optional_string("peak_differs")?,
         note: section.optional_string("note")?,

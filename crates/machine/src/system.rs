@@ -130,6 +130,13 @@ pub enum Losses {
     Wafer(WaferLosses),
 }
 
+impl Losses {
+    /// Whether a cache of keys and values has its final length from the first token on.
+    pub fn has_whole_cache(&self) -> bool {
+        matches!(self, Self::Engines(losses) if losses.whole_cache.is_some_and(|whole| whole > 0.0))
+    }
+}
+
 /// The unit that does a precision's multiplications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
@@ -170,6 +177,8 @@ pub struct Precision {
     pub mac_per_cycle: Parameter,
     /// Dense peak of one chip; a number in FLOP/s, integer operations counted alike.
     pub peak: Parameter,
+    /// Part of the peak that long runs of large products attain: a ratio.
+    pub sustained: Option<Parameter>,
     /// Whether results can be rounded stochastically in hardware.
     pub stochastic_rounding: bool,
     /// Why the peak is not cores x MACs x 2 x clock, where it is not.
@@ -182,6 +191,10 @@ impl Precision {
     /// MACs of one core per cycle.
     pub fn macs(&self) -> f64 {
         self.mac_per_cycle.number().unwrap_or_default()
+    }
+    /// Part of the peak that the chip's power sustains; 1 where it is not known.
+    pub fn sustained(&self) -> f64 {
+        self.sustained.as_ref().and_then(Parameter::number).unwrap_or(1.0)
     }
     /// Dense peak in FLOP/s.
     pub fn peak_flops(&self) -> f64 {

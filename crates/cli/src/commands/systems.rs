@@ -120,7 +120,8 @@ fn show(system: &System) -> String {
             ),
             "  ",
         );
-        let rows = [row("mac_per_cycle", &precision.mac_per_cycle), row("peak", &precision.peak)];
+        let mut rows = vec![row("mac_per_cycle", &precision.mac_per_cycle), row("peak", &precision.peak)];
+        rows.extend(precision.sustained.as_ref().map(|p| row("sustained_fraction", p)));
         text += &table(&HEADINGS, 4, &rows);
     }
     for configuration in &system.configurations {
@@ -187,6 +188,7 @@ fn show_json(system: &System) -> Value {
                 "engine": p.engine.name(),
                 "mac_per_cycle": parameter_json(&p.mac_per_cycle),
                 "peak": parameter_json(&p.peak),
+                "sustained_fraction": p.sustained.as_ref().map(parameter_json),
                 "stochastic_rounding": p.stochastic_rounding,
             })
         })

@@ -20,8 +20,9 @@ const FEW_QUERIES: f64 = 64.0;
 const SOFTMAX_OPERATIONS: f64 = 4.0;
 /// What the softmax's dependent instructions take, over what their units could.
 const SOFTMAX_STALLS: f64 = 1.5;
-/// Products of the gradients over those of the attention: scores anew, and for each of the operands and the weights one.
-const GRADIENT_PRODUCTS: f64 = 2.5;
+/// Work of the gradients over that of the attention: five products over two (scores anew, and for each of the operands and
+/// the weights one), at 63 over 73 parts of the peak, the best of either on an A100 by FlashAttention-2's authors.
+const GRADIENT_PRODUCTS: f64 = 2.9;
 /// Bytes of queries, keys, values, results and their gradients over those without gradients.
 const GRADIENT_TRAFFIC: f64 = 2.0;
 /// Trips to memory that a block of few queries makes before, between and after its keys.
@@ -118,7 +119,7 @@ pub(super) fn time(
     if let Some(trips) = losses.score_trips {
         return unfused(shape, bytes, memory, (machine, losses), (macs, start, trips));
     }
-    let blockwise = blockwise(shape, machine, losses, macs);
+    let blockwise = blockwise(shape, machine, losses, macs) / losses.attention_fraction.unwrap_or(1.0);
     let mut time = AttentionTime { compute: blockwise, memory, total: blockwise + memory };
     let (compute, total) = by_keys(shape, bytes, memory, machine, start);
     if total < time.total {

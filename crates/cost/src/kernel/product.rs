@@ -7,7 +7,7 @@
 
 use super::{overlapped, saturated};
 use crate::Product;
-use orrery_machine::{KernelLosses, KernelMachine, TileShape};
+use orrery_machine::{KernelLosses, KernelMachine, Precision, TileShape};
 use orrery_numerics::DType;
 use orrery_program::Tile;
 
@@ -20,8 +20,26 @@ const WARP_TILE: f64 = 64.0;
 /// Parts into which a sum may be cut.
 const SPLITS: [u64; 6] = [1, 2, 4, 8, 16, 32];
 
+/// How fast an SM's matrix unit multiplies.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// MACs of a cycle at the peak.
+    pub macs: f64,
+    /// Part of the peak that the chip's power sustains.
+    pub sustained: f64,
+}
+
+impl Rate {
+    /// Of a precision.
+    pub fn of(precision: &Precision) -> Self {
+        Self { macs: precision.macs(), sustained: precision.sustained() }
+    }
+}
+
 /// What a tiling makes of a product.
 pub(super) struct Tiling {
+    /// MACs of the product.
+    product_macs: f64,
     /// MACs of full tiles on the SM that has most.
     pub(super) sm_macs: f64,
     /// Cycles of shared memory on that SM.
@@ -88,6 +106,7 @@ impl Tiling {
         let from_right = product.columns * (rows / high);
         let reread_bytes = product.batch * (from_left + from_right) * depth * bytes;
         Self {
+            product_macs: product.macs(),
             sm_macs: per_sm * block_macs,
             shared_cycles: per_sm * shared_bytes / machine.shared_bytes_per_cycle,
             latency_cycles: rounds * depth_steps * machine.hbm_latency_cycles / PIPELINE_STAGES,
@@ -97,19 +116,23 @@ impl Tiling {
         }
     }
 
-    /// The time, where `unique` bytes of operands are read, of them `device` from device memory.
+    /// The time, where `unique` bytes of operands are read, of them `device` from device memory. The matrix unit is as fast
+    /// as its fullest SM, and in all no faster than the power of the chip sustains: slots that hold nothing take little.
     pub(super) fn time(
         &self,
         (unique, device): (f64, f64),
         machine: &KernelMachine,
         losses: &KernelLosses,
-        macs: f64,
+        Rate { macs, sustained }: Rate,
     ) -> ProductTime {
+        let cycles = (self.sm_macs / losses.matrix_fraction)
+            .max(self.product_macs / (machine.sms as f64 * sustained))
+            / macs;
         let kept = machine.l2_bytes as f64 * super::L2_KEPT;
         let load = if unique <= kept { device } else { self.reread_bytes.max(device) };
         let stream = machine.operand_fraction.unwrap_or(losses.memory_fraction);
         ProductTime {
-            matrix: self.sm_macs / (macs * losses.matrix_fraction * machine.clock_hz),
+            matrix: cycles / machine.clock_hz,
             shared: self.shared_cycles / machine.clock_hz,
             latency: self.latency_cycles / machine.clock_hz,
             l2: self.l2_bytes / (machine.l2_bandwidth * machine.l2_fraction.unwrap_or(1.0)),
@@ -125,7 +148,7 @@ pub(super) fn best_time(
     dtype: DType,
     machine: &KernelMachine,
     losses: &KernelLosses,
-    macs: f64,
+    rate: Rate,
 ) -> (f64, Tile, u64) {
     let bytes = dtype.bits() as f64 / 8.0;
     let depth = product.depth * product.positions;
@@ -141,7 +164,7 @@ pub(super) fn best_time(
                 continue;
             }
             let tiling = Tiling::new(product, tile, splits as f64, machine, dtype);
-            let mut time = tiling.time((unique, unique), machine, losses, macs).together(&[])
+            let mut time = tiling.time((unique, unique), machine, losses, rate).together(&[])
                 + stored * bytes / saturated(machine, losses.memory_fraction);
             if splits > 1 {
                 // The partial results are written and read once through L2, the latter in a kernel of its own.
@@ -161,8 +184,8 @@ pub fn best_tile(
     dtype: DType,
     machine: &KernelMachine,
     losses: &KernelLosses,
-    macs: f64,
+    rate: Rate,
 ) -> (Tile, u64) {
-    let (_, tile, splits) = best_time(product, dtype, machine, losses, macs);
+    let (_, tile, splits) = best_time(product, dtype, machine, losses, rate);
     (tile, splits)
 }

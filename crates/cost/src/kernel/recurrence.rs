@@ -1,6 +1,6 @@
 //! Recurrent layers: one product for the inputs of all times, then one for each time, which waits for the one before.
 
-use super::product::best_time;
+use super::product::{Rate, best_time};
 use crate::Product;
 use orrery_ir::{Node, Op};
 use orrery_machine::{KernelLosses, KernelMachine};
@@ -44,7 +44,7 @@ pub(super) fn seconds(
     dtype: DType,
     machine: &KernelMachine,
     losses: &KernelLosses,
-    (macs, start): (f64, f64),
+    (rate, start): (Rate, f64),
 ) -> f64 {
     let product = |rows: f64, depth: f64| Product {
         batch: 1.0,
@@ -54,8 +54,8 @@ pub(super) fn seconds(
         positions: 1.0,
     };
     let whole = product(shape.times * shape.batch, shape.input);
-    let inputs = start + best_time(&whole, dtype, machine, losses, macs).0;
+    let inputs = start + best_time(&whole, dtype, machine, losses, rate).0;
     let one = product(shape.batch, shape.hidden);
-    let time = best_time(&one, dtype, machine, losses, macs).0 + machine.graph_launch_seconds;
+    let time = best_time(&one, dtype, machine, losses, rate).0 + machine.graph_launch_seconds;
     shape.directions * (inputs + shape.times * time)
 }

@@ -21,6 +21,7 @@ pub(super) fn seconds(
     setup: &Setup,
     scope: Scope,
 ) -> Result<(f64, Option<String>)> {
+    let setup = &setup.clone().with_wide_activations();
     let recompute = if training.recompute { Recompute::Stretches } else { Recompute::Nothing };
     let wanted = Wanted { recompute, ..Wanted::default() };
     let alone = time_step(&case.model, setup, &wanted);
