@@ -29,7 +29,7 @@ pub const OK: &str = "ok";
 /// One row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ValidationRow {
-    /// The row's name.
+    /// The row's name; its number and workload where it has none.
     pub id: String,
     /// Machine as the file names it.
     pub system: String,
@@ -88,7 +88,8 @@ pub struct Summary {
     pub p90_error: f64,
     /// Median over sources and workloads of the median within each.
     pub median_error_by_source: f64,
-    /// Geometric mean of predicted / measured: above 1 is a prediction too high.
+    /// Geometric mean of predicted over measured rates, and of measured over predicted times: above 1 is a machine
+    /// predicted too fast.
     pub geometric_mean_ratio: f64,
     /// Part of the rows that are within 25 %.
     pub within_25_percent: f64,
@@ -119,9 +120,13 @@ pub fn validate(
     threads: usize,
     progress: &Progress,
 ) -> Result<Validation> {
-    let figures: Vec<(&Record, &Measurement)> =
-        records.iter().flat_map(|r| r.measurements().iter().map(move |m| (r, m))).collect();
-    let rows = in_parallel(&figures, threads, progress, &|(record, figure)| row(record, figure, own))?;
+    let figures: Vec<(usize, &Record, &Measurement)> = records
+        .iter()
+        .enumerate()
+        .flat_map(|(at, record)| record.measurements().iter().map(move |figure| (at, record, figure)))
+        .collect();
+    let rows =
+        in_parallel(&figures, threads, progress, &|(at, record, figure)| row(*at, record, figure, own))?;
     let summarise = |wanted: &dyn Fn(Option<Scored>) -> bool| {
         let rows: Vec<&ValidationRow> =
             rows.iter().filter(|r| r.ratio.is_some() && wanted(r.scored)).collect();
@@ -133,7 +138,7 @@ pub fn validate(
     Ok(Validation { rows, clean, loose, order })
 }
 
-fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
+fn row(at: usize, record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
     let identity = &record.identity;
     let workload = &identity.workload;
     let system = machine_of(record, own);
@@ -145,7 +150,7 @@ fn row(record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
     };
     let kind = workload.mode.as_deref().unwrap_or_default();
     ValidationRow {
-        id: record.id.clone().unwrap_or_default(),
+        id: record.id.clone().unwrap_or_else(|| format!("row {}: {}", at + 1, workload.model)),
         system: identity.machine.clone(),
         workload: workload.model.clone(),
         mode: workload.mode.clone().unwrap_or_default(),
@@ -316,6 +321,9 @@ fn one_device(
     assumed: Assumed,
 ) -> Result<Prediction, String> {
     let convert = conversion(metric(figure))?;
+    if figure.metric == "latency_ms" && !(figure.unit.is_empty() || figure.unit.starts_with("ms")) {
+        return Err(format!("the unit of `latency_ms` is ms, not `{}`", figure.unit));
+    }
     let mut case = case(record, storage, assumed)?;
     let mut notes: Vec<String> = case.note.take().into_iter().collect();
     let trained = case.passes > 1.0;
@@ -441,7 +449,11 @@ fn summary(system: String, kind: String, rows: &[&ValidationRow]) -> Summary {
     let part = |within: &dyn Fn(f64) -> bool| {
         rows.iter().filter(|r| r.ratio.is_some_and(within)).count() as f64 / n as f64
     };
-    let logarithms: f64 = rows.iter().filter_map(|r| r.ratio).map(f64::ln).sum();
+    let faster = |row: &&ValidationRow| {
+        let logarithm = row.ratio?.ln();
+        Some(if is_rate(&row.metric) { logarithm } else { -logarithm })
+    };
+    let logarithms: f64 = rows.iter().filter_map(faster).sum();
     Summary {
         system,
         kind,

@@ -20,7 +20,7 @@ fn text(found: &Validation) -> String {
     let rows: Vec<Vec<String>> = predicted.iter().map(|row| cells(row)).collect();
     let mut text = table(&["row", "status", "scored", "unit", "measured", "predicted", "ratio"], 4, &rows);
     text += &reasons(found);
-    text += "\nclean figures; ratio is predicted over measured\n";
+    text += "\nclean figures; speed is predicted over measured, of times the other way round\n";
     text += &summaries(&found.clean);
     if !found.loose.is_empty() {
         text += "\nfigures with host or launch overhead in them: within 2x is right\n";
@@ -90,6 +90,6 @@ fn summaries(all: &[Summary]) -> String {
             percent(s.within_2x),
         ]
     };
-    let headings = ["system", "kind", "n", "median", "p90", "by source", "ratio", "in 25 %", "in 2x"];
+    let headings = ["system", "kind", "n", "median", "p90", "by source", "speed", "in 25 %", "in 2x"];
     table(&headings, 2, &all.iter().map(row).collect::<Vec<_>>())
 }
