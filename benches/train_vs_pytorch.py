@@ -28,7 +28,7 @@ CACHE = pathlib.Path(os.environ.get("ORRERY_CACHE", ROOT / ".cache"))
 VENV = CACHE / "torch-venv"
 # What PyTorch's libraries need to be loaded, as packages that are small.
 SMALL = ["nvidia-cuda-runtime", "nvidia-cuda-cupti", "nvidia-cufile"]
-NEEDS = ["typing_extensions", "sympy", "networkx", "jinja2", "fsspec", "filelock", "numpy", "setuptools"]
+NEEDS = ["typing_extensions", "sympy", "networkx", "jinja2", "fsspec", "filelock", "numpy", "setuptools>=77"]
 
 
 def install(without_gpu):

@@ -37,7 +37,7 @@ impl Forecast {
         let bound = model.at_batch(Some(micro_batch(request)? as u64))?;
         let mut spec = request.spec.clone();
         spec.loss_scaling = request.scaling.is_on();
-        let work = Work::Training(Wanted { spec: Some(spec), ..Wanted::default() });
+        let work = Work::Training(Wanted { spec: Some(Box::new(spec)), ..Wanted::default() });
         let accumulations = request.spec.accumulations.max(1);
         Ok(Some(Self { record: simulated(&bound, setup, &work), accumulations }))
     }

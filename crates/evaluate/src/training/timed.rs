@@ -26,7 +26,7 @@ pub struct Wanted {
     /// How; by the model's ops where none: see [`usual_optimizer`].
     pub optimizer: Option<Optimizer>,
     /// All of the step, where it is known: loss and optimizer are those of it then, and the machine's habits do not count.
-    pub spec: Option<Spec>,
+    pub spec: Option<Box<Spec>>,
     /// How activations are kept for the backward pass.
     pub recompute: training::Recompute,
     /// Weights, gradients and optimizer state are shared out over devices that one of them is timed for: what it holds is
@@ -82,7 +82,7 @@ pub fn usual_optimizer(model: &Graph) -> Optimizer {
 pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step, Bound, Built)> {
     let place = Place::Machine(setup.clone());
     let spec = match &wanted.spec {
-        Some(spec) => spec.clone(),
+        Some(spec) => (**spec).clone(),
         None => {
             let loss = wanted.loss.clone();
             let loss = loss.unwrap_or_else(|| LossSpec { kind: usual_loss(&model.graph), output: None });

@@ -98,7 +98,7 @@ impl HostKernel for ConvWeightGrad {
         };
         let (all, all_out) = (shape[1], made[1]);
         let channels = self.own.unwrap_or(all);
-        let groups = if channels == 0 { 1 } else { all / channels };
+        let groups = all.checked_div(channels).unwrap_or(1);
         if groups * channels != all || groups == 0 || all_out % groups != 0 || made.contains(&0) {
             return Ok(Outcome::Declined);
         }
