@@ -67,6 +67,9 @@ impl Display for System {
             writeln!(f, "title = {}", text(&stack.title))?;
             writeln!(f, "fuses = {}", stack.fuses)?;
             writeln!(f, "graph_launch = {}", stack.graph_launch)?;
+            if !stack.trains {
+                writeln!(f, "trains = false")?;
+            }
             if let Some(resident) = stack.resident {
                 writeln!(f, "resident = {resident}")?;
             }

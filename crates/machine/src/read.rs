@@ -470,12 +470,13 @@ fn read_software(
 ) -> Result<Vec<Software>> {
     let mut stacks: Vec<Software> = Vec::new();
     for section in root.tables("software")? {
-        section.only(&["name", "title", "fuses", "graph_launch", "resident", "note", "loss"])?;
+        section.only(&["name", "title", "fuses", "graph_launch", "trains", "resident", "note", "loss"])?;
         let stack = Software {
             name: read_name(&section)?,
             title: section.string("title")?,
             fuses: section.required("fuses")?.boolean()?,
             graph_launch: section.required("graph_launch")?.boolean()?,
+            trains: section.optional("trains").map(|entry| entry.boolean()).transpose()?.unwrap_or(true),
             resident: section.optional("resident").map(|entry| entry.boolean()).transpose()?,
             note: section.optional_string("note")?,
             losses: read_parameters(&section, "loss", keys, false, sources)?,

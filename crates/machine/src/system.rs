@@ -217,6 +217,8 @@ pub struct Software {
     pub fuses: bool,
     /// Whether it launches the whole model as one captured graph, or compiles it into one program.
     pub graph_launch: bool,
+    /// Whether models are trained with it.
+    pub trains: bool,
     /// Where it keeps weights, on machines that can stream them in or hold all layers at once: true for all layers on
     /// the machine, false for streaming, none where it does both or there is no choice.
     pub resident: Option<bool>,

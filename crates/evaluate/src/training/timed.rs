@@ -99,6 +99,11 @@ pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step
         .help("train on another machine, and bring the trained model here")
         .err();
     }
+    if let Some(stack) = target.stack.filter(|stack| !stack.trains) {
+        return Diagnostic::error("unsupported-training", format!("{} is for inference", stack.title))
+            .help("leave --stack out, or name one that models are trained with")
+            .err();
+    }
     let formats = precision(&place)?;
     let mut step = training::step(&model.graph, &spec, formats.as_ref(), Weights::ShapeOnly)?;
     training::recompute(&mut step, wanted.recompute)?;
