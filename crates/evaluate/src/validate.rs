@@ -1,6 +1,7 @@
 //! Predictions beside measured figures, row by row, and how far they are apart.
 
 mod order;
+mod stages;
 mod train;
 
 pub use order::{Order, WorkOrder};
@@ -224,17 +225,18 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
         return Ok(Prediction::plain(value, &notes));
     }
     let assumed = |assumed| one_device(record, figure, &setup, storage, assumed);
-    let mut found = assumed(Assumed::default());
+    let trains = identity.workload.mode.as_deref() == Some("train");
+    let on_tiles = trains && matches!(system.model, ExecutionModel::BulkSynchronous(_));
+    let mut found =
+        if on_tiles { stages::on_fewest(record, &assumed) } else { assumed(Assumed::default()) };
     if found.as_ref().is_err_and(|why| why == NO_BATCH) && is_rate(&figure.metric) {
         // A rate without a batch is the best one.
         let tried =
             BATCHES.into_iter().map(|batch| assumed(Assumed { batch: Some(batch), ..Assumed::default() }));
         found = tried.reduce(better).unwrap_or(found);
     }
-    let no_room = |found: &Result<Prediction, String>| found.as_ref().is_err_and(|why| why.contains(NO_ROOM));
-    let trains = identity.workload.mode.as_deref() == Some("train");
     // Wafers deal out micro-batches of a forward pass themselves.
-    let deals = matches!(system.model, ExecutionModel::Wafer(_));
+    let deals = on_tiles || matches!(system.model, ExecutionModel::Wafer(_));
     if let Some(most) = shared_batch(record).filter(|batch| trains && !deals && *batch > 1 && no_room(&found))
     {
         // Gradients add up over as many micro-batches as it takes: the largest that fits, if a single sample does.
@@ -252,7 +254,7 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     }
     // A copy that no device can hold alone is cut over some.
     let mut shards = 1;
-    let said = identity.workload.spec.contains_key("tp");
+    let said = on_tiles || identity.workload.spec.contains_key("tp");
     while no_room(&found) && !said {
         shards *= 2;
         if shards as f64 > identity.devices.unwrap_or(1.0) || shards > system.links.chips_per_machine {
@@ -271,6 +273,11 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     let mut found = found?;
     notes.extend(found.note.take());
     Ok(Prediction { note: (!notes.is_empty()).then(|| notes.join("; ")), ..found })
+}
+
+/// True where what is asked of a device does not fit it.
+fn no_room(found: &Result<Prediction, String>) -> bool {
+    found.as_ref().is_err_and(|why| why.contains(NO_ROOM))
 }
 
 /// By what a micro-batch that fits is made larger.
@@ -310,7 +317,8 @@ fn one_device(
     let setup = setup.clone().tiles(case.tiles).map_err(|d| reason(&d))?;
     let (mut step, mut instead) = (None, None);
     // The losses of the other execution models are fitted to forward passes.
-    let stepped = matches!(setup.system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_));
+    let stepped = case.dealt
+        || matches!(setup.system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_));
     if case.training.is_some() && !stepped {
         instead =
             Some(format!("{} x the forward pass, to which the machine's losses are fitted", case.passes));
@@ -350,9 +358,10 @@ fn forward(case: &mut Case, setup: &Setup, scope: Scope, trained: bool) -> Resul
         with_statistics(&mut case.model.graph);
     }
     let setup = if trained { setup.clone().with_wide_activations() } else { setup.clone() };
-    let options = Options { keep_results: trained, ..Options::default() };
+    let chips = if case.dealt { case.cut.stages } else { 1 };
+    let options = Options { keep_results: trained, more_chips: chips - 1, ..Options::default() };
     let (_, timeline) = time_with(&case.model, &setup, &options).map_err(|d| reason(&d))?;
-    Ok(seconds(&timeline, scope) * case.passes)
+    Ok(seconds(&timeline, scope) * case.passes / chips as f64)
 }
 
 /// True for metrics that grow as the time of the work shrinks.

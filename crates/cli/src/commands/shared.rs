@@ -20,7 +20,7 @@ pub(crate) fn work(args: &TrainingArgs) -> Work {
         loss: args.loss.map(|kind| LossSpec { kind, output: None }),
         optimizer: args.optimizer,
         recompute: if args.recompute { Recompute::Stretches } else { Recompute::Nothing },
-        shared_out: false,
+        ..Wanted::default()
     })
 }
 

@@ -9,6 +9,7 @@ mod habits;
 mod history;
 mod holdings;
 mod metrics;
+mod room;
 mod scaling;
 mod schedule;
 mod timed;
@@ -23,6 +24,7 @@ pub use holdings::{Holding, Holdings};
 pub use metrics::Metric;
 pub use scaling::LossScaling;
 pub use schedule::Schedule;
+pub use room::MADE_AGAIN;
 pub use timed::{
     TimedStep, Wanted, build_step, largest_batch, parameter_bytes, time_step, usual_loss, usual_optimizer,
 };

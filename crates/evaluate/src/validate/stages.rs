@@ -1,0 +1,60 @@
+//! Training on chips that hold one copy of a model together, as stages of a pipeline.
+
+use super::{LARGER, Prediction, better, no_room};
+use crate::workload::{Assumed, NO_BATCH, shared_batch};
+use orrery_record::Record;
+use serde_json::Value;
+
+/// A row on the devices of one copy that it says, else on the fewest that hold one: halves of pods, quarters and so on.
+/// `at` predicts it as assumed.
+///
+/// # Errors
+/// Why it cannot be modelled; the code of what does not fit where even all devices together do not hold a copy.
+pub(super) fn on_fewest(
+    record: &Record,
+    at: &dyn Fn(Assumed) -> Result<Prediction, String>,
+) -> Result<Prediction, String> {
+    let spec = &record.identity.workload.spec;
+    let said = ["ipus_per_replica", "pp"].iter().find_map(|key| spec.get(*key).and_then(Value::as_u64));
+    let mut stages = said.unwrap_or(1).max(1);
+    loop {
+        let found = at_best(record, stages, at);
+        let more = stages.saturating_mul(2);
+        if !no_room(&found) || said.is_some() || more as f64 > record.identity.devices.unwrap_or(1.0) {
+            return found;
+        }
+        stages = more;
+    }
+}
+
+/// With the micro-batch that the row says, else the best of those that fit.
+fn at_best(
+    record: &Record,
+    stages: u64,
+    at: &dyn Fn(Assumed) -> Result<Prediction, String>,
+) -> Result<Prediction, String> {
+    let assumed = |batch| Assumed { batch, stages: Some(stages), ..Assumed::default() };
+    let most = match shared_batch(record) {
+        Some(most) if most > 1 => most,
+        _ => {
+            let found = at(assumed(None));
+            if found.as_ref().err().map(String::as_str) != Some(NO_BATCH) {
+                return found;
+            }
+            MOST
+        }
+    };
+    let (mut best, mut micro) = (at(assumed(Some(1))), LARGER);
+    while !no_room(&best) && micro <= most {
+        let found = at(assumed(Some(micro)));
+        if no_room(&found) {
+            break;
+        }
+        best = better(best, found);
+        micro *= LARGER;
+    }
+    best
+}
+
+/// The largest micro-batch that is tried where no batch is published.
+const MOST: u64 = 64;
