@@ -19,7 +19,7 @@ pub mod training;
 pub mod unroll;
 
 pub use affine::fold_batch_norm;
-pub use attention::spread_attention_grad;
+pub use attention::spread_attention;
 pub use backward::differentiate;
 pub use batch::spread_batch_norm;
 pub use clean::clean;

@@ -16,7 +16,7 @@ use orrery_machine::ExecutionModel;
 use orrery_program::verify;
 use orrery_simulate::{Timeline, simulate};
 use orrery_transform::training::{self, Loss, LossSpec, Optimizer, Spec, Step};
-use orrery_transform::{Weights, spread_attention_grad, store_border};
+use orrery_transform::{Weights, spread_attention, store_border};
 
 /// What the user says of a training step that is only timed.
 #[derive(Clone, Debug, Default)]
@@ -111,7 +111,7 @@ pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step
     training::recompute(&mut step, wanted.recompute)?;
     let mut graph = store_border(&step.graph)?;
     if on_tiles {
-        graph = spread_attention_grad(&graph)?;
+        graph = spread_attention(&graph)?;
     }
     let options = Options {
         training: Some((

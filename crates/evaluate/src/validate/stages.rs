@@ -1,6 +1,6 @@
 //! Training on chips that hold one copy of a model together, as stages of a pipeline.
 
-use super::{LARGER, Prediction, better, no_room};
+use super::{LARGER, Prediction, no_room};
 use crate::workload::{Assumed, NO_BATCH, shared_batch};
 use orrery_record::Record;
 use serde_json::Value;
@@ -45,16 +45,17 @@ fn at_best(
         }
     };
     let (mut best, mut micro) = (at(assumed(Some(1))), LARGER);
-    while !no_room(&best) && micro <= most {
+    while !no_room(&best) && micro <= most.min(MOST) {
         let found = at(assumed(Some(micro)));
-        if no_room(&found) {
+        let rate = |found: &Result<Prediction, String>| found.as_ref().map_or(0.0, |p| p.value);
+        if rate(&found) <= rate(&best) {
             break;
         }
-        best = better(best, found);
+        best = found;
         micro *= LARGER;
     }
     best
 }
 
-/// The largest micro-batch that is tried where no batch is published.
-const MOST: u64 = 64;
+/// The largest micro-batch that is tried: more samples at a time fill tiles no better.
+const MOST: u64 = 16;

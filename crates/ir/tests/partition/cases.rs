@@ -247,6 +247,7 @@ fn convolutions() -> Vec<Case> {
             .attr("strides", vec![2])
             .attr("pads", vec![3, 3])
             .attr("output_padding", vec![1]),
+        on(Op::ConvTranspose, &[&[1, 2, 4], &[2, 3, 3]]).attr("strides", vec![2]),
         on(Op::ConvTranspose, &[&[1, 2, 8], &[2, 3, 3]]).attr("dilations", vec![2]).attr("pads", vec![2, 2]),
         on(Op::ConvTranspose, &[&[2, 3, 4, 5], &[3, 5, 2, 3], &[5]]).attr("strides", vec![2, 3]),
         on(Op::ConvWeightGrad, &[&[2, 3, 7, 8], &[2, 4, 3, 8]])
