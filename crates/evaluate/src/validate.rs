@@ -343,7 +343,8 @@ fn one_device(
     let precision = setup.target().map_err(|d| d.cause.clone())?.precision;
     let sums =
         case.cut.sums(&case.model.graph, precision, &setup.system.links) * if trained { 2.0 } else { 1.0 };
-    let value = convert(&case, (work + sums) * (1.0 + case.cut.bubble(case.micro_batches)));
+    let over_copies = stages::sums_over_copies(&case, storage, &setup.system.links);
+    let value = convert(&case, (work + sums) * (1.0 + case.cut.bubble(case.micro_batches)) + over_copies);
     if !value.is_finite() || value <= 0.0 {
         return Err(format!("the source's count of `{}` is not known for this workload", figure.metric));
     }

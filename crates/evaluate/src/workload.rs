@@ -44,6 +44,8 @@ pub(crate) struct Training {
     pub(crate) accumulations: f64,
     /// The backward pass makes activations again.
     pub(crate) recompute: bool,
+    /// It is known after how many micro-batches gradients are added up over devices, and what they pass on the way.
+    pub(crate) sums_counted: bool,
 }
 
 /// Where a training step cannot be made: the backward pass takes about twice the work of the forward pass; both together are three.
@@ -359,8 +361,10 @@ fn whole_model(record: &Record, passes: f64, assumed: Assumed) -> Result<Case, R
         }
         accumulations = micro_batches.max(1.0);
     }
-    let training = (passes > 1.0).then_some(Training { accumulations, recompute });
-    if passes > 1.0 && devices > 1.0 {
+    let said_when = said(record, "grad_accum").is_some() || workload.batch.global.is_some();
+    let sums_counted = dealt && said_when;
+    let training = (passes > 1.0).then_some(Training { accumulations, recompute, sums_counted });
+    if passes > 1.0 && devices > 1.0 && !sums_counted {
         notes.push("all-reduce not counted".to_owned());
     }
     if let Some(tiles) = tiles {

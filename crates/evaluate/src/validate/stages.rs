@@ -1,7 +1,11 @@
 //! Training on chips that hold one copy of a model together, as stages of a pipeline.
 
 use super::{LARGER, Prediction, no_room};
-use crate::workload::{Assumed, NO_BATCH, shared_batch};
+use crate::workload::{Assumed, Case, NO_BATCH, shared_batch};
+use orrery_cost::collective::all_reduce;
+use orrery_ir::count;
+use orrery_machine::Links;
+use orrery_numerics::DType;
 use orrery_record::Record;
 use serde_json::Value;
 
@@ -55,6 +59,17 @@ fn at_best(
         micro *= LARGER;
     }
     best
+}
+
+/// Seconds of a micro-batch's share of the sums of gradients over copies. Between machines a chip has one link: the
+/// 512 Gbit/s of a machine of four are as much as four of them.
+pub(super) fn sums_over_copies(case: &Case, storage: DType, links: &Links) -> f64 {
+    let Some(training) = case.training.filter(|training| training.sums_counted) else { return 0.0 };
+    let elements = count::parameters(&case.model.graph) as f64;
+    let bytes = elements * storage.bits() as f64 / 8.0 / case.cut.devices();
+    let within = case.devices * case.cut.devices() <= links.chips_per_machine as f64;
+    let links = if within { links.clone() } else { Links { link_count: 1, ..links.clone() } };
+    all_reduce(bytes, case.devices, &links) / training.accumulations.max(1.0)
 }
 
 /// The largest micro-batch that is tried: more samples at a time fill tiles no better.
