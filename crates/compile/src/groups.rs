@@ -3,9 +3,9 @@
 //! A group is an *anchor* and the element-wise nodes that follow it one after the other on its output: convolution, bias,
 //! activation, residual. Fusing changes no number: a value within a group is still rounded to its declared type.
 
+use crate::Options;
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Result};
-use crate::Options;
 use orrery_cost::Target;
 use orrery_ir::infer::{Facts, at_node, node_place, with_ctx};
 use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};

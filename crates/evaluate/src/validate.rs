@@ -227,8 +227,7 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     let assumed = |assumed| one_device(record, figure, &setup, storage, assumed);
     let trains = identity.workload.mode.as_deref() == Some("train");
     let on_tiles = trains && matches!(system.model, ExecutionModel::BulkSynchronous(_));
-    let mut found =
-        if on_tiles { stages::on_fewest(record, &assumed) } else { assumed(Assumed::default()) };
+    let mut found = if on_tiles { stages::on_fewest(record, &assumed) } else { assumed(Assumed::default()) };
     if found.as_ref().is_err_and(|why| why == NO_BATCH) && is_rate(&figure.metric) {
         // A rate without a batch is the best one.
         let tried =
@@ -317,8 +316,8 @@ fn one_device(
     let setup = setup.clone().tiles(case.tiles).map_err(|d| reason(&d))?;
     let (mut step, mut instead) = (None, None);
     // The losses of the other execution models are fitted to forward passes.
-    let stepped = case.dealt
-        || matches!(setup.system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_));
+    let stepped =
+        case.dealt || matches!(setup.system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_));
     if case.training.is_some() && !stepped {
         instead =
             Some(format!("{} x the forward pass, to which the machine's losses are fitted", case.passes));

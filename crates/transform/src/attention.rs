@@ -57,8 +57,7 @@ fn spelled(node: &Node, types: Vec<Type>, operands: usize) -> Result<Option<Grap
     let mut graph = Extend::new(Graph::new("attention"))?;
     let names = ["q", "k", "v", "dy", "mask"];
     let inputs: Vec<ValueId> = names.iter().zip(types).map(|(name, ty)| graph.input(name, ty)).collect();
-    let given: Vec<Vec<i64>> =
-        inputs[..operands].iter().map(|v| graph.shape(*v)).collect::<Result<_>>()?;
+    let given: Vec<Vec<i64>> = inputs[..operands].iter().map(|v| graph.shape(*v)).collect::<Result<_>>()?;
     let four = given[0].len() == 4;
     let heads = |number: usize, name: &str| match given[number][..] {
         [_, heads, _, _] => heads,

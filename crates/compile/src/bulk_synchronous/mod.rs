@@ -32,8 +32,7 @@ use orrery_ir::{Bindings, Dim, Graph, NodeId, State, ValueId};
 use orrery_machine::{BspLosses, BspMachine, Losses};
 use orrery_program::memory::unbound;
 use orrery_program::{
-    BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Step, StepKind, Unit, Write, WriteMode,
-    verify,
+    BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Step, StepKind, Unit, Write, WriteMode, verify,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use weights::{Weights, missing_bytes};
@@ -443,7 +442,8 @@ impl Lowering<'_> {
         }
         let lies_at = |base: u64| {
             body.operands.iter().zip(&body.reads).any(|(value, access)| {
-                let there = self.emitter.buffer_of.get(value).map(|buffer| &self.emitter.program.buffers[*buffer]);
+                let there =
+                    self.emitter.buffer_of.get(value).map(|buffer| &self.emitter.program.buffers[*buffer]);
                 let wanted = Layout { base, cuts: cuts.to_vec(), access: access.clone() };
                 there.is_some_and(|there| there.home == self.tile && there.layout.same_place(&wanted))
             })

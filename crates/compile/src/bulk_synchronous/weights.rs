@@ -1,7 +1,7 @@
 //! Which weights lie on the tiles, and which in streaming memory.
 
-use crate::{Options, Streamed};
 use crate::groups::is_inline;
+use crate::{Options, Streamed};
 use orrery_base::units::show_bytes;
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::infer::Facts;

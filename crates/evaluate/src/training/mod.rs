@@ -22,9 +22,9 @@ pub use habits::{Habits, default_loss, habits};
 pub use history::Epoch;
 pub use holdings::{Holding, Holdings};
 pub use metrics::Metric;
+pub use room::MADE_AGAIN;
 pub use scaling::LossScaling;
 pub use schedule::Schedule;
-pub use room::MADE_AGAIN;
 pub use timed::{
     TimedStep, Wanted, build_step, largest_batch, parameter_bytes, time_step, usual_loss, usual_optimizer,
 };
