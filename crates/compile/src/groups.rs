@@ -3,13 +3,15 @@
 //! A group is an *anchor* and the element-wise nodes that follow it one after the other on its output: convolution, bias,
 //! activation, residual. Fusing changes no number: a value within a group is still rounded to its declared type.
 
+use crate::Options;
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Result};
 use orrery_cost::Target;
 use orrery_ir::infer::{Facts, at_node, node_place, with_ctx};
 use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};
-use orrery_ir::{Def, Graph, NodeId, Type, ValueId};
+use orrery_ir::{Def, Graph, NodeId, Op, Type, ValueId};
 use orrery_machine::ExecutionModel;
+use orrery_program::Phase;
 
 /// How a group is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,22 +59,19 @@ fn short_name(graph: &Graph, id: NodeId) -> String {
 const LONGEST_GROUP: usize = 12;
 
 /// Forms the groups, in an order in which they can run. Software that joins no ops has a kernel for the gradient of an
-/// element-wise op or a normalization all the same, of a training step whose backward pass starts at `backward`: there it
-/// is several nodes.
+/// element-wise op or a normalization all the same, in the backward pass of a training step: there it is several
+/// nodes.
 ///
 /// # Errors
 /// `unsupported-op` for strings, sequences and the like; `unknown-type` where inference does not know an operand.
-pub fn form(
-    graph: &Graph,
-    facts: &Facts,
-    target: &Target<'_>,
-    backward: Option<NodeId>,
-) -> Result<Vec<Group>> {
+pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>, options: &Options) -> Result<Vec<Group>> {
     let fuses = target.stack.is_none_or(|s| s.fuses);
+    let backward = options.training.map(|(backward, _)| backward);
     let whole_values = matches!(
         target.system.model,
         ExecutionModel::Kernel(_) | ExecutionModel::Engines(_) | ExecutionModel::Stream(_)
     );
+    let on_tiles = matches!(target.system.model, ExecutionModel::BulkSynchronous(_));
     let uses = graph.uses();
     let mut taken = vec![false; graph.nodes.len()];
     // The node that alone uses each value.
@@ -111,6 +110,7 @@ pub fn form(
             if taken[next.index()]
                 || !follows(graph, facts, output, next)
                 || changes_state(graph, &group, next)
+                || on_tiles && part(graph, options, &sole_user, id) != part(graph, options, &sole_user, next)
             {
                 break;
             }
@@ -126,7 +126,12 @@ pub fn form(
         groups.push((last, group));
     }
     if whole_values && fuses {
-        groups = clustered(graph, facts, groups);
+        groups = clustered(graph, facts, groups, &|_| Phase::Forward);
+    }
+    if on_tiles && fuses && options.training.is_some() {
+        groups = clustered(graph, facts, groups, &|group| {
+            group.nodes.last().map_or(Phase::Forward, |last| options.phase(*last))
+        });
     }
     groups.sort_by_key(|(last, _)| *last);
     Ok(groups.into_iter().map(|(_, group)| group).collect())
@@ -175,7 +180,13 @@ const MOST_CLUSTERED: usize = 1;
 
 /// Element-wise groups of one small shape that follow one another become one, until something else reads what they make: a
 /// code generator makes one kernel of them, which writes all that others read.
-fn clustered(graph: &Graph, facts: &Facts, groups: Vec<(NodeId, Group)>) -> Vec<(NodeId, Group)> {
+/// `part` says what is never brought together.
+fn clustered(
+    graph: &Graph,
+    facts: &Facts,
+    groups: Vec<(NodeId, Group)>,
+    part: &dyn Fn(&Group) -> Phase,
+) -> Vec<(NodeId, Group)> {
     let mut groups = groups;
     groups.sort_by_key(|(last, _)| *last);
     let mut made: Vec<(NodeId, Group)> = Vec::new();
@@ -185,6 +196,7 @@ fn clustered(graph: &Graph, facts: &Facts, groups: Vec<(NodeId, Group)>) -> Vec<
         let shape = small(graph, facts, &group);
         if let (Some((at, of)), Some(shape)) = (&open, &shape)
             && of == shape
+            && part(&made[*at].1) == part(&group)
         {
             let (end, cluster) = &mut made[*at];
             *end = last;
@@ -252,6 +264,18 @@ fn changes_state(graph: &Graph, group: &Group, next: NodeId) -> bool {
     let left = graph.states.iter().map(|state| graph.outputs[state.output]);
     let elementwise = group.space.as_ref().is_some_and(is_elementwise);
     !elementwise && left.into_iter().any(|value| graph.nodes[next].outputs.contains(&Some(value)))
+}
+
+/// The part of a training step that a node is done in. What only the update reads in a wider type is cast there: tiles keep
+/// gradients as they are made until all are there.
+fn part(graph: &Graph, options: &Options, sole_user: &[Option<NodeId>], id: NodeId) -> Phase {
+    let node = &graph.nodes[id];
+    match node.outputs[..] {
+        [Some(output)] if node.op == Op::Cast => {
+            sole_user[output.index()].map_or_else(|| options.phase(id), |user| options.phase(user))
+        }
+        _ => options.phase(id),
+    }
 }
 
 /// True where every axis is parallel and every operand follows the dimensions of the outputs one to one.

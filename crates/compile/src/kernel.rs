@@ -291,11 +291,19 @@ pub fn split_axis(step: &mut Step, depth: usize, splits: u64) -> usize {
     step.grid[depth].cutting = Cutting::Parts(1);
     let axis = step.grid.len();
     step.grid.push(Cut { name: SPLIT.into(), extent: parts, cutting: Cutting::Parts(splits), stride: 0 });
-    for access in step.reads.iter_mut().flat_map(|r| &mut r.access) {
-        if let Access::Along { axis: at, scale } = access
-            && *at == depth
-        {
-            *access = Access::Along { axis, scale: scale.clone() * block.clone() };
+    for access in step.reads.iter_mut().flat_map(|r| &mut r.access).filter(|a| a.axis() == Some(depth)) {
+        match access {
+            Access::Along { scale, .. } => {
+                *access = Access::Along { axis, scale: scale.clone() * block.clone() };
+            }
+            Access::Window { stride, before, reach, .. } => {
+                // A part's windows side by side are one; where their number is open, so is what they reach, and none is cut.
+                if let Some(block) = block.known() {
+                    let reach = (block - 1) * *stride + *reach;
+                    *access = Access::Window { axis, stride: block * *stride, before: *before, reach };
+                }
+            }
+            Access::Whole => {}
         }
     }
     axis

@@ -24,6 +24,18 @@ use orrery_machine::ExecutionModel;
 use orrery_program::{Phase, Program, verify};
 use std::collections::BTreeMap;
 
+/// What may lie in the memory behind a chip until it is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Streamed {
+    /// Any weights.
+    #[default]
+    Weights,
+    /// States that only their update reads.
+    Moments,
+    /// Nothing: products get less room instead.
+    Nothing,
+}
+
 /// What to compile for.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -37,6 +49,11 @@ pub struct Options {
     /// Whether memories may be asked for more than they have, as where a plan shares out over devices what one of them
     /// is compiled for.
     pub beyond_memory: bool,
+    /// Chips beside the first that the steps of a graph are dealt over as stages, on machines whose chips hold weights and
+    /// activations themselves: together they hold one copy, and each has the code of its own steps.
+    pub more_chips: u64,
+    /// What may lie in the memory behind a chip until it is used, on machines that keep weights on the chip.
+    pub streamed: Streamed,
     /// First nodes of the backward pass and of the update, in a graph that is a training step.
     pub training: Option<(NodeId, NodeId)>,
 }
@@ -91,7 +108,7 @@ pub fn compile(graph: &Graph, target: &Target<'_>, options: &Options) -> Result<
         .err();
     }
     let facts = infer::facts(graph)?;
-    let groups = groups::form(graph, &facts, target, options.training.map(|(backward, _)| backward))?;
+    let groups = groups::form(graph, &facts, target, options)?;
     let compiled = match &target.system.model {
         ExecutionModel::Kernel(machine) => kernel::compile(graph, &facts, &groups, target, machine, options)?,
         ExecutionModel::BulkSynchronous(machine) => {

@@ -84,6 +84,13 @@ pub struct Choice {
     pub price: Price,
 }
 
+impl Choice {
+    /// Lengths of the largest part.
+    pub(crate) fn blocks(&self, problem: &Problem) -> Vec<i64> {
+        problem.axes.iter().zip(&self.parts).map(|(a, &p)| ceil_div(a.extent, p as i64)).collect()
+    }
+}
+
 /// What a way to cut costs, at its best.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Price {
@@ -93,6 +100,8 @@ pub struct Price {
     pub bytes: f64,
     /// Turns in which the sum is taken: the operands of one stretch are on the tiles at a time.
     pub turns: u64,
+    /// Length of a turn in a part.
+    pub turn: i64,
     /// The axis whose parts lie on neighbouring tiles, where it matters: neighbours that receive the same data receive
     /// them at double rate.
     pub inner: Option<usize>,
@@ -167,7 +176,7 @@ impl Tiles<'_> {
             }
         }
         let received = once + in_turns;
-        let unit = self.unit(problem);
+        let unit = self.unit(problem, blocks);
         let most = problem.turned.map_or(1, |axis| ceil_div(blocks[axis].max(1), unit) as u64);
         // The share of the operands of all turns that is on the tiles at a time.
         let at_a_time = |turns: u64| {
@@ -225,23 +234,30 @@ impl Tiles<'_> {
             let (adding, _) = vector_cycles(elements, 0.0, problem.dtype, self.machine, self.losses);
             cycles += self.phase(made) + adding;
         }
-        Price { cycles, bytes: once + in_turns * at_a_time(turns) + made, turns, inner }
+        let turn = problem.turned.map_or(0, |axis| stretch(blocks[axis], turns, unit));
+        // Partial results lie beside those that came from the others, which are as many.
+        let bytes = once + in_turns * at_a_time(turns) + made;
+        let bytes = if splits > 1.0 { bytes.max(2.0 * made) } else { bytes };
+        Price { cycles, bytes, turns, turn, inner }
     }
 
-    /// Elements of a sum that the matrix unit takes at a time; one where it does not do the work.
-    pub fn unit(&self, problem: &Problem) -> i64 {
+    /// Elements along the axis of turns with which those of the other axes of a part fill what the matrix unit takes of a sum
+    /// at a time; one where it does not do the work.
+    fn unit(&self, problem: &Problem, blocks: &[i64]) -> i64 {
         let machine = self.machine;
         let inputs = match (&problem.matrix, problem.dtype.bits() <= 16) {
             (None, _) => 1,
             (Some(_), true) => machine.matrix_block_inputs_fp16,
             (Some(_), false) => machine.matrix_block_inputs_fp32,
         };
-        i64::try_from(inputs).unwrap_or(1).max(1)
+        let others = (0..blocks.len()).filter(|&i| problem.axes[i].reduce && Some(i) != problem.turned);
+        let others: i64 = others.map(|i| blocks[i].max(1)).fold(1, i64::saturating_mul);
+        ceil_div(i64::try_from(inputs).unwrap_or(1).max(1), others)
     }
 }
 
 /// The length of a turn of a sum of `length` elements, of which `unit` are taken at a time.
-pub fn stretch(length: i64, turns: u64, unit: i64) -> i64 {
+fn stretch(length: i64, turns: u64, unit: i64) -> i64 {
     let even = ceil_div(length, i64::try_from(turns).unwrap_or(i64::MAX).max(1));
     (ceil_div(even, unit) * unit).min(length)
 }
@@ -285,8 +301,7 @@ impl Search<'_> {
             return;
         }
         let Axis { extent, reduce } = problem.axes[axis];
-        // A sum in turns is taken along the axis that is cut, where one is.
-        let bound_to = reduce && (summed || problem.turned.is_some_and(|turned| turned != axis));
+        let bound_to = reduce && summed;
         for i in 0..self.sizes[axis].len() {
             let Size { parts, block } = self.sizes[axis][i];
             if parts > left || bound_to && parts > 1 {

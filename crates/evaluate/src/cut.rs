@@ -42,6 +42,10 @@ impl Cut {
     pub(crate) const fn sharded(self, shards: u64) -> Self {
         Self { shards, ..self }
     }
+    /// Blocks in turn over so many devices.
+    pub(crate) const fn staged(stages: u64) -> Self {
+        Self { stages, ..Self::NONE }
+    }
     /// Devices of one copy.
     pub(crate) fn devices(self) -> f64 {
         (self.shards * self.stages) as f64

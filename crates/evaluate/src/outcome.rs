@@ -4,12 +4,13 @@ use crate::model::{Bound, Model};
 use crate::placement::Placement;
 use crate::power::watts;
 use crate::setup::Setup;
+use crate::way::Built;
 use crate::work::{Timed, Work, note_training};
 use orrery_base::units::show_si;
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_ir::count;
 use orrery_machine::{Band, System};
-use orrery_program::{BufferClass, MemoryId, Program, Unit};
+use orrery_program::{BufferClass, MemoryId, Unit};
 use orrery_record::{
     Batch, Counted, Identity, Lengths, Measurement, Outcome, Phase, Provenance, Record, Refusal, Scope,
     Statistic, Workload,
@@ -195,7 +196,7 @@ fn fill(record: &mut Record, system: &System, mode: &str, timed: &Timed) -> Resu
         .insert("memory".into(), timeline.memory.iter().filter(|track| counts(track)).map(memory).collect());
     record.extra.insert("bound_by".into(), bound_by(timeline));
     if built.devices > 1 {
-        let interval = busiest_memory(&built.compiled.program, timeline).seconds();
+        let interval = busiest_chip(built, timeline).seconds();
         let samples = counted.samples.unwrap_or(1) as f64;
         record.remarks.push(format!(
             "{} chips in sequence hold it. The rate is that of one run after the other; runs that follow at the pace of \
@@ -218,8 +219,10 @@ fn fill(record: &mut Record, system: &System, mode: &str, timed: &Timed) -> Resu
     Ok(())
 }
 
-/// The time of the memory whose steps take longest: of chips in sequence, the one that decides how soon runs follow.
-fn busiest_memory(program: &Program, timeline: &Timeline) -> Picoseconds {
+/// The time of the chip whose steps take longest, of chips in sequence: it decides how soon runs follow. Chips that are
+/// compiled as one memory share its steps evenly.
+fn busiest_chip(built: &Built, timeline: &Timeline) -> Picoseconds {
+    let program = &built.compiled.program;
     let mut busy: BTreeMap<MemoryId, Picoseconds> = BTreeMap::new();
     for (id, step) in program.steps.iter().filter(|(_, step)| step.unit == Unit::Device) {
         if let Some(write) = step.writes.first() {
@@ -227,7 +230,9 @@ fn busiest_memory(program: &Program, timeline: &Timeline) -> Picoseconds {
                 timeline.events[id].cost.time;
         }
     }
-    busy.into_values().max().unwrap_or(Picoseconds::ZERO)
+    let chips = built.devices / (busy.len() as u64).max(1);
+    let longest = busy.into_values().max().unwrap_or(Picoseconds::ZERO);
+    Picoseconds::from_seconds(longest.seconds() / chips.max(1) as f64)
 }
 
 /// The word for a class of buffer.

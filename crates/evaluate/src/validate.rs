@@ -2,6 +2,7 @@
 
 mod calls;
 mod order;
+mod stages;
 mod train;
 
 pub use order::{Order, WorkOrder};
@@ -232,9 +233,10 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
         return Ok(Prediction::plain(value, &notes));
     }
     let assumed = |assumed| one_device(record, figure, &setup, storage, assumed);
-    let mut found = assumed(Assumed::default());
-    let no_room = |found: &Result<Prediction, String>| found.as_ref().is_err_and(|why| why.contains(NO_ROOM));
     let trains = identity.workload.mode.as_deref() == Some("train");
+    let on_tiles = trains && matches!(system.model, ExecutionModel::BulkSynchronous(_));
+    let mut found = if on_tiles { stages::on_fewest(record, &assumed) } else { assumed(Assumed::default()) };
+    let no_room = |found: &Result<Prediction, String>| found.as_ref().is_err_and(|why| why.contains(NO_ROOM));
     if found.as_ref().is_err_and(|why| why == NO_BATCH) && is_rate(&figure.metric) {
         // Of training on machines whose memory holds few samples, as many as are usual, or fit. Else the best rate.
         let at = |batch| assumed(Assumed { batch: Some(batch), ..Assumed::default() });
@@ -251,7 +253,7 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
         };
     }
     // Wafers deal out micro-batches of a forward pass themselves.
-    let deals = matches!(system.model, ExecutionModel::Wafer(_));
+    let deals = on_tiles || matches!(system.model, ExecutionModel::Wafer(_));
     if let Some(most) = shared_batch(record).filter(|batch| trains && !deals && *batch > 1 && no_room(&found))
     {
         // Gradients add up over as many micro-batches as it takes: the largest that fits, if a single sample does.
@@ -269,7 +271,7 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     }
     // A copy that no device can hold alone is cut over some.
     let mut shards = 1;
-    let said = identity.workload.spec.contains_key("tp");
+    let said = on_tiles || identity.workload.spec.contains_key("tp");
     while no_room(&found) && !said {
         shards *= 2;
         if shards as f64 > identity.devices.unwrap_or(1.0) || shards > system.links.chips_per_machine {
@@ -288,6 +290,11 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     let mut found = found?;
     notes.extend(found.note.take());
     Ok(Prediction { note: (!notes.is_empty()).then(|| notes.join("; ")), ..found })
+}
+
+/// True where what is asked of a device does not fit it.
+fn no_room(found: &Result<Prediction, String>) -> bool {
+    found.as_ref().is_err_and(|why| why.contains(NO_ROOM))
 }
 
 /// By what a micro-batch that fits is made larger.
@@ -330,7 +337,8 @@ fn one_device(
     let setup = setup.clone().tiles(case.tiles).map_err(|d| reason(&d))?;
     let (mut step, mut instead) = (None, None);
     // The losses of the other execution models are fitted to forward passes.
-    let stepped = matches!(setup.system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_));
+    let stepped =
+        case.dealt || matches!(setup.system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_));
     if case.training.is_some() && !stepped {
         instead =
             Some(format!("{} x the forward pass, to which the machine's losses are fitted", case.passes));
@@ -355,7 +363,8 @@ fn one_device(
     let precision = setup.target().map_err(|d| d.cause.clone())?.precision;
     let sums =
         case.cut.sums(&case.model.graph, precision, &setup.system.links) * if trained { 2.0 } else { 1.0 };
-    let value = convert(&case, (work + sums) * (1.0 + case.cut.bubble(case.micro_batches)));
+    let over_copies = stages::sums_over_copies(&case, storage, &setup.system.links);
+    let value = convert(&case, (work + sums) * (1.0 + case.cut.bubble(case.micro_batches)) + over_copies);
     if !value.is_finite() || value <= 0.0 {
         return Err(format!("the source's count of `{}` is not known for this workload", figure.metric));
     }
@@ -370,13 +379,14 @@ fn forward(case: &mut Case, setup: &Setup, scope: Scope, trained: bool) -> Resul
         with_statistics(&mut case.model.graph);
     }
     let setup = if trained { setup.clone().with_wide_activations() } else { setup.clone() };
-    let options = Options { keep_results: trained, ..Options::default() };
+    let chips = if case.dealt { case.cut.stages } else { 1 };
+    let options = Options { keep_results: trained, more_chips: chips - 1, ..Options::default() };
     let (_, timeline) = time_with(&case.model, &setup, &options).map_err(|d| reason(&d))?;
     if let Some(call) = calls::single(&case.model.graph, &setup) {
         let kernels = timeline.events.values().filter(|event| event.unit == Unit::Device);
         return Ok(call + kernels.map(|event| event.cost.time.seconds()).sum::<f64>());
     }
-    Ok(seconds(&timeline, scope) * case.passes)
+    Ok(seconds(&timeline, scope) * case.passes / chips as f64)
 }
 
 /// True for metrics that grow as the time of the work shrinks.

@@ -23,6 +23,8 @@ pub(crate) struct Case {
     pub(crate) devices: f64,
     /// How one copy of the model is cut over devices; the work is that of one of them.
     pub(crate) cut: Cut,
+    /// The stages of the cut are left to the machine's compiler: the model is whole, and its work is that of all of them.
+    pub(crate) dealt: bool,
     /// Micro-batches of one update of the weights.
     pub(crate) micro_batches: f64,
     /// Samples that one device processes in this work.
@@ -42,6 +44,8 @@ pub(crate) struct Training {
     pub(crate) accumulations: f64,
     /// The backward pass makes activations again.
     pub(crate) recompute: bool,
+    /// It is known after how many micro-batches gradients are added up over devices, and what they pass on the way.
+    pub(crate) sums_counted: bool,
 }
 
 /// Where a training step cannot be made: the backward pass takes about twice the work of the forward pass; both together are three.
@@ -57,6 +61,8 @@ pub(crate) struct Assumed {
     pub(crate) batch: Option<u64>,
     /// Devices over which every block is cut.
     pub(crate) shards: Option<u64>,
+    /// Devices over which the machine's compiler deals the model out as stages.
+    pub(crate) stages: Option<u64>,
     /// A training step is timed as a multiple of its forward pass.
     pub(crate) from_forward: bool,
 }
@@ -175,6 +181,7 @@ fn finish(b: Builder, name: &str, output: orrery_ir::ValueId, counts: Counts) ->
         tiles: None,
         devices: 1.0,
         cut: Cut::NONE,
+        dealt: false,
         micro_batches: 1.0,
         samples: counts.samples as f64,
         flops: counts.flops,
@@ -308,8 +315,10 @@ fn whole_model(record: &Record, passes: f64, assumed: Assumed) -> Result<Case, R
         .ok_or_else(|| format!("`{}` is not among the built-in models", workload.model))?;
     let cut = Cut::of(workload)?;
     let cut = assumed.shards.map_or(cut, |shards| cut.sharded(shards));
+    let cut = assumed.stages.map_or(cut, Cut::staged);
+    let dealt = assumed.stages.is_some();
     let decoder = known.parameters.iter().any(|parameter| parameter.name == "shards");
-    if cut != Cut::NONE && !decoder {
+    if cut != Cut::NONE && !decoder && !dealt {
         return Err("one copy of the model is cut over several chips, and it is no decoder".to_owned());
     }
     let devices = identity.devices.ok_or("the number of devices is not published")?;
@@ -324,7 +333,9 @@ fn whole_model(record: &Record, passes: f64, assumed: Assumed) -> Result<Case, R
         None => micro_batch(record, copies)?,
     };
     let (mut parameters, more) = variant(known, workload);
-    parameters.extend(cut.options());
+    if !dealt {
+        parameters.extend(cut.options());
+    }
     notes.extend(more);
     notes.extend(cut.note());
     let mut options = Options { parameters, ..Options::default() };
@@ -337,12 +348,24 @@ fn whole_model(record: &Record, passes: f64, assumed: Assumed) -> Result<Case, R
     }
     let model = Model::open(known.name, &options).map_err(|d| d.cause.clone())?;
     let bound = model.at_batch(Some(micro)).map_err(|d| d.cause.clone())?;
-    let flops = 2.0 * bound.macs().map_err(|d| d.cause.clone())? as f64 * passes;
+    let dealt_over = if dealt { cut.devices() } else { 1.0 };
+    let flops = 2.0 * bound.macs().map_err(|d| d.cause.clone())? as f64 * passes / dealt_over;
     let recompute = recomputes(workload);
     let again = if passes > 1.0 && recompute { 1.0 } else { 0.0 };
-    let accumulations = said(record, "grad_accum").unwrap_or(1) as f64;
-    let training = (passes > 1.0).then_some(Training { accumulations, recompute });
-    if passes > 1.0 && devices > 1.0 {
+    let mut micro_batches =
+        workload.batch.global.map_or(1.0, |global| global as f64 / (copies * micro as f64));
+    let mut accumulations = said(record, "grad_accum").unwrap_or(1) as f64;
+    if dealt && !workload.spec.contains_key("grad_accum") {
+        // A pipeline of an unknown batch is filled and drained, and its weights updated, seldom enough not to count.
+        if workload.batch.global.is_none() && cut != Cut::NONE {
+            micro_batches = f64::INFINITY;
+        }
+        accumulations = micro_batches.max(1.0);
+    }
+    let said_when = said(record, "grad_accum").is_some() || workload.batch.global.is_some();
+    let sums_counted = dealt && said_when;
+    let training = (passes > 1.0).then_some(Training { accumulations, recompute, sums_counted });
+    if passes > 1.0 && devices > 1.0 && !sums_counted {
         notes.push("all-reduce not counted".to_owned());
     }
     if let Some(tiles) = tiles {
@@ -350,7 +373,6 @@ fn whole_model(record: &Record, passes: f64, assumed: Assumed) -> Result<Case, R
     } else if copies != 1.0 {
         notes.push(format!("{devices} devices taken as {copies} times one copy"));
     }
-    let micro_batches = workload.batch.global.map_or(1.0, |global| global as f64 / (copies * micro as f64));
     // MLPerf counts original sequences of Wikipedia, about 250 tokens long, and packs rows of 512 with them.
     let mlperf =
         matches!(&record.provenance, Provenance::Published { source, .. } if source.starts_with("MLPerf"));
@@ -366,6 +388,7 @@ fn whole_model(record: &Record, passes: f64, assumed: Assumed) -> Result<Case, R
         tiles,
         devices: copies,
         cut,
+        dealt,
         micro_batches,
         samples: micro as f64 * packed,
         flops,

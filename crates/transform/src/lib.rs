@@ -6,6 +6,7 @@
 //! and legalised, not fused.
 
 pub mod affine;
+pub mod attention;
 pub mod backward;
 pub mod batch;
 pub mod clean;
@@ -18,6 +19,7 @@ pub mod training;
 pub mod unroll;
 
 pub use affine::fold_batch_norm;
+pub use attention::spread_attention;
 pub use backward::differentiate;
 pub use batch::spread_batch_norm;
 pub use clean::clean;

@@ -3,8 +3,14 @@
 //! A value lives on the tiles in the layout in which it was made. Ops that only move data are put off until a compute step
 //! needs the value, and then done by the exchange that brings it. Weights lie where the step that uses them wants them, or
 //! spread evenly and are sent round. What the tiles cannot hold of them stays in streaming memory, the largest first.
+//!
+//! Several chips take the steps in turn as stages. They are compiled as one whose tiles have the memory of all of them: that
+//! each stage gets an even share of what lies there, and of the time, is what those who deal out the stages aim at. A step
+//! stands on one chip and has the room of one.
 
 mod arrive;
+mod code;
+mod order;
 pub(crate) mod problem;
 mod sums;
 mod weights;
@@ -14,8 +20,10 @@ use crate::lower::{Body, Emitter, fill, grid, reads};
 use crate::needed::needed;
 use crate::partition::{Choice, Inner, Problem, Tiles};
 use crate::states::{Kept, Way, in_place};
-use crate::{Compiled, Fidelity, Options};
+use crate::{Compiled, Fidelity, Options, Streamed};
 use arrive::Arrival;
+use code::code_bytes;
+use orrery_base::units::show_bytes;
 use orrery_base::{Diagnostic, Result};
 use orrery_cost::Target;
 use orrery_ir::infer::Facts;
@@ -24,8 +32,7 @@ use orrery_ir::{Bindings, Dim, Graph, NodeId, State, ValueId};
 use orrery_machine::{BspLosses, BspMachine, Losses};
 use orrery_program::memory::unbound;
 use orrery_program::{
-    BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit, Write, WriteMode,
-    verify,
+    BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Step, StepKind, Unit, Write, WriteMode, verify,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use weights::{Weights, missing_bytes};
@@ -45,27 +52,55 @@ pub fn compile(
     let Losses::BulkSynchronous(losses) = &target.losses else {
         return Diagnostic::error("cost-model", "the machine's losses are of another execution model").err();
     };
+    let groups = &order::update_by_update(graph, groups, options);
     let mut weights = Weights::of(graph, facts, options);
+    let room = machine.tile_bytes.saturating_mul(machine.tiles).saturating_mul(options.more_chips + 1);
+    if weights.staying > room && !options.beyond_memory {
+        let cause = format!(
+            "weights of {} are to stay on the tiles, which have {}",
+            show_bytes(weights.staying as f64),
+            show_bytes(room as f64)
+        );
+        return Diagnostic::error("does-not-fit", cause).help("more chips in a pipeline").err();
+    }
     let mut wanted = 0_u64;
     let mut first: Option<Box<Diagnostic>> = None;
+    let budget = machine.tile_bytes as f64 * machine.matrix_temporary_fraction;
+    // Where weights cannot leave, products get less room before anything else goes.
+    let mut shares: &[f64] = if options.streamed == Streamed::Weights { &[1.0] } else { &TIGHTER };
     loop {
+        let room = budget * shares[0];
         let (mut compiled, tile) =
-            emit(graph, facts, groups, target, machine, losses, options, &weights.streamed)?;
+            emit(graph, facts, groups, target, machine, losses, options, &weights.streamed, room)?;
         let Err(refused) = verify::capacity(&compiled.program) else {
             compiled.notes.extend(first.map(|first| weights.note(&first)));
             return Ok(compiled);
         };
+        if shares.len() > 1 {
+            shares = &shares[1..];
+            continue;
+        }
         // What streams takes room again while it is used: so each time at least twice as much as before.
         let missing = missing_bytes(&compiled.program, tile, options)?;
         wanted = wanted.saturating_mul(2).max(missing.saturating_mul(machine.tiles));
         if !weights.stream(wanted) {
-            return Err(Box::new(refused.help(
-                "all weights are in streaming memory already; the rest is what one step needs at once",
-            )));
+            if options.beyond_memory {
+                return Ok(compiled);
+            }
+            return Err(Box::new(match options.streamed {
+                Streamed::Weights => refused.help(
+                    "all weights are in streaming memory already; the rest is what one step needs at once",
+                ),
+                _ => refused.help("more chips in a pipeline"),
+            }));
         }
         first.get_or_insert(refused);
     }
 }
+
+/// Parts of the room that one product may take for what it needs and makes, one after the other where tiles are full, as
+/// users set `availableMemoryProportion`.
+const TIGHTER: [f64; 3] = [1.0, 0.35, 0.125];
 
 fn emit(
     graph: &Graph,
@@ -76,12 +111,13 @@ fn emit(
     losses: &BspLosses,
     options: &Options,
     streamed: &BTreeSet<ValueId>,
+    budget: f64,
 ) -> Result<(Compiled, MemoryId)> {
     let mut emitter = Emitter::new(graph, facts, target, options);
     let host = emitter.memory("host", 1, u64::MAX, 0);
-    let tile = emitter.memory("tile", machine.tiles, machine.tile_bytes, 0);
+    let chips = options.more_chips.saturating_add(1);
+    let tile = emitter.memory("tile", machine.tiles, machine.tile_bytes.saturating_mul(chips), 0);
     let streaming = emitter.memory("streaming", 1, machine.streaming_bytes, 0);
-    let budget = (machine.tile_bytes as f64) * machine.matrix_temporary_fraction;
     let tiles = Tiles { machine, losses, macs: target.precision.macs(), budget };
     let mut lowering = Lowering {
         emitter,
@@ -93,13 +129,14 @@ fn emit(
         nominal: options.nominal(),
         moved: BTreeMap::new(),
         next_core: 0,
+        laid: [0.0; 2],
         chosen: BTreeMap::new(),
     };
     for &value in &graph.inputs {
         lowering.host_input(value)?;
     }
     for group in groups {
-        lowering.emitter.enter(group);
+        lowering.emitter.phase = order::phase(group, options);
         match group.kind {
             GroupKind::Extents => lowering.extents(group)?,
             GroupKind::View | GroupKind::Movement => lowering.movement(group)?,
@@ -125,7 +162,7 @@ fn emit(
     let Emitter { mut program, nodes, .. } = lowering.emitter;
     in_place(&mut program);
     let mut program = needed(program);
-    program.memories[tile].reserved = code_bytes(&program, machine);
+    program.memories[tile].reserved = code_bytes(&program, machine, chips);
     Ok((Compiled { program, nodes, notes: Vec::new() }, tile))
 }
 
@@ -142,6 +179,8 @@ struct Lowering<'a> {
     moved: BTreeMap<ValueId, (ValueId, Vec<NodeId>)>,
     /// The core at which the next even spread starts, so that small buffers do not pile up on the first tile.
     next_core: u64,
+    /// Bytes that the steps of training that do not need all tiles have left on each of the first tiles, and of the last.
+    laid: [f64; 2],
     /// Problems already solved: equal layers are cut alike.
     chosen: BTreeMap<Vec<u64>, Choice>,
 }
@@ -162,15 +201,7 @@ impl Lowering<'_> {
         }
         // The longest dimensions first: they are cut with least waste.
         order.sort_by_key(|&(extent, d)| (std::cmp::Reverse(extent), d));
-        let mut parts = vec![1_u64; shape.len()];
-        let mut left = self.tiles.machine.tiles;
-        for (extent, d) in order {
-            let extent = u64::try_from(extent).unwrap_or(0).max(1);
-            let wanted = extent.min(left);
-            let block = extent.div_ceil(wanted);
-            parts[d] = extent.div_ceil(block);
-            left /= parts[d];
-        }
+        let parts = even_parts(&order, self.tiles.machine.tiles);
         let mut cuts: Vec<Cut> = shape
             .iter()
             .zip(&parts)
@@ -353,8 +384,9 @@ impl Lowering<'_> {
         let problem = self.problem(group, &body)?;
         let mut choice = self.choose(&problem);
         let mut cuts = grid(space, |i| Cutting::Parts(choice.parts[i]));
-        set_strides(&mut cuts, choice.price.inner);
-        let mut base = 0;
+        let cores = set_strides(&mut cuts, choice.price.inner);
+        let made: f64 = problem.results.iter().map(|r| r.bytes(&choice.blocks(&problem))).sum();
+        let mut base = self.end(cores, &cuts, &body, made);
         let stays = self.staying_operand(&body);
         if let Some((kept, at)) = self.kept_grid(group, &body, stays)
             && let Some(parts) = kept.iter().map(parts_of).collect::<Option<Vec<_>>>()
@@ -400,6 +432,32 @@ impl Lowering<'_> {
         self.emitter.mapped(group, Fidelity::Exact);
         Ok(())
     }
+    /// The first core of a step that has so many, under this grid: where one of its operands lies as it is to be, or else, in
+    /// training, the first tiles or the last, so that what is kept for the backward pass does not pile up on the first. Each
+    /// of them gets so many bytes.
+    fn end(&mut self, cores: u64, cuts: &[Cut], body: &Body, bytes: f64) -> u64 {
+        let last = self.tiles.machine.tiles.saturating_sub(cores) & !1;
+        if self.emitter.options.training.is_none() || last == 0 {
+            return 0;
+        }
+        let lies_at = |base: u64| {
+            body.operands.iter().zip(&body.reads).any(|(value, access)| {
+                let there =
+                    self.emitter.buffer_of.get(value).map(|buffer| &self.emitter.program.buffers[*buffer]);
+                let wanted = Layout { base, cuts: cuts.to_vec(), access: access.clone() };
+                there.is_some_and(|there| there.home == self.tile && there.layout.same_place(&wanted))
+            })
+        };
+        match (lies_at(0), lies_at(last)) {
+            (true, _) => 0,
+            (_, true) => last,
+            _ => {
+                let high = self.laid[1] < self.laid[0];
+                self.laid[usize::from(high)] += bytes;
+                if high { last } else { 0 }
+            }
+        }
+    }
     /// The layout in which the parts of a step find an operand, or leave a result.
     fn layout_of(&self, step: &Step, access: &[Access]) -> Layout {
         Layout { base: step.base, cuts: step.grid.clone(), access: access.to_vec() }
@@ -440,27 +498,28 @@ impl Lowering<'_> {
     }
 }
 
-/// Bytes that the program takes on every tile.
-fn code_bytes(program: &Program, machine: &BspMachine) -> u64 {
-    let mut kinds = BTreeSet::new();
-    let mut total = machine.tile_reserved_bytes;
-    for step in program.steps.values() {
-        total += machine.control_step_bytes;
-        match step.kind {
-            StepKind::Compute => {
-                total += machine.vertex_state_bytes;
-                let dtype = step.writes.first().map(|w| program.buffers[w.buffer].dtype);
-                kinds.extend(step.body.nodes.values().map(|n| (n.op, dtype)));
-            }
-            StepKind::Exchange | StepKind::Stream | StepKind::Host => {
-                total +=
-                    machine.exchange_phase_bytes + machine.exchange_piece_bytes * step.reads.len() as u64;
-            }
-            StepKind::View | StepKind::Load => {}
+/// Parts of dimensions, given with their extents in the order in which they are cut, that leave least on a tile: the first is
+/// cut as finely as tiles allow, or into a few times longer parts, where the others then use more of them.
+fn even_parts(order: &[(i64, usize)], tiles: u64) -> Vec<u64> {
+    let extent = |extent: i64| u64::try_from(extent).unwrap_or(0).max(1);
+    let cut = |first: u64| {
+        let (mut parts, mut left, mut held) = (vec![1_u64; order.len()], tiles, 1_u64);
+        for (number, &(length, d)) in order.iter().enumerate() {
+            let length = extent(length);
+            let finest = length.div_ceil(length.min(left));
+            let block = if number == 0 { finest.saturating_mul(first).min(length) } else { finest };
+            parts[d] = length.div_ceil(block);
+            left /= parts[d];
+            held = held.saturating_mul(block);
         }
-    }
-    total + kinds.len() as u64 * machine.vertex_code_bytes
+        (held, parts)
+    };
+    let tried = (1..=LONGER).map(cut);
+    tried.min_by_key(|(held, _)| *held).map(|(_, parts)| parts).unwrap_or_default()
 }
+
+/// How many times longer parts of the first dimension are tried for an even spread.
+const LONGER: u64 = 4;
 
 /// Number of parts of a cut that says it.
 fn parts_of(cut: &Cut) -> Option<u64> {

@@ -9,7 +9,7 @@ use crate::Fidelity;
 use crate::groups::Group;
 use crate::kernel::split_axis;
 use crate::lower::{fill, reads, reduction_body, retype_output};
-use crate::partition::{Choice, Problem, stretch};
+use crate::partition::{Choice, Problem};
 use crate::states::pass_through;
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::op::{Access, AxisKind, Combine, IterSpace, Work};
@@ -41,12 +41,12 @@ impl Lowering<'_> {
         // Partial results are kept in the format of the accumulator.
         let partial_type =
             Format::parse(&step.arithmetic.accumulate).and_then(Format::dtype).unwrap_or(DType::F32);
-        let length = space.axes[depth].extent.clone();
+        // Turns are taken along the axis that is cut, within its parts, or along another.
+        let along = problem.turned.unwrap_or(depth);
+        let length = space.axes[along].extent.clone();
         let (turns, turn_length) = match length.known() {
             Some(k) if choice.price.turns > 1 => {
-                let splits = splits as i64;
-                let unit = self.tiles.unit(problem);
-                let turn = stretch((k + splits - 1) / splits, choice.price.turns, unit) * splits;
+                let turn = choice.price.turn.max(1) * if along == depth { splits as i64 } else { 1 };
                 ((k + turn - 1) / turn, turn)
             }
             _ => (1, 0),
@@ -67,7 +67,7 @@ impl Lowering<'_> {
                 part.name = format!("{} (turn {} of {turns})", step.name, turn + 1);
                 let macs = (work.macs * Dim::from(to - from)).floor_div(&length);
                 part.work = if turn == 0 { Work { macs, ..work } } else { Work::macs(macs) };
-                part.grid[depth].extent = (to - from).into();
+                part.grid[along].extent = (to - from).into();
             }
             let mut access = anchor.writes[0].clone();
             if splits > 1 {
@@ -77,7 +77,7 @@ impl Lowering<'_> {
             let mut arrivals = Vec::new();
             for (i, &value) in anchor.operands.iter().enumerate() {
                 let of_turn: Vec<usize> = (0..anchor.reads[i].len())
-                    .filter(|&d| turns > 1 && anchor.reads[i][d].axis() == Some(depth))
+                    .filter(|&d| turns > 1 && anchor.reads[i][d].axis() == Some(along))
                     .collect();
                 let layout = self.layout_of(&part, &part.reads[i].access);
                 let buffer = match (of_turn.is_empty(), stays[i]) {
@@ -88,7 +88,7 @@ impl Lowering<'_> {
                         self.bring(value, Some(&stretch), &layout, &mut arrivals)?
                     }
                 };
-                stays[i] = Some(buffer).filter(|_| !anchor.reads[i].iter().any(|a| a.axis() == Some(depth)));
+                stays[i] = Some(buffer).filter(|_| !anchor.reads[i].iter().any(|a| a.axis() == Some(along)));
                 part.reads[i].buffer = buffer;
             }
             self.arrive(arrivals, part.padding, &part.name);

@@ -1,7 +1,7 @@
 //! Which weights lie on the tiles, and which in streaming memory.
 
-use crate::Options;
 use crate::groups::is_inline;
+use crate::{Options, Streamed};
 use orrery_base::units::show_bytes;
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::infer::Facts;
@@ -17,6 +17,8 @@ pub(super) struct Weights {
     resident: Vec<(u64, ValueId)>,
     /// Bytes of those in streaming memory.
     bytes: u64,
+    /// Bytes of those that are to stay on the tiles.
+    pub(super) staying: u64,
 }
 
 impl Weights {
@@ -41,8 +43,16 @@ impl Weights {
         // States that only their update reads go first; of equal ones the first.
         let uses = graph.uses();
         let once = |id: ValueId| uses[id] <= 1 && matches!(graph.values[id].def, Def::Input);
+        let may_go = |id: ValueId| match options.streamed {
+            Streamed::Weights => true,
+            Streamed::Moments => once(id),
+            Streamed::Nothing => false,
+        };
+        let staying = resident.iter().filter(|&&(_, id)| !may_go(id));
+        let staying = staying.fold(0_u64, |sum, (bytes, _)| sum.saturating_add(*bytes));
+        resident.retain(|&(_, id)| may_go(id));
         resident.sort_by_key(|&(bytes, id)| (once(id), bytes, std::cmp::Reverse(id)));
-        Self { streamed: BTreeSet::new(), resident, bytes: 0 }
+        Self { streamed: BTreeSet::new(), resident, bytes: 0, staying }
     }
     /// Moves the largest weights to streaming memory until so many bytes are gone from the tiles. False where none was left.
     pub(super) fn stream(&mut self, wanted: u64) -> bool {

@@ -107,18 +107,19 @@ fn cut_gradient(program: &Program) -> StepId {
 }
 
 #[test]
-fn a_partial_sum_of_a_weight_gradient_that_is_dropped_is_seen() {
+fn partial_sums_of_a_weight_gradient_that_are_dropped_are_seen() {
     let few = shrunk("gc200", &[("tiles", 24), ("tile_bytes", 4_000_000)]);
     let (mut program, given) = compiled(CNN, &few);
     assert!(run(&program, &given).unwrap().disagreements.is_empty());
     let id = cut_gradient(&program);
     let cut = program.steps[id].grid.iter_mut().find(|cut| cut.name == "split").unwrap();
     let Cutting::Parts(parts) = cut.cutting else { panic!("a sum is cut in parts") };
-    cut.cutting = Cutting::Parts(parts - 1);
-    cut.extent = (parts as i64 - 1).into();
+    // The last positions alone may have no gradient, where pooling has left them over.
+    cut.cutting = Cutting::Parts(parts / 2);
+    cut.extent = (parts as i64 / 2).into();
     let seen = match run(&program, &given) {
         Ok(outcome) => outcome.disagreements.iter().any(|d| d.step == id),
         Err(error) => error.code == "mapping",
     };
-    assert!(seen, "the sum lacks a part, and nothing is said");
+    assert!(seen, "the sum lacks half its parts, and nothing is said");
 }

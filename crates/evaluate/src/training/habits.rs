@@ -3,6 +3,7 @@
 use super::scaling::LossScaling;
 use crate::run::Place;
 use orrery_base::Result;
+use orrery_cost::Target;
 use orrery_data::Dataset;
 use orrery_machine::ExecutionModel;
 use orrery_numerics::DType;
@@ -33,6 +34,15 @@ pub fn habits(place: &Place) -> Result<Habits> {
     let scaling = if short { LossScaling::Dynamic } else { LossScaling::None };
     let rounds = matches!(target.system.model, ExecutionModel::BulkSynchronous(_));
     Ok(Habits { scaling, stochastic: rounds && precision.stochastic_rounding })
+}
+
+/// The type in which published training on a machine keeps parameters and running means of gradients: IPUs keep them in
+/// fp16, which they round stochastically (`16.16` of Graphcore's examples; `first_order_momentum_accum_type` of `PopTorch`);
+/// binary32 elsewhere.
+pub(super) fn kept_in(target: &Target<'_>) -> DType {
+    let rounds = target.precision.stochastic_rounding && target.precision.storage == DType::F16;
+    let on_tiles = matches!(target.system.model, ExecutionModel::BulkSynchronous(_));
+    if on_tiles && rounds { DType::F16 } else { DType::F32 }
 }
 
 /// The loss that labels of this type usually have: cross-entropy of whole numbers, else the squared error.

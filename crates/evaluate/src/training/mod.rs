@@ -10,6 +10,7 @@ mod habits;
 mod history;
 mod holdings;
 mod metrics;
+mod room;
 mod scaling;
 mod schedule;
 mod timed;
@@ -23,6 +24,7 @@ pub use habits::{Habits, default_loss, habits};
 pub use history::Epoch;
 pub use holdings::{Holding, Holdings};
 pub use metrics::Metric;
+pub use room::MADE_AGAIN;
 pub use scaling::LossScaling;
 pub use schedule::Schedule;
 pub use timed::{

@@ -2,7 +2,7 @@
 
 use super::anatomy::{Anatomy, anatomy};
 use super::engine::precision;
-use super::habits::habits;
+use super::habits::{habits, kept_in};
 use super::holdings::{Holdings, holdings};
 use crate::model::Bound;
 use crate::run::Place;
@@ -10,13 +10,13 @@ use crate::setup::Setup;
 use crate::way::Built;
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, Result};
-use orrery_compile::Options;
+use orrery_compile::{Options, Streamed};
 use orrery_ir::{Bindings, Graph, NodeId, Op, Type};
 use orrery_machine::ExecutionModel;
 use orrery_program::verify;
 use orrery_simulate::{Timeline, simulate};
 use orrery_transform::training::{self, Loss, LossSpec, Optimizer, Spec, Step};
-use orrery_transform::{Weights, store_border};
+use orrery_transform::{Weights, spread_attention, store_border};
 
 /// What the user says of a training step that is only timed.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,11 @@ pub struct Wanted {
     /// Weights, gradients and optimizer state are shared out over devices that one of them is timed for: what it holds is
     /// not held against its memory.
     pub shared_out: bool,
+    /// Chips in sequence over which it is dealt; the fewest that hold it where none is said, on machines whose chips hold
+    /// weights themselves, else one.
+    pub chips: Option<u64>,
+    /// What may lie in the memory behind the chips, where chips hold weights themselves.
+    pub streamed: Streamed,
 }
 
 /// A training step in time.
@@ -81,16 +86,25 @@ pub fn usual_optimizer(model: &Graph) -> Optimizer {
 /// `no-gradient` and others of making the step; those of compiling: `does-not-fit`, `unsupported-training`.
 pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step, Bound, Built)> {
     let place = Place::Machine(setup.clone());
+    let target = setup.target()?;
     let spec = match &wanted.spec {
         Some(spec) => (**spec).clone(),
         None => {
             let loss = wanted.loss.clone();
             let loss = loss.unwrap_or_else(|| LossSpec { kind: usual_loss(&model.graph), output: None });
             let optimizer = wanted.optimizer.unwrap_or_else(|| usual_optimizer(&model.graph));
-            Spec { loss, loss_scaling: habits(&place)?.scaling.is_on(), ..Spec::new(Loss::Mse, optimizer) }
+            let kept = kept_in(&target);
+            Spec {
+                loss,
+                loss_scaling: habits(&place)?.scaling.is_on(),
+                parameters_in: kept,
+                means_in: kept,
+                ..Spec::new(Loss::Mse, optimizer)
+            }
         }
     };
-    let target = setup.target()?;
+    let on_tiles = matches!(target.system.model, ExecutionModel::BulkSynchronous(_));
+    let chips = wanted.chips.filter(|_| on_tiles).unwrap_or(1).max(1);
     if matches!(target.system.model, ExecutionModel::Stream(_)) {
         return Diagnostic::error(
             "unsupported-training",
@@ -107,18 +121,23 @@ pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step
     let formats = precision(&place)?;
     let mut step = training::step(&model.graph, &spec, formats.as_ref(), Weights::ShapeOnly)?;
     training::recompute(&mut step, wanted.recompute)?;
-    let graph = store_border(&step.graph)?;
+    let mut graph = store_border(&step.graph)?;
+    if on_tiles {
+        graph = spread_attention(&graph)?;
+    }
     let options = Options {
         training: Some((
             first_of(&step.graph, step.backward, &graph),
             first_of(&step.graph, step.update, &graph),
         )),
         beyond_memory: wanted.shared_out,
+        more_chips: chips - 1,
+        streamed: if on_tiles { wanted.streamed } else { Streamed::default() },
         ..Options::default()
     };
     let compiled = orrery_compile::compile(&graph, &target, &options)?;
     let notes = step.notes.iter().chain(&compiled.notes).cloned().collect();
-    let built = Built { compiled, report: step.report.clone(), notes, devices: 1 };
+    let built = Built { compiled, report: step.report.clone(), notes, devices: chips };
     Ok((step, Bound { graph, ..model.clone() }, built))
 }
 
@@ -134,11 +153,20 @@ fn first_of(graph: &Graph, at: usize, stored: &Graph) -> NodeId {
         .unwrap_or_else(|| NodeId::new(stored.nodes.len()))
 }
 
-/// Makes, compiles and times the training step of a bound model.
+/// Makes, compiles and times the training step of a bound model: as wanted, and where tiles do not hold it so, by the
+/// cheapest way by which they do.
 ///
 /// # Errors
 /// Those of [`build_step`].
 pub fn time_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<TimedStep> {
+    match setup.system.model {
+        ExecutionModel::BulkSynchronous(_) => super::room::time_step(model, setup, wanted),
+        _ => time_one(model, setup, wanted),
+    }
+}
+
+/// As wanted.
+pub(super) fn time_one(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<TimedStep> {
     let (step, bound, built) = build_step(model, setup, wanted)?;
     let timeline = simulate(&built.compiled.program, &Bindings::new(), &setup.target()?)?;
     let anatomy = anatomy(&built.compiled.program, &timeline);

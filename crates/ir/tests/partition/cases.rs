@@ -239,6 +239,16 @@ fn convolutions() -> Vec<Case> {
             .attr("pads", vec![1; 4])
             .attr("output_padding", vec![1, 1]),
         on(Op::ConvTranspose, &[&[2, 4, 5], &[4, 3, 2]]).attr("group", 2),
+        on(Op::ConvTranspose, &[&[2, 3, 6, 5], &[3, 4, 3, 3]]).attr("pads", vec![1; 4]),
+        on(Op::ConvTranspose, &[&[2, 3, 4, 4], &[3, 5, 1, 1]])
+            .attr("strides", vec![2, 2])
+            .attr("output_padding", vec![1, 1]),
+        on(Op::ConvTranspose, &[&[1, 2, 7], &[2, 3, 7]])
+            .attr("strides", vec![2])
+            .attr("pads", vec![3, 3])
+            .attr("output_padding", vec![1]),
+        on(Op::ConvTranspose, &[&[1, 2, 4], &[2, 3, 3]]).attr("strides", vec![2]),
+        on(Op::ConvTranspose, &[&[1, 2, 8], &[2, 3, 3]]).attr("dilations", vec![2]).attr("pads", vec![2, 2]),
         on(Op::ConvTranspose, &[&[2, 3, 4, 5], &[3, 5, 2, 3], &[5]]).attr("strides", vec![2, 3]),
         on(Op::ConvWeightGrad, &[&[2, 3, 7, 8], &[2, 4, 3, 8]])
             .attr("kernel_shape", vec![3, 2])

@@ -122,13 +122,13 @@ fn every_op_that_can_be_cut_has_a_case() {
 
 /// Overlapping windows add to the same outputs; those side by side do not.
 #[test]
-fn transposed_convolutions_without_overlap_are_cut_over_positions() {
-    let cut: Vec<bool> = cases::all()
-        .iter()
-        .filter(|case| case.op == Op::ConvTranspose)
-        .map(|case| case.space().unwrap().axes.iter().any(|axis| axis.name == "position"))
-        .collect();
-    assert_eq!(cut, [false, false, true]);
+fn transposed_convolutions_are_cut_over_positions() {
+    let all = cases::all();
+    let cut = |case: &&cases::Case| case.space().unwrap().axes.iter().any(|axis| axis.name == "width");
+    let (cut, whole): (Vec<_>, Vec<_>) =
+        all.iter().filter(|case| case.op == Op::ConvTranspose).partition(cut);
+    // Where strides leave part of a block over, nothing is.
+    assert_eq!((cut.len(), whole.len()), (7, 1));
 }
 
 #[test]

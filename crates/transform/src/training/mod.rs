@@ -50,6 +50,8 @@ pub struct Spec {
     pub undecayed: Vec<String>,
     /// Type in which parameters are kept between steps.
     pub parameters_in: DType,
+    /// Type in which running means of gradients are kept between steps; those of their squares are kept in binary32.
+    pub means_in: DType,
     /// Micro-batches whose gradients make one update. With more than one, the graph is the step of one micro-batch, and its
     /// input `apply` says whether it is the last.
     pub accumulations: u64,
@@ -67,6 +69,7 @@ impl Spec {
             frozen: Vec::new(),
             undecayed: Vec::new(),
             parameters_in: DType::F32,
+            means_in: DType::F32,
             accumulations: 1,
         }
     }

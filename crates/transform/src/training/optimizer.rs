@@ -2,7 +2,7 @@
 
 use super::{Spec, StateKind};
 use orrery_base::Result;
-use orrery_ir::{Attrs, Extend, Op, ValueId};
+use orrery_ir::{Attrs, Extend, Op, Type, ValueId};
 use orrery_numerics::DType;
 
 /// An optimizer, by the formulas and the names of `torch.optim`.
@@ -256,23 +256,30 @@ impl<'a> Update<'a> {
         let (op, attrs, kept) = optimizer.form();
         let stored = graph.dtype(parameter);
         let wide = graph.cast(parameter, DType::F32)?;
-        let ty = graph.fact(wide).ty.clone();
-        let scope = "";
-        graph.set_scope(scope);
+        let shape = graph.shape(wide)?;
+        graph.set_scope("");
         let states: Vec<(String, ValueId)> = kept
             .iter()
             .map(|moment| {
+                let dtype =
+                    if matches!(*moment, "mean" | "momentum") { self.spec.means_in } else { DType::F32 };
                 let name = format!("{name}.{moment}");
-                (name.clone(), graph.input(&name, ty.clone()))
+                (name.clone(), graph.input(&name, Type::tensor(dtype, shape.iter().copied())))
             })
             .collect();
         graph.set_scope("update");
-        let operands = [self.rate, self.time, wide, gradient].into_iter().chain(states.iter().map(|s| s.1));
+        let mut found = Vec::new();
+        for (_, state) in &states {
+            found.push(graph.cast(*state, DType::F32)?);
+        }
+        let operands = [self.rate, self.time, wide, gradient].into_iter().chain(found);
         let operands: Vec<Option<ValueId>> = operands.map(Some).collect();
         let node = graph.node(op, name, &operands, attrs, Vec::new(), &vec![true; 1 + states.len()])?;
         let made: Vec<ValueId> = graph.graph().nodes[node].outputs.iter().flatten().copied().collect();
         for ((name, input), output) in states.into_iter().zip(&made[1..]) {
-            let output = self.applied(graph, *output, input)?;
+            let kept = graph.dtype(input);
+            let output = graph.cast(*output, kept)?;
+            let output = self.applied(graph, output, input)?;
             moments.push(Moment { name, kind: StateKind::Moment, input, output });
         }
         let new = if op == Op::LambDirection { self.lamb(graph, wide, made[0])? } else { made[0] };

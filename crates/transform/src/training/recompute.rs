@@ -8,8 +8,8 @@ use super::Step;
 use crate::rewrite::Rewriter;
 use orrery_base::Result;
 use orrery_base::index::Id;
-use orrery_ir::op::Class;
-use orrery_ir::{Def, Graph, Node, NodeId, ValueId};
+use orrery_ir::op::{Class, Engine};
+use orrery_ir::{Def, Graph, Node, NodeId, Op, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -19,6 +19,12 @@ pub enum Recompute {
     /// None: all that the backward pass needs is kept.
     #[default]
     Nothing,
+    /// What normalizations, activations and sums make, and what products make that sum up no more than so many of them for
+    /// an element. What others and reductions make is kept.
+    Cheap {
+        /// Most products of a sum; with none, no product is made again.
+        products: i64,
+    },
     /// Those within as many stretches of the forward pass as its nodes have a square root: with that many, what is kept
     /// between and what is made again within are about as much (Chen and others 2016).
     Stretches,
@@ -33,12 +39,10 @@ pub fn recompute(step: &mut Step, which: Recompute) -> Result<()> {
         return Ok(());
     }
     let graph = std::mem::take(&mut step.graph);
-    let stretches = stretches(&graph, step.backward);
-    let count = stretches.len();
-    let mut again = Vec::new();
-    for stretch in &stretches[..count.saturating_sub(1)] {
-        again.extend(Again::of(&graph, stretch, step.backward));
-    }
+    let again = match which {
+        Recompute::Cheap { .. } => cheap(&graph, step.backward, which),
+        _ => over(&graph, &stretches(&graph, step.backward, root_of(step.backward)), step.backward, which),
+    };
     let (backward, all) = (step.backward, graph.nodes.len());
     let update = step.update;
     let mut rewriter = Rewriter::new(graph);
@@ -74,8 +78,60 @@ fn last_readers(graph: &Graph, forward: usize) -> BTreeMap<ValueId, usize> {
     last
 }
 
-/// The stretches of the forward pass.
-fn stretches(graph: &Graph, forward: usize) -> Vec<Range<usize>> {
+/// What is made again over these stretches of the forward pass.
+fn over(graph: &Graph, stretches: &[Range<usize>], forward: usize, which: Recompute) -> Vec<Again> {
+    let all_but_last = &stretches[..stretches.len().saturating_sub(1)];
+    all_but_last.iter().filter_map(|stretch| Again::of(graph, stretch, forward, which)).collect()
+}
+
+/// What is cheap to make again, over as many stretches as leave least to lie at a time: the fewer there are, the
+/// less is kept between them, and the more is there at once of the largest.
+fn cheap(graph: &Graph, forward: usize, which: Recompute) -> Vec<Again> {
+    let counts = (0..).map(|power| 1_usize << power).take_while(|count| *count <= 2 * root_of(forward));
+    let tried = counts.map(|count| {
+        let mut stretches = stretches(graph, forward, count);
+        if count == 1 {
+            stretches.push(forward..forward);
+        }
+        let again = over(graph, &stretches, forward, which);
+        (most_at_once(graph, forward, &again), again)
+    });
+    tried.min_by_key(|(bytes, _)| *bytes).map(|(_, again)| again).unwrap_or_default()
+}
+
+/// The most bytes of forward values that lie at a time while the backward pass goes back over them: what is kept of the
+/// stretches that it has not reached, and what it has made again of the one where it is.
+fn most_at_once(graph: &Graph, forward: usize, again: &[Again]) -> u64 {
+    let made = |value: ValueId| match graph.values[value].def {
+        Def::Node(maker, _) if maker.index() < forward => Some(maker.index()),
+        _ => None,
+    };
+    let spared: BTreeSet<ValueId> = again.iter().flat_map(|again| &again.wanted).copied().collect();
+    let by_gradients = graph.nodes.values().skip(forward).flat_map(|n| n.inputs.iter().flatten());
+    let by_copies =
+        again.iter().flat_map(|a| &a.nodes).flat_map(|id| graph.nodes[*id].inputs.iter().flatten());
+    let inside: BTreeSet<NodeId> = again.iter().flat_map(|again| again.nodes.iter().copied()).collect();
+    let kept: BTreeSet<(usize, ValueId)> = by_gradients
+        .filter(|value| !spared.contains(value))
+        .chain(by_copies)
+        .filter_map(|value| Some((made(*value)?, *value)))
+        .filter(|(maker, _)| !inside.contains(&NodeId::new(*maker)))
+        .collect();
+    let until = |end: usize| -> u64 {
+        kept.range(..(end, ValueId::new(0))).map(|(_, value)| bytes(graph, *value)).sum()
+    };
+    let ends = again.iter().filter_map(|again| Some((again.nodes.last()?.index() + 1, again.bytes(graph))));
+    let at_work = ends.map(|(end, made_again)| until(end) + made_again);
+    at_work.chain([until(forward)]).max().unwrap_or(0)
+}
+
+/// The root of a number of nodes, at least one.
+fn root_of(nodes: usize) -> usize {
+    (nodes as f64).sqrt().round().max(1.0) as usize
+}
+
+/// As many stretches of the forward pass.
+fn stretches(graph: &Graph, forward: usize, count: usize) -> Vec<Range<usize>> {
     let last = last_readers(graph, forward);
     // Bytes that pass from the nodes before number i to those from it on.
     let mut passing = vec![0_i128; forward + 2];
@@ -88,7 +144,6 @@ fn stretches(graph: &Graph, forward: usize) -> Vec<Range<usize>> {
     for i in 1..passing.len() {
         passing[i] += passing[i - 1];
     }
-    let count = (forward as f64).sqrt().round().max(1.0) as usize;
     let length = forward / count.max(1);
     let mut cuts = vec![0];
     for number in 1..count {
@@ -99,6 +154,25 @@ fn stretches(graph: &Graph, forward: usize) -> Vec<Range<usize>> {
     }
     cuts.push(forward);
     cuts.windows(2).map(|pair| pair[0]..pair[1]).collect()
+}
+
+/// True for what goes element by element over more than a number for each channel, moves elements, or sums up so few
+/// products for each.
+fn is_cheap(graph: &Graph, node: &Node, value: ValueId, products: i64) -> bool {
+    let shape = |value: ValueId| graph.values[value].ty.as_tensor()?.extents();
+    if shape(value).is_none_or(|shape| shape.len() < 2) {
+        return false;
+    }
+    if node.op == Op::Conv {
+        let weights = node.inputs.get(1).copied().flatten().and_then(shape);
+        let summed = weights.map(|weights| weights.iter().skip(1).product::<usize>());
+        return summed.is_some_and(|summed| summed as i64 <= products);
+    }
+    let elementwise = matches!(
+        node.op,
+        Op::BatchNormalization | Op::Relu | Op::Gelu | Op::Add | Op::Sum | Op::Mul | Op::Sub | Op::Clip
+    );
+    elementwise || matches!(node.op.def().engine, Engine::View)
 }
 
 /// What is made again of a stretch.
@@ -112,15 +186,20 @@ struct Again {
 }
 
 impl Again {
-    fn of(graph: &Graph, stretch: &Range<usize>, forward: usize) -> Option<Self> {
+    fn of(graph: &Graph, stretch: &Range<usize>, forward: usize, which: Recompute) -> Option<Self> {
         let last = last_readers(graph, forward);
         let inside = |value: ValueId| match graph.values[value].def {
             Def::Node(maker, _) => stretch.contains(&maker.index()).then_some(maker),
             _ => None,
         };
         let kept = |value: ValueId, maker: NodeId| {
-            let random = graph.nodes[maker].op.def().class == Class::Random;
-            random
+            let node = &graph.nodes[maker];
+            let dear = match which {
+                Recompute::Cheap { products } => !is_cheap(graph, node, value, products),
+                _ => false,
+            };
+            node.op.def().class == Class::Random
+                || dear
                 || graph.outputs.contains(&value)
                 || last.get(&value).is_some_and(|reader| *reader >= stretch.end)
         };
@@ -143,6 +222,10 @@ impl Again {
             }
         }
         Some(Self { nodes: nodes.into_iter().collect(), wanted, before: before? })
+    }
+    /// Bytes of what it makes again for gradients.
+    fn bytes(&self, graph: &Graph) -> u64 {
+        self.wanted.iter().map(|value| bytes(graph, *value)).sum()
     }
     fn insert(&self, rewriter: &mut Rewriter, forward: usize) {
         let mut made: BTreeMap<ValueId, ValueId> = BTreeMap::new();

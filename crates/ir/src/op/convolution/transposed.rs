@@ -3,15 +3,15 @@
 use super::super::elements::by_float;
 use super::super::matrix::ACCUMULATE;
 use super::super::matrix::kernel::accumulation;
-use super::super::space::parallel;
+use super::super::space::{parallel, reduced};
 use super::super::{
-    Access, Class, Ctx, Datum, Engine, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work, opt, rules,
+    Access, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work, opt, rules,
 };
 use super::kernel::{Sizes, convolve_transposed};
 use super::window::{
     AUTO_PAD, DILATIONS, KERNEL_SHAPE, PADS, Padding, STRIDES, Span, Window, numbers, windows,
 };
-use super::{GROUP, add_bias, divisible};
+use super::{GROUP, SPATIAL, add_bias, divisible};
 use crate::{AttrKind, Attrs, Dim};
 
 pub(super) const CONV_TRANSPOSE: OpDef = OpDef {
@@ -142,39 +142,89 @@ fn work(ctx: &Ctx<'_>) -> Work {
     Work { macs: input * e.group_outputs * kernel, vector: bias, ..Work::NONE }
 }
 
-/// Cut over images and output channels, and where windows lie side by side without overlap, over the input's positions.
+/// How blocks of `stride` elements of an output dimension follow from the input.
+struct Blocks {
+    /// Number of blocks.
+    count: Dim,
+    /// Elements of the input in front of a block's own that reach into it.
+    before: i64,
+    /// Elements of the input that one block needs.
+    reach: i64,
+    /// Padding of a part: what the windows of its elements reach beyond it, in front and behind.
+    pads: [i64; 2],
+}
+
+impl Blocks {
+    /// Element `i` of the input reaches outputs `i * stride - pad ..+ reach`. None where the output is no whole number of
+    /// blocks.
+    fn of(window: &Window, output: &Dim, pad: i64) -> Option<Self> {
+        let (stride, reach, output) = (window.stride, window.reach().known()?, output.known()?);
+        if output % stride != 0 || pad < 0 || pad >= reach {
+            return None;
+        }
+        let (before, after) = ((reach - 1 - pad) / stride, (stride - 1 + pad) / stride);
+        Some(Self {
+            count: Dim::Known(output / stride),
+            before,
+            reach: before + 1 + after,
+            pads: [before * stride + pad, (after - 1) * stride + reach - pad],
+        })
+    }
+}
+
+/// Cut over images, output channels and blocks of `stride` output positions, and with partial results over input channels.
 fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
     let e = extents(ctx).ok()??;
     let mut axes = vec![parallel("n", e.n.clone())];
-    let (mut out_channel, mut weight_channel) = (Access::Whole, Access::Whole);
+    let (mut out_channel, mut in_channel) = (Access::Whole, Access::Whole);
     if e.group == 1 {
         axes.push(parallel("out_channel", e.group_outputs.clone()));
         out_channel = Access::along(1);
-        weight_channel = Access::along(1);
     }
-    let mut input = vec![Access::along(0), Access::Whole];
-    let mut output = vec![Access::along(0), out_channel.clone()];
-    for (d, window) in e.windows.iter().enumerate() {
-        let stride = Dim::Known(window.stride);
-        let apart = window.reach() == stride
-            && e.before[d] == Some(0)
-            && e.output[d] == e.input[d].clone() * stride.clone()
-            && ctx.attrs().ints("output_shape").is_none();
-        if apart {
-            input.push(Access::along(axes.len()));
-            output.push(Access::Along { axis: axes.len(), scale: stride });
-            axes.push(parallel("position", e.input[d].clone()));
-        } else {
-            input.push(Access::Whole);
-            output.push(Access::Whole);
+    // Padding is given anew for all dimensions or for none.
+    let dims = e.windows.iter().zip(&e.output).zip(&e.before);
+    let blocks: Option<Vec<Blocks>> =
+        dims.map(|((window, output), before)| Blocks::of(window, output, (*before)?)).collect();
+    let blocks = blocks.filter(|_| ctx.attrs().ints("output_shape").is_none());
+    let (mut places, mut made) = (Vec::new(), Vec::new());
+    let mut part_attrs = Attrs::new();
+    match blocks {
+        Some(blocks) => {
+            for (d, block) in blocks.iter().enumerate() {
+                let axis = axes.len();
+                let own = (block.before, block.reach) == (0, 1) && block.count == e.input[d];
+                places.push(match own {
+                    true => Access::along(axis),
+                    false => Access::Window { axis, stride: 1, before: block.before, reach: block.reach },
+                });
+                made.push(Access::Along { axis, scale: Dim::Known(e.windows[d].stride) });
+                let name = SPATIAL[d.min(2) + 3 - e.windows.len().min(3)];
+                axes.push(parallel(name, block.count.clone()));
+            }
+            // Windows that end before their block does leave its last elements to be added.
+            let side = |of: fn(&Blocks) -> i64| blocks.iter().map(move |b| of(b).max(0));
+            part_attrs.set("pads", side(|b| b.pads[0]).chain(side(|b| b.pads[1])).collect::<Vec<_>>());
+            part_attrs.set("output_padding", side(|b| -b.pads[1]).collect::<Vec<_>>());
+            part_attrs.set("auto_pad", "NOTSET");
+        }
+        None => {
+            places.resize(e.windows.len(), Access::Whole);
+            made.resize(e.windows.len(), Access::Whole);
         }
     }
-    let weights = [Access::Whole, weight_channel].into_iter().chain(e.windows.iter().map(|_| Access::Whole));
-    let mut inputs = vec![input, weights.collect()];
+    if e.group == 1 && !ctx.has(2) {
+        in_channel = Access::along(axes.len());
+        axes.push(reduced("in_channel", e.channels, Combine::Sum));
+    }
+    let input = [Access::along(0), in_channel.clone()].into_iter().chain(places).collect();
+    let output = [Access::along(0), out_channel.clone()].into_iter().chain(made).collect();
+    let kernel = e.windows.iter().map(|_| Access::Whole);
+    let weights = [in_channel, out_channel.clone()].into_iter().chain(kernel).collect();
+    let mut inputs = vec![input, weights];
     if ctx.input_count() > 2 {
         inputs.push(if ctx.has(2) { vec![out_channel] } else { Vec::new() });
     }
-    Some(IterSpace { axes, inputs, outputs: vec![output], part_attrs: Attrs::new(), padding: 0.0 })
+    Some(IterSpace { axes, inputs, outputs: vec![output], part_attrs, padding: 0.0 })
 }
 
 /// The windows that the input's elements add to an output of spatial extents `output`, nothing said of the padding behind;
