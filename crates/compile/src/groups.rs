@@ -3,13 +3,15 @@
 //! A group is an *anchor* and the element-wise nodes that follow it one after the other on its output: convolution, bias,
 //! activation, residual. Fusing changes no number: a value within a group is still rounded to its declared type.
 
+use crate::Options;
 use orrery_base::index::Id;
 use orrery_base::{IndexVec, Result};
 use orrery_cost::Target;
 use orrery_ir::infer::{Facts, at_node, node_place, with_ctx};
 use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};
-use orrery_ir::{Def, Graph, NodeId, Type, ValueId};
+use orrery_ir::{Def, Graph, NodeId, Op, Type, ValueId};
 use orrery_machine::ExecutionModel;
+use orrery_program::Phase;
 
 /// How a group is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +62,24 @@ const LONGEST_GROUP: usize = 12;
 ///
 /// # Errors
 /// `unsupported-op` for strings, sequences and the like; `unknown-type` where inference does not know an operand.
-pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>) -> Result<Vec<Group>> {
+pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>, options: &Options) -> Result<Vec<Group>> {
     let fuses = target.stack.is_none_or(|s| s.fuses);
     let whole_values = matches!(
         target.system.model,
         ExecutionModel::Kernel(_) | ExecutionModel::Engines(_) | ExecutionModel::Stream(_)
     );
     let uses = graph.uses();
+    // What MemoryX does to a gradient is no part of the step of the wafer that makes it.
+    let apart = matches!(target.system.model, ExecutionModel::Wafer(_));
+    let mut updates = vec![false; graph.nodes.len()];
+    for id in graph.nodes.ids().filter(|id| apart && options.phase(*id) == Phase::Update) {
+        updates[id.index()] = true;
+        for value in graph.nodes[id].inputs.iter().flatten() {
+            // A gradient is brought to the type of what it changes there too.
+            let Def::Node(maker, _) = graph.values[*value].def else { continue };
+            updates[maker.index()] |= uses[*value] == 1 && graph.nodes[maker].op == Op::Cast;
+        }
+    }
     let mut taken = vec![false; graph.nodes.len()];
     // The node that alone uses each value.
     let mut sole_user: Vec<Option<NodeId>> = vec![None; graph.values.len()];
@@ -100,6 +113,7 @@ pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>) -> Result<Vec<Gro
             if taken[next.index()]
                 || !follows(graph, facts, output, next)
                 || changes_state(graph, &group, next)
+                || updates[next.index()] && !updates[id.index()]
             {
                 break;
             }

@@ -91,7 +91,7 @@ pub fn compile(graph: &Graph, target: &Target<'_>, options: &Options) -> Result<
         .err();
     }
     let facts = infer::facts(graph)?;
-    let groups = groups::form(graph, &facts, target)?;
+    let groups = groups::form(graph, &facts, target, options)?;
     let compiled = match &target.system.model {
         ExecutionModel::Kernel(machine) => kernel::compile(graph, &facts, &groups, target, machine, options)?,
         ExecutionModel::BulkSynchronous(machine) => {

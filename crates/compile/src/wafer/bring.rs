@@ -7,7 +7,7 @@ use orrery_base::index::Id;
 use orrery_cost::wafer::streamed_bytes;
 use orrery_ir::op::Access;
 use orrery_ir::{Graph, ValueId};
-use orrery_program::{BufferClass, BufferId, Layout, Step, StepId, StepKind, Unit};
+use orrery_program::{BufferClass, BufferId, Layout, Passing, Step, StepId, StepKind, Unit};
 
 /// A value on its way.
 pub(super) struct Arrival {
@@ -81,10 +81,44 @@ impl Lowering<'_> {
         let there = |b: &&BufferId| self.emitter.writer.contains_key(*b) && !windowed(b);
         copies.iter().rev().find(there).copied()
     }
+    /// Spreads a value of the forward pass that the backward pass needs over all PEs, where it lies on few: until then every
+    /// PE has about the same of what waits.
+    pub(super) fn put_away(&mut self, value: ValueId) -> Result<()> {
+        // Less is not worth an exchange.
+        const LEAST: u64 = 64;
+        const UNEVEN: u64 = 2;
+        let Some(&from) = self.emitter.buffer_of.get(&value) else { return Ok(()) };
+        if self.way != Way::Streamed || self.emitter.program.buffers[from].home != self.pe {
+            return Ok(());
+        }
+        let layout = self.spread(value)?;
+        let suffix = format!("@{}", self.emitter.program.buffers.len());
+        let to = self.emitter.buffer(value, &suffix, BufferClass::Scratch, self.pe, layout);
+        let program = &self.emitter.program;
+        let held = |buffer| program.held_bytes(buffer, &Passing::default(), &self.nominal);
+        if held(from)? <= (UNEVEN * held(to)?).max(LEAST) {
+            return Ok(());
+        }
+        let (name, body) = (self.emitter.name_of(value), self.emitter.identity(value));
+        self.put_away.insert(value, to);
+        self.arrive(vec![Arrival { name, from, to, body, kind: StepKind::Exchange }], 0.0, "later");
+        Ok(())
+    }
+    /// The backward pass begins: it finds values where they were put, and none of the copies that the forward pass had.
+    pub(super) fn turn(&mut self) {
+        self.emitter.buffer_of.append(&mut self.put_away);
+        self.brought.clear();
+    }
     /// How a value comes of what it is a movement of.
     pub(super) fn movement_of(&self, value: ValueId) -> Graph {
         let (_, chain) = self.origin(value);
-        if chain.is_empty() { self.emitter.identity(value) } else { self.emitter.body(&chain, None).graph }
+        if chain.is_empty() {
+            return self.emitter.identity(value);
+        }
+        let mut body = self.emitter.body(&chain, None).graph;
+        // What others want of the values in between they move themselves.
+        body.outputs = body.outputs.split_off(body.outputs.len().saturating_sub(1));
+        body
     }
     /// A weight from MemoryX, which sends it in the order in which it is wanted.
     fn stream(

@@ -10,14 +10,16 @@ mod bring;
 pub mod cut;
 pub mod floor_plan;
 mod grid;
+mod items;
 mod lowering;
 
 use crate::groups::{Group, GroupKind};
 use crate::lower::Emitter;
 use crate::needed::needed;
 use crate::{Compiled, Options, states};
-use beside::{beside, in_order};
+use beside::{in_order, needed_later};
 use floor_plan::floor_plan;
+use items::by_sample;
 use lowering::{Lowering, Way};
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_cost::rectangles::pipeline;
@@ -26,13 +28,27 @@ use orrery_cost::{StepCost, Target, step_cost};
 use orrery_ir::infer::Facts;
 use orrery_ir::{Graph, ValueId};
 use orrery_machine::{Losses, WaferLosses, WaferMachine};
-use orrery_program::{Program, Region, StepKind, Unit, verify};
+use orrery_program::{Phase, Program, Region, StepKind, Unit, verify};
 use std::collections::BTreeMap;
 
 /// How often areas are dealt anew by what the layers took in them.
 const PLANS: usize = 3;
 /// Parts of a PE's memory that one step is given, tried in turn: what other steps keep there is known only at the end.
 const BUDGETS: [f64; 3] = [1.0, 0.5, 0.25];
+/// The same where a backward pass follows, for which more is kept.
+const TRAINING_BUDGETS: [f64; 3] = [0.5, 0.2, 0.08];
+
+/// Numbers of equal items that so many samples can be dealt to, from one to one sample each: at least twice as many each time.
+fn numbers_of_items(samples: u64) -> Vec<u64> {
+    let mut counts = vec![1];
+    for count in 2..=samples {
+        let enough = counts.last().is_none_or(|last| count >= 2 * last) || count == samples;
+        if enough && samples.is_multiple_of(count) {
+            counts.push(count);
+        }
+    }
+    counts
+}
 
 struct Wafer<'a> {
     graph: &'a Graph,
@@ -126,7 +142,8 @@ impl Wafer<'_> {
                 program.steps.values().zip(&costs).filter(|(s, _)| s.unit == unit && s.region.is_none());
             of_unit.map(|(_, cost)| cost.time).sum::<Picoseconds>()
         };
-        Ok(sum(Unit::Device).max(sum(Unit::Streaming)) + pipeline(program, &costs).time)
+        let off = sum(Unit::Streaming).max(sum(Unit::Outward));
+        Ok(sum(Unit::Device).max(off) + pipeline(program, &costs).time)
     }
 
     fn costs(&self, program: &Program) -> Result<Vec<StepCost>> {
@@ -143,6 +160,9 @@ impl Wafer<'_> {
         let mesh = emitter.memory("mesh", pes, u64::MAX, 0);
         let memoryx = emitter.memory("memoryx", 1, self.machine.memoryx_bytes, 0);
         emitter.program.items = items;
+        if items > 1 {
+            emitter.by_item = by_sample(self.graph, self.facts, &self.options.nominal(), self.samples());
+        }
         if way == Way::Resident {
             emitter.program.regions = regions.clone();
         }
@@ -156,7 +176,6 @@ impl Wafer<'_> {
             way,
             core: Core::new(self.machine, self.losses, self.target.precision),
             budget: capacity * share,
-            capacity,
             nominal: self.options.nominal(),
             moved: BTreeMap::new(),
             regions,
@@ -166,12 +185,15 @@ impl Wafer<'_> {
             sent: BTreeMap::new(),
             leaving: Vec::new(),
             brought: BTreeMap::new(),
+            put_away: BTreeMap::new(),
             chosen: BTreeMap::new(),
         }
     }
 
     fn emit(&self, mut lowering: Lowering<'_>) -> Result<Compiled> {
-        let order = in_order(self.graph, self.groups, &beside(self.graph, self.groups));
+        let order = in_order(self.graph, self.groups);
+        let later = needed_later(self.graph, self.groups, self.options);
+        let mut forward = true;
         let stages = self.first_stages();
         for &value in &self.graph.inputs {
             lowering.stage = stages.get(&value).copied().unwrap_or(0);
@@ -180,11 +202,20 @@ impl Wafer<'_> {
         lowering.stage = 0;
         for (group, beside) in order {
             lowering.emitter.enter(group);
+            if forward && lowering.emitter.phase != Phase::Forward {
+                lowering.turn();
+                forward = false;
+            }
             match group.kind {
                 _ if beside => lowering.update(group)?,
                 GroupKind::Extents => lowering.extents(group)?,
                 GroupKind::View | GroupKind::Movement => lowering.movement(group)?,
+                GroupKind::Compute if lowering.casts_a_state(group) => lowering.movement(group)?,
                 GroupKind::Compute => lowering.compute(group)?,
+            }
+            let made = group.nodes.iter().flat_map(|n| self.graph.nodes[*n].outputs.iter().flatten());
+            for value in made.filter(|value| forward && later.contains(value)) {
+                lowering.put_away(*value)?;
             }
         }
         let way: states::Way<'_> =
@@ -236,38 +267,63 @@ impl Wafer<'_> {
         let whole =
             Region { base: 0, x: 0, y: 0, columns: self.machine.grid_columns, rows: self.machine.grid_rows };
         let samples = self.samples();
+        let counts = numbers_of_items(samples);
+        let budgets = if self.graph.states.is_empty() { BUDGETS } else { TRAINING_BUDGETS };
         let mut error = None;
-        let mut best: Option<(Picoseconds, u64, Compiled)> = None;
-        // The largest micro-batch whose activations fit, or a smaller one as long as that is faster: with fewer rows on a PE
-        // sums may stay in its cache, while weights stream in more often.
-        for passes in (0..).map(|power| 2_u64.pow(power)).take_while(|n| *n <= samples) {
-            if !samples.is_multiple_of(passes) {
-                break;
-            }
-            let mut found = None;
-            for share in BUDGETS {
+        let mut compiled = |passes: u64| -> Result<Option<(Picoseconds, Compiled)>> {
+            for share in budgets {
                 let compiled = self.emit(self.lowering(Way::Streamed, vec![whole], passes, share))?;
                 match verify::capacity(&compiled.program) {
-                    Err(too_much) => error = Some(too_much),
-                    Ok(()) => {
-                        found = Some((self.time(&compiled.program)?, passes, compiled));
-                        break;
+                    Err(too_much) => {
+                        if std::env::var("DBGW").is_ok() {
+                            for (_, peak) in compiled.program.memory_use(&self.options.nominal())? {
+                                let m = &compiled.program.memories[peak.memory];
+                                if m.name != "pe" { continue; }
+                                eprintln!("passes {passes} share {share} peak {} at {}", peak.bytes, compiled.program.steps[peak.step].name);
+                                let mut v = peak.by_buffer.clone();
+                                v.sort_by_key(|x| std::cmp::Reverse(x.1));
+                                for (b, n) in v.iter().take(14) {
+                                    let bb = &compiled.program.buffers[*b];
+                                    eprintln!("   {n} {} {:?} {:?} by {:?} base {} cuts {:?} acc {:?}", bb.name, bb.dtype, bb.shape, bb.by_item, bb.layout.base, bb.layout.cuts.iter().map(|c| format!("{:?}*{}", c.cutting, c.stride)).collect::<Vec<_>>(), bb.layout.access);
+                                }
+                            }
+                        }
+                        error = Some(too_much)
                     }
+                    Ok(()) => return Ok(Some((self.time(&compiled.program)?, compiled))),
                 }
             }
-            match (found, &best) {
-                (Some(found), Some(before)) if found.0 >= before.0 => break,
-                (Some(found), _) => best = Some(found),
-                (None, Some(_)) => break,
-                (None, None) => {}
+            Ok(None)
+        };
+        // The fewest micro-batches whose activations fit: ever more of them, then the least between the last two.
+        let (mut low, mut at, mut ahead) = (0, 0, 1);
+        let mut best = compiled(counts[at])?;
+        while best.is_none() && at + 1 < counts.len() {
+            low = at + 1;
+            at = (at + ahead).min(counts.len() - 1);
+            ahead *= 2;
+            best = compiled(counts[at])?;
+        }
+        while best.is_some() && low < at {
+            let middle = low + (at - low) / 2;
+            match compiled(counts[middle])? {
+                Some(found) => (best, at) = (Some(found), middle),
+                None => low = middle + 1,
             }
         }
-        let Some((_, passes, mut compiled)) = best else {
+        // Or more as long as that is faster: with fewer rows on a PE sums may stay in its cache, while weights stream in
+        // more often.
+        while let (Some((time, _)), Some(&passes)) = (&best, counts.get(at + 1)) {
+            let Some(found) = compiled(passes)?.filter(|found| found.0 < *time) else { break };
+            (best, at) = (Some(found), at + 1);
+        }
+        let Some((_, mut compiled)) = best else {
             let error = error.unwrap_or_else(|| Box::new(Diagnostic::error("does-not-fit", "no batch fits")));
             return Err(Box::new(
                 error.help("weights are in MemoryX already; the activations of one sample lie on the wafer"),
             ));
         };
+        let passes = counts[at];
         if passes > 1 {
             compiled.notes.push(Diagnostic::note(
                 "wafer-micro-batch",
