@@ -46,6 +46,8 @@ pub struct Emitter<'a> {
     pub options: &'a Options,
     /// The part of a training step that is being emitted.
     pub phase: Phase,
+    /// The inputs that are states.
+    pub states: BTreeSet<ValueId>,
     /// The dimension of each value that counts the items of the batch, where they follow one another in time.
     pub by_item: BTreeMap<ValueId, usize>,
 }
@@ -98,6 +100,7 @@ impl<'a> Emitter<'a> {
             },
             options,
             phase: Phase::Forward,
+            states: graph.states.iter().map(|state| graph.inputs[state.input]).collect(),
             by_item: BTreeMap::new(),
         }
     }

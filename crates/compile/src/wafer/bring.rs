@@ -198,8 +198,8 @@ impl Lowering<'_> {
         step.padding = padding;
         Some(step)
     }
-    /// A stream begins once the layer before the last has ended: then there is room for the weights of one more. What
-    /// comes onto the PEs takes its turn with their steps.
+    /// A stream begins once so many layers have ended that there is room for what it brings. What comes onto the PEs takes
+    /// its turn with their steps.
     fn push_stream(&mut self, mut step: Step) {
         let outputs =
             self.emitter.program.steps.iter().rfind(|(_, s)| s.unit == Unit::HostLink).map(|(id, _)| id);
@@ -207,10 +207,20 @@ impl Lowering<'_> {
             && self.way == Way::Streamed;
         if on_pes {
             step.after.extend(outputs);
+            step.after.extend(&self.leaving);
             self.push(step);
             return;
         }
-        step.after.extend(self.layers.len().checked_sub(2).map(|i| self.layers[i]));
+        self.waiting.resize(self.layers.len() + 1, 0.0);
+        self.waiting[self.layers.len()] += streamed_bytes(&self.emitter.program, &step, &self.nominal);
+        let mut waiting = 0.0;
+        let full = self.waiting.iter().rposition(|bytes| {
+            waiting += bytes;
+            waiting > self.room
+        });
+        // The layer that the stream is for cannot make room for it.
+        let full = full.map(|layer| layer.min(self.layers.len().saturating_sub(1)));
+        step.after.extend(full.and_then(|layer| self.layers.get(layer)));
         let id = StepId::new(self.emitter.program.steps.len());
         for write in &step.writes {
             self.emitter.writer.insert(write.buffer, id);

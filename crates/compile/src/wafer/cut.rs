@@ -74,7 +74,7 @@ impl Frame<'_> {
                 Source::Activation if !problem.is_summed(operand) => passing += bytes / depth_parts,
                 Source::Activation => passing += bytes,
                 Source::Weight => lying += whole,
-                Source::Stream => arriving += whole * 8.0 / operand.bits,
+                Source::Stream => arriving += bytes * 8.0 / operand.bits,
             }
         }
         // A sum that was cut is left spread over the PEs that made it, as far as that axis reaches.

@@ -18,7 +18,7 @@ struct Search<'a> {
 }
 
 /// The dimension of each value that counts `samples`, alone or as the outer of several: the first of inputs that are no
-/// states, and those that follow from it one by one.
+/// states, those that follow from it one by one, and those of what is taken along with them.
 pub(super) fn by_sample(
     graph: &Graph,
     facts: &Facts,
@@ -41,6 +41,9 @@ pub(super) fn by_sample(
             }
         }
     }
+    for id in graph.nodes.ids().collect::<Vec<_>>().into_iter().rev() {
+        search.along_with_others(id);
+    }
     search.found
 }
 
@@ -53,6 +56,23 @@ impl Search<'_> {
     }
     fn counts(&self, extent: u64) -> bool {
         extent > 0 && extent.is_multiple_of(self.samples)
+    }
+    /// What a node takes sample by sample beside what counts them, such as a table with a row for each, counts them too.
+    fn along_with_others(&mut self, id: NodeId) {
+        let node = &self.graph.nodes[id];
+        let Some(space) = with_ctx(self.graph, self.facts, id, |ctx| (node.op.def().space)(ctx)) else { return };
+        let inputs = node.inputs.iter().zip(&space.inputs);
+        let mut touched = node.outputs.iter().zip(&space.outputs).chain(inputs.clone());
+        let axis = touched.find_map(|(value, access)| access.get(*self.found.get(&(*value)?)?)?.axis());
+        for (value, access) in inputs.filter(|_| axis.is_some()) {
+            let dim = access.iter().position(|access| access.axis() == axis);
+            if let (Some(value), Some(dim)) = (value, dim)
+                && self.graph.state_of_input(*value).is_none()
+                && self.extents(*value).get(dim).is_some_and(|extent| self.counts(*extent))
+            {
+                self.found.entry(*value).or_insert(dim);
+            }
+        }
     }
     /// The dimension of an output that follows one of an input that counts samples.
     fn dimension(&self, id: NodeId, output: usize, made: &[u64]) -> Option<usize> {

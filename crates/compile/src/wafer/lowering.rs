@@ -73,6 +73,10 @@ pub(super) struct Lowering<'a> {
     pub(super) leaving: Vec<StepId>,
     /// The last step of each layer so far that weights streamed in for.
     pub(super) layers: Vec<StepId>,
+    /// Bytes that stream in for each of them, and for the next.
+    pub(super) waiting: Vec<f64>,
+    /// Bytes of weights that may wait on the wafer.
+    pub(super) room: f64,
     /// Where values have been brought beside where they were made.
     pub(super) brought: BTreeMap<ValueId, Vec<BufferId>>,
     /// Where values of the forward pass lie until the backward pass needs them, beside where they were made.

@@ -21,12 +21,13 @@ use beside::{in_order, needed_later};
 use floor_plan::floor_plan;
 use items::by_sample;
 use lowering::{Lowering, Way};
+use orrery_base::index::Id;
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_cost::rectangles::pipeline;
 use orrery_cost::wafer::Core;
 use orrery_cost::{StepCost, Target, step_cost};
 use orrery_ir::infer::Facts;
-use orrery_ir::{Graph, ValueId};
+use orrery_ir::{Def, Graph, ValueId};
 use orrery_machine::{Losses, WaferLosses, WaferMachine};
 use orrery_program::{Phase, Program, Region, StepKind, Unit, verify};
 use std::collections::BTreeMap;
@@ -134,16 +135,32 @@ impl Wafer<'_> {
         Ok(streamed)
     }
 
-    /// About the time of a run on the wafer: what its cores do, or the stream of weights where that is longer.
+    /// About the time of a run on the wafer: of its steps in the order of their units, and of the pipeline of its stages.
     fn time(&self, program: &Program) -> Result<Picoseconds> {
         let costs = self.costs(program)?;
-        let sum = |unit: Unit| {
-            let of_unit =
-                program.steps.values().zip(&costs).filter(|(s, _)| s.unit == unit && s.region.is_none());
-            of_unit.map(|(_, cost)| cost.time).sum::<Picoseconds>()
-        };
-        let off = sum(Unit::Streaming).max(sum(Unit::Outward));
-        Ok(sum(Unit::Device).max(off) + pipeline(program, &costs).time)
+        let mut free: BTreeMap<Unit, Picoseconds> = BTreeMap::new();
+        let mut ends: Vec<Picoseconds> = Vec::with_capacity(costs.len());
+        for (step, cost) in program.steps.values().zip(&costs) {
+            let free = free.entry(step.unit).or_default();
+            let ready = step.after.iter().map(|before| ends[before.index()]).fold(*free, Picoseconds::max);
+            let outside = step.unit == Unit::HostLink || step.region.is_some();
+            *free = if outside { ready } else { ready + cost.time };
+            ends.push(*free);
+        }
+        Ok(ends.into_iter().fold(Picoseconds::ZERO, Picoseconds::max) + pipeline(program, &costs).time)
+    }
+    /// Bytes of weights that wait on the wafer at a time: two of the largest.
+    fn room(&self) -> f64 {
+        let types = self.graph.values.iter().filter(|(id, value)| {
+            matches!(value.def, Def::Constant(_)) || self.graph.state_of_input(*id).is_some()
+        });
+        let bytes = types.filter_map(|(id, _)| {
+            let ty = self.facts[id].ty.as_tensor()?;
+            let elements: usize = ty.extents()?.iter().product();
+            let bits = ty.dtype.bits().min(self.target.precision.storage.bits());
+            Some(elements as f64 * bits as f64 / 8.0)
+        });
+        2.0 * bytes.fold(0.0, f64::max)
     }
 
     fn costs(&self, program: &Program) -> Result<Vec<StepCost>> {
@@ -182,6 +199,8 @@ impl Wafer<'_> {
             stage: 0,
             items,
             layers: Vec::new(),
+            waiting: Vec::new(),
+            room: self.room(),
             sent: BTreeMap::new(),
             leaving: Vec::new(),
             brought: BTreeMap::new(),
@@ -197,7 +216,8 @@ impl Wafer<'_> {
         let stages = self.first_stages();
         for &value in &self.graph.inputs {
             lowering.stage = stages.get(&value).copied().unwrap_or(0);
-            lowering.host_input(value, lowering.is_for_memoryx(value, &order))?;
+            let state = lowering.emitter.is_state(value);
+            lowering.host_input(value, !state && lowering.is_for_memoryx(value, &order))?;
         }
         lowering.stage = 0;
         for (group, beside) in order {
@@ -234,8 +254,7 @@ impl Wafer<'_> {
         lowering.emitter.list_inputs();
         let reserved = lowering.staging_bytes();
         let pe = lowering.pe;
-        let Emitter { mut program, nodes, .. } = lowering.emitter;
-        states::in_place(&mut program);
+        let Emitter { program, nodes, .. } = lowering.emitter;
         let mut program = needed(program);
         program.memories[pe].reserved += reserved;
         Ok(Compiled { program, nodes, notes: Vec::new() })
@@ -324,6 +343,9 @@ impl Wafer<'_> {
             ));
         };
         let passes = counts[at];
+        if states::in_place(&mut compiled.program) {
+            compiled.program = needed(compiled.program);
+        }
         if passes > 1 {
             compiled.notes.push(Diagnostic::note(
                 "wafer-micro-batch",

@@ -15,7 +15,7 @@ use orrery_ir::{Bindings, Graph, NodeId, Op, Type};
 use orrery_machine::ExecutionModel;
 use orrery_program::verify;
 use orrery_simulate::{Timeline, simulate};
-use orrery_transform::training::{self, Loss, LossSpec, Optimizer, Spec, Step};
+use orrery_transform::training::{self, Loss, Recompute, LossSpec, Optimizer, Spec, Step};
 use orrery_transform::{Weights, store_border};
 
 /// What the user says of a training step that is only timed.
@@ -26,7 +26,7 @@ pub struct Wanted {
     /// How; by the model's ops where none: see [`usual_optimizer`].
     pub optimizer: Option<Optimizer>,
     /// How activations are kept for the backward pass.
-    pub recompute: training::Recompute,
+    pub recompute: Recompute,
     /// Weights, gradients and optimizer state are shared out over devices that one of them is timed for: what it holds is
     /// not held against its memory.
     pub shared_out: bool,
@@ -123,11 +123,20 @@ fn first_of(graph: &Graph, at: usize, stored: &Graph) -> NodeId {
         .unwrap_or_else(|| NodeId::new(stored.nodes.len()))
 }
 
-/// Makes, compiles and times the training step of a bound model.
+/// Makes, compiles and times the training step of a bound model; on a wafer with whatever activations are best made again.
 ///
 /// # Errors
 /// Those of [`build_step`].
 pub fn time_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<TimedStep> {
+    // The compiler of a wafer says itself what is kept: more of it is fewer samples at a time, for which weights stream in.
+    if wanted.recompute == Recompute::Nothing && matches!(setup.target()?.system.model, ExecutionModel::Wafer(_)) {
+        let way = |recompute| time_step(model, setup, &Wanted { recompute, ..wanted.clone() });
+        return match (way(Recompute::Cheap), way(Recompute::Stretches)) {
+            (Ok(cheap), Ok(more)) if more.timeline.device < cheap.timeline.device => Ok(more),
+            (Err(_), Ok(more)) => Ok(more),
+            (cheap, _) => cheap,
+        };
+    }
     let (step, bound, built) = build_step(model, setup, wanted)?;
     let timeline = simulate(&built.compiled.program, &Bindings::new(), &setup.target()?)?;
     let anatomy = anatomy(&built.compiled.program, &timeline);

@@ -8,8 +8,8 @@ use super::Step;
 use crate::rewrite::Rewriter;
 use orrery_base::Result;
 use orrery_base::index::Id;
-use orrery_ir::op::Class;
-use orrery_ir::{Def, Graph, Node, NodeId, ValueId};
+use orrery_ir::op::{Class, Engine};
+use orrery_ir::{Def, Graph, Node, NodeId, Op, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -22,6 +22,9 @@ pub enum Recompute {
     /// Those within as many stretches of the forward pass as its nodes have a square root: with that many, what is kept
     /// between and what is made again within are about as much (Chen and others 2016).
     Stretches,
+    /// Those that cost no product and no further memory: what element-wise ops and normalizations make of values that the
+    /// backward pass needs anyway.
+    Cheap,
 }
 
 /// Changes a step so that its backward pass makes activations again.
@@ -33,11 +36,14 @@ pub fn recompute(step: &mut Step, which: Recompute) -> Result<()> {
         return Ok(());
     }
     let graph = std::mem::take(&mut step.graph);
-    let stretches = stretches(&graph, step.backward);
-    let count = stretches.len();
     let mut again = Vec::new();
-    for stretch in &stretches[..count.saturating_sub(1)] {
-        again.extend(Again::of(&graph, stretch, step.backward));
+    if which == Recompute::Cheap {
+        again = cheap(&graph, step.backward);
+    } else {
+        let stretches = stretches(&graph, step.backward);
+        for stretch in &stretches[..stretches.len().saturating_sub(1)] {
+            again.extend(Again::of(&graph, stretch, step.backward));
+        }
     }
     let (backward, all) = (step.backward, graph.nodes.len());
     let update = step.update;
@@ -59,6 +65,80 @@ fn bytes(graph: &Graph, value: ValueId) -> u64 {
     let elements =
         ty.and_then(orrery_ir::TensorType::extents).map_or(0, |extents| extents.iter().product::<usize>());
     ty.map_or(0, |ty| ty.dtype.machine_bytes(elements as u64))
+}
+
+/// What is made again of [`Recompute::Cheap`], value by value: each just before the backward pass needs it.
+fn cheap(graph: &Graph, forward: usize) -> Vec<Again> {
+    let maker = |value: ValueId| match graph.values[value].def {
+        Def::Node(maker, _) if maker.index() < forward => Some(maker),
+        _ => None,
+    };
+    // The first node of the backward pass that reads each value of the forward pass.
+    let mut needed: BTreeMap<ValueId, NodeId> = BTreeMap::new();
+    for (id, node) in graph.nodes.iter().skip(forward) {
+        for input in node.inputs.iter().flatten().filter(|value| maker(**value).is_some()) {
+            needed.entry(*input).or_insert(id);
+        }
+    }
+    let mut again: BTreeMap<ValueId, BTreeSet<NodeId>> = BTreeMap::new();
+    for (id, node) in graph.nodes.iter().take(forward) {
+        let [Some(output)] = node.outputs[..] else { continue };
+        let def = node.op.def();
+        let facts = def.engine == Engine::Vector && def.class != Class::Random;
+        let normalizes = matches!(
+            node.op,
+            Op::LayerNormalization | Op::RMSNormalization | Op::GroupNormalization | Op::InstanceNormalization
+        );
+        let made: Vec<ValueId> =
+            node.inputs.iter().flatten().copied().filter(|value| maker(*value).is_some()).collect();
+        let alike = made.iter().all(|value| bytes(graph, *value) <= bytes(graph, output));
+        let there = |value: &ValueId| needed.contains_key(value);
+        let simple = normalizes || is_elementwise(graph, id);
+        if facts && simple && alike && there(&output) && !made.is_empty() && made.iter().all(there) {
+            let mut nodes = BTreeSet::from([id]);
+            nodes.extend(made.iter().filter_map(|value| again.get(value)).flatten());
+            again.insert(output, nodes);
+        }
+    }
+    let of = |(value, nodes): (ValueId, BTreeSet<NodeId>)| Again {
+        nodes: nodes.into_iter().collect(),
+        wanted: BTreeSet::from([value]),
+        before: needed[&value],
+    };
+    again.into_iter().filter(|(value, _)| !graph.outputs.contains(value)).map(of).collect()
+}
+
+/// True for a node that makes each element of those at the same place.
+fn is_elementwise(graph: &Graph, id: NodeId) -> bool {
+    let shape = |value: ValueId| graph.values[value].ty.as_tensor().and_then(orrery_ir::TensorType::extents);
+    let node = &graph.nodes[id];
+    let Some(made) = node.outputs.first().copied().flatten().and_then(shape) else { return false };
+    matches!(
+        node.op,
+        Op::Add
+            | Op::Sub
+            | Op::Mul
+            | Op::Div
+            | Op::Neg
+            | Op::Sqrt
+            | Op::Pow
+            | Op::Cast
+            | Op::Relu
+            | Op::LeakyRelu
+            | Op::Elu
+            | Op::Selu
+            | Op::Sigmoid
+            | Op::Tanh
+            | Op::Erf
+            | Op::Exp
+            | Op::Gelu
+            | Op::Swish
+            | Op::Softplus
+            | Op::HardSigmoid
+            | Op::HardSwish
+            | Op::Mish
+            | Op::Clip
+    ) && node.inputs.iter().flatten().any(|value| shape(*value).as_ref() == Some(&made))
 }
 
 /// The last forward node that reads each value that a forward node makes, where a later one does.
