@@ -178,7 +178,8 @@ impl Program {
 
     /// How items of the batch pass through each buffer.
     pub fn passing(&self) -> IndexVec<BufferId, Passing> {
-        let mut passing: IndexVec<BufferId, Passing> = self.buffers.ids().map(|_| Passing::default()).collect();
+        let mut passing: IndexVec<BufferId, Passing> =
+            self.buffers.ids().map(|_| Passing::default()).collect();
         for step in self.steps.values() {
             let Some(stage) = step.region else { continue };
             for buffer in step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer)) {

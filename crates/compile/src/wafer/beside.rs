@@ -3,9 +3,9 @@
 //! Weights are sent in the type that the wafer computes in.
 
 use super::lowering::Lowering;
-use crate::{Fidelity, Options};
 use crate::groups::{Group, GroupKind, is_elementwise, is_inline};
 use crate::lower::{fill, reads};
+use crate::{Fidelity, Options};
 use orrery_base::Result;
 use orrery_ir::op::Engine;
 use orrery_ir::{Def, Graph, Op, ValueId};

@@ -60,7 +60,9 @@ impl Search<'_> {
     /// What a node takes sample by sample beside what counts them, such as a table with a row for each, counts them too.
     fn along_with_others(&mut self, id: NodeId) {
         let node = &self.graph.nodes[id];
-        let Some(space) = with_ctx(self.graph, self.facts, id, |ctx| (node.op.def().space)(ctx)) else { return };
+        let Some(space) = with_ctx(self.graph, self.facts, id, |ctx| (node.op.def().space)(ctx)) else {
+            return;
+        };
         let inputs = node.inputs.iter().zip(&space.inputs);
         let mut touched = node.outputs.iter().zip(&space.outputs).chain(inputs.clone());
         let axis = touched.find_map(|(value, access)| access.get(*self.found.get(&(*value)?)?)?.axis());
@@ -78,7 +80,8 @@ impl Search<'_> {
     fn dimension(&self, id: NodeId, output: usize, made: &[u64]) -> Option<usize> {
         let node = &self.graph.nodes[id];
         let inputs = || node.inputs.iter().enumerate().filter_map(|(i, v)| Some((i, (*v)?)));
-        let mut counted = inputs().filter_map(|(i, value)| Some((i, value, *self.found.get(&value)?))).peekable();
+        let mut counted =
+            inputs().filter_map(|(i, value)| Some((i, value, *self.found.get(&value)?))).peekable();
         let engine = node.op.def().engine;
         if counted.peek().is_none() {
             // The same for every sample, laid out for each.

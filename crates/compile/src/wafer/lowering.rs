@@ -403,8 +403,14 @@ impl Lowering<'_> {
         let sources: Vec<Source> = body.operands.iter().map(source).collect();
         let items = self.item_axis(body).map(|axis| (axis, self.items));
         let spread = result_axis(space);
-        let frame =
-            Frame { core: self.core, cores: self.region().cores(), budget: self.budget, sources, items, spread };
+        let frame = Frame {
+            core: self.core,
+            cores: self.region().cores(),
+            budget: self.budget,
+            sources,
+            items,
+            spread,
+        };
         let mut key = signature(problem);
         key.extend(frame.sources.iter().map(|source| *source as u64));
         key.extend([frame.cores, items.map_or(0, |(axis, items)| items << 8 | axis as u64)]);
@@ -462,9 +468,7 @@ impl Lowering<'_> {
     fn item_axis(&self, body: &Body) -> Option<usize> {
         let results = body.results.iter().zip(&body.writes);
         let mut touched = results.chain(body.operands.iter().zip(&body.reads));
-        touched.find_map(|(value, access)| {
-            access.get(*self.emitter.by_item.get(value)?)?.axis()
-        })
+        touched.find_map(|(value, access)| access.get(*self.emitter.by_item.get(value)?)?.axis())
     }
     /// Cycles of the exchange that a grid asks for.
     fn bringing(
@@ -500,7 +504,8 @@ impl Lowering<'_> {
                 continue;
             }
             let share = |by_item: bool| if by_item { 1.0 / items } else { 1.0 };
-            let (left, made) = (share(have.by_item.is_some()), share(self.emitter.by_item.contains_key(value)));
+            let (left, made) =
+                (share(have.by_item.is_some()), share(self.emitter.by_item.contains_key(value)));
             traffic.inward += bytes(&wanted, &shape)? * made;
             traffic.outward += bytes(&have.layout, &have.shape)? * left;
             traffic.total += bytes(&Layout::whole(have.shape.len(), 0), &have.shape)? * left;

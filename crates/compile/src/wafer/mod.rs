@@ -293,22 +293,7 @@ impl Wafer<'_> {
             for share in budgets {
                 let compiled = self.emit(self.lowering(Way::Streamed, vec![whole], passes, share))?;
                 match verify::capacity(&compiled.program) {
-                    Err(too_much) => {
-                        if std::env::var("DBGW").is_ok() {
-                            for (_, peak) in compiled.program.memory_use(&self.options.nominal())? {
-                                let m = &compiled.program.memories[peak.memory];
-                                if m.name != "pe" { continue; }
-                                eprintln!("passes {passes} share {share} peak {} at {}", peak.bytes, compiled.program.steps[peak.step].name);
-                                let mut v = peak.by_buffer.clone();
-                                v.sort_by_key(|x| std::cmp::Reverse(x.1));
-                                for (b, n) in v.iter().take(14) {
-                                    let bb = &compiled.program.buffers[*b];
-                                    eprintln!("   {n} {} {:?} {:?} by {:?} base {} cuts {:?} acc {:?}", bb.name, bb.dtype, bb.shape, bb.by_item, bb.layout.base, bb.layout.cuts.iter().map(|c| format!("{:?}*{}", c.cutting, c.stride)).collect::<Vec<_>>(), bb.layout.access);
-                                }
-                            }
-                        }
-                        error = Some(too_much)
-                    }
+                    Err(too_much) => error = Some(too_much),
                     Ok(()) => return Ok(Some((self.time(&compiled.program)?, compiled))),
                 }
             }

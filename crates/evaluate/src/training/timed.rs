@@ -15,7 +15,7 @@ use orrery_ir::{Bindings, Graph, NodeId, Op, Type};
 use orrery_machine::ExecutionModel;
 use orrery_program::verify;
 use orrery_simulate::{Timeline, simulate};
-use orrery_transform::training::{self, Loss, Recompute, LossSpec, Optimizer, Spec, Step};
+use orrery_transform::training::{self, Loss, LossSpec, Optimizer, Recompute, Spec, Step};
 use orrery_transform::{Weights, store_border};
 
 /// What the user says of a training step that is only timed.
@@ -129,7 +129,9 @@ fn first_of(graph: &Graph, at: usize, stored: &Graph) -> NodeId {
 /// Those of [`build_step`].
 pub fn time_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<TimedStep> {
     // The compiler of a wafer says itself what is kept: more of it is fewer samples at a time, for which weights stream in.
-    if wanted.recompute == Recompute::Nothing && matches!(setup.target()?.system.model, ExecutionModel::Wafer(_)) {
+    if wanted.recompute == Recompute::Nothing
+        && matches!(setup.target()?.system.model, ExecutionModel::Wafer(_))
+    {
         let way = |recompute| time_step(model, setup, &Wanted { recompute, ..wanted.clone() });
         return match (way(Recompute::Cheap), way(Recompute::Stretches)) {
             (Ok(cheap), Ok(more)) if more.timeline.device < cheap.timeline.device => Ok(more),

@@ -87,7 +87,10 @@ fn cheap(graph: &Graph, forward: usize) -> Vec<Again> {
         let facts = def.engine == Engine::Vector && def.class != Class::Random;
         let normalizes = matches!(
             node.op,
-            Op::LayerNormalization | Op::RMSNormalization | Op::GroupNormalization | Op::InstanceNormalization
+            Op::LayerNormalization
+                | Op::RMSNormalization
+                | Op::GroupNormalization
+                | Op::InstanceNormalization
         );
         let made: Vec<ValueId> =
             node.inputs.iter().flatten().copied().filter(|value| maker(*value).is_some()).collect();
