@@ -270,7 +270,8 @@ mod tests {
         let Losses::Spatial(losses) = &target.losses else { panic!("losses of a spatial machine") };
         let units = Units { machine: &machine, losses, macs: target.precision.macs() };
         let facts = infer::facts(&graph).unwrap_or_else(|error| panic!("{error}"));
-        let groups = groups::form(&graph, &facts, &target).unwrap_or_else(|error| panic!("{error}"));
+        let groups = groups::form(&graph, &facts, &target, &Options::default())
+            .unwrap_or_else(|error| panic!("{error}"));
         let options = Options::default();
         let (program, _) = super::super::plain::emit(&graph, &facts, &groups, &target, &units, &options)
             .unwrap_or_else(|error| panic!("{error}"));
