@@ -73,6 +73,17 @@ pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>, options: &Options
     );
     let on_tiles = matches!(target.system.model, ExecutionModel::BulkSynchronous(_));
     let uses = graph.uses();
+    // What MemoryX does to a gradient is no part of the step of the wafer that makes it.
+    let apart = matches!(target.system.model, ExecutionModel::Wafer(_));
+    let mut updates = vec![false; graph.nodes.len()];
+    for id in graph.nodes.ids().filter(|id| apart && options.phase(*id) == Phase::Update) {
+        updates[id.index()] = true;
+        for value in graph.nodes[id].inputs.iter().flatten() {
+            // A gradient is brought to the type of what it changes there too.
+            let Def::Node(maker, _) = graph.values[*value].def else { continue };
+            updates[maker.index()] |= uses[*value] == 1 && graph.nodes[maker].op == Op::Cast;
+        }
+    }
     let mut taken = vec![false; graph.nodes.len()];
     // The node that alone uses each value.
     let mut sole_user: Vec<Option<NodeId>> = vec![None; graph.values.len()];
@@ -111,6 +122,7 @@ pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>, options: &Options
                 || !follows(graph, facts, output, next)
                 || changes_state(graph, &group, next)
                 || on_tiles && part(graph, options, &sole_user, id) != part(graph, options, &sole_user, next)
+                || updates[next.index()] && !updates[id.index()]
             {
                 break;
             }

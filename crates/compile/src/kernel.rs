@@ -238,6 +238,7 @@ impl Lowering<'_> {
             weight: None,
             view_of: None,
             pieces: None,
+            by_item: None,
         });
         let anchor = self.emitter.body(&group.nodes[..1], group.space.as_ref());
         let sources: Vec<BufferId> = anchor.operands.iter().map(|v| self.emitter.buffer_of[v]).collect();

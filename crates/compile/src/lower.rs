@@ -46,6 +46,10 @@ pub struct Emitter<'a> {
     pub options: &'a Options,
     /// The part of a training step that is being emitted.
     pub phase: Phase,
+    /// The inputs that are states.
+    pub states: BTreeSet<ValueId>,
+    /// The dimension of each value that counts the items of the batch, where they follow one another in time.
+    pub by_item: BTreeMap<ValueId, usize>,
 }
 
 /// The body of a step, which values its inputs and outputs are, and what a part needs and makes of them.
@@ -96,6 +100,8 @@ impl<'a> Emitter<'a> {
             },
             options,
             phase: Phase::Forward,
+            states: graph.states.iter().map(|state| graph.inputs[state.input]).collect(),
+            by_item: BTreeMap::new(),
         }
     }
     /// The steps to come are those of a group.
@@ -142,6 +148,7 @@ impl<'a> Emitter<'a> {
             weight,
             view_of: None,
             pieces: None,
+            by_item: self.by_item.get(&value).copied().filter(|_| class == BufferClass::Scratch),
         })
     }
     /// Nodes as a graph of their own: an anchor cut by `space`, where there is one, and the element-wise nodes that follow

@@ -30,7 +30,7 @@ pub(crate) type Way<'a> = &'a dyn Fn(MemoryId, MemoryId) -> (StepKind, Unit);
 impl Emitter<'_> {
     /// True for the input of a state.
     pub(crate) fn is_state(&self, value: ValueId) -> bool {
-        self.graph.state_of_input(value).is_some()
+        self.states.contains(&value)
     }
     /// The buffer of a state; made in this place where it has none yet.
     pub(crate) fn state(&mut self, value: ValueId, home: MemoryId, layout: Layout) -> BufferId {

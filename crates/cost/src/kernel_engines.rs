@@ -235,6 +235,7 @@ mod tests {
             part_arriving: 0.0,
             reach: 0.0,
             span: 0.0,
+            shared: false,
             dtype: orrery_numerics::DType::BF16,
         };
         assert_eq!(device_bytes(&measure(1e6), &machine), 1e3);

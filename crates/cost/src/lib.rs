@@ -167,7 +167,10 @@ pub fn step_cost(
     bindings: &Bindings,
     target: &Target<'_>,
 ) -> Result<StepCost> {
-    let measure = Measure::of(program, step, bindings)?;
+    let measure = match &target.system.model {
+        ExecutionModel::Wafer(_) => Measure::of_one_item(program, step, bindings)?,
+        _ => Measure::of(program, step, bindings)?,
+    };
     match (&target.system.model, &target.losses) {
         (ExecutionModel::Kernel(machine), Losses::Kernel(losses)) => {
             Ok(kernel::cost(step, &measure, machine, losses, target))

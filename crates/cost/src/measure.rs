@@ -8,7 +8,7 @@ use orrery_ir::{Bindings, Dim, Op};
 use orrery_numerics::DType;
 use orrery_program::memory::unbound;
 use orrery_program::{
-    BoundGrid, BufferClass, BufferId, Cut, Cutting, Layout, Program, Step, StepKind, access_range,
+    BoundGrid, Buffer, BufferClass, BufferId, Cut, Cutting, Layout, Program, Step, StepKind, access_range,
 };
 
 /// A step in numbers.
@@ -56,6 +56,8 @@ pub struct Measure {
     pub largest_share: f64,
     /// Widest type of the operands.
     pub dtype: DType,
+    /// Of one item of the batch: the step's work is shared out over them, not done anew for each.
+    pub shared: bool,
 }
 
 impl Measure {
@@ -64,14 +66,31 @@ impl Measure {
     /// # Errors
     /// `unbound-symbol` where a symbol has no value.
     pub fn of(program: &Program, step: &Step, bindings: &Bindings) -> Result<Self> {
+        Self::of_items(program, step, bindings, 1.0)
+    }
+    /// Measures what one item of the batch takes of a step, of those that follow one another in time.
+    ///
+    /// # Errors
+    /// As [`Measure::of`].
+    pub fn of_one_item(program: &Program, step: &Step, bindings: &Bindings) -> Result<Self> {
+        Self::of_items(program, step, bindings, program.items.max(1) as f64)
+    }
+    fn of_items(program: &Program, step: &Step, bindings: &Bindings, items: f64) -> Result<Self> {
+        let (shared, in_time) = by_item(program, step);
+        let share = |buffer: &Buffer| if buffer.by_item.is_some() { 1.0 / items } else { 1.0 };
+        let work_share = if shared { 1.0 / items } else { 1.0 };
         let number = |dim: &Dim| dim.eval(bindings).map(|n| n as f64).map_err(|s| Box::new(unbound(&s)));
         let grid = BoundGrid::new(step.base, &step.grid, bindings).map_err(|s| unbound(&s))?;
         let first = vec![0; grid.cuts.len()];
         let largest = grid.box_at(&first);
-        let macs = number(&step.work.macs)?;
+        let macs = number(&step.work.macs)? * work_share;
         let contraction = Contraction::of_step(program, step, bindings)?;
-        let extents: Vec<f64> = grid.cuts.iter().map(|c| c.extent as f64).collect();
-        let piece: Vec<f64> = largest.iter().map(|r| r.len() as f64).collect();
+        let mut extents: Vec<f64> = grid.cuts.iter().map(|c| c.extent as f64).collect();
+        let mut piece: Vec<f64> = largest.iter().map(|r| r.len() as f64).collect();
+        if let Some(axis) = in_time {
+            extents[axis] /= items;
+            piece[axis] = (piece[axis] / items).ceil();
+        }
         let (mut product, mut part) = (None, None);
         if let (Some(contraction), true) = (&contraction, macs > 0.0 && !step.approximate) {
             product = Some(contraction.product(macs, &extents, &extents));
@@ -96,8 +115,8 @@ impl Measure {
             parts: grid.parts() as f64,
             depth_parts: contraction.as_ref().map_or(1.0, depth_parts),
             macs,
-            vector: number(&step.work.vector)?,
-            special: number(&step.work.special)?,
+            vector: number(&step.work.vector)? * work_share,
+            special: number(&step.work.special)? * work_share,
             read_bytes: Vec::new(),
             written_bytes: 0.0,
             part_read_bytes: 0.0,
@@ -110,25 +129,28 @@ impl Measure {
             span,
             largest_share: extents.iter().zip(&piece).map(|(all, part)| part / all.max(1.0)).product(),
             dtype: DType::Bool,
+            shared,
         };
         for read in &step.reads {
             let buffer = &program.buffers[read.buffer];
-            let bytes = number(&buffer.elements())? * buffer.dtype.bits() as f64 / 8.0;
+            let share = share(buffer);
+            let bytes = share * number(&buffer.elements())? * buffer.dtype.bits() as f64 / 8.0;
             let class = program.buffers[program.storage(read.buffer)].class;
             read_bytes.push((class, bytes));
-            let part = part_bytes(buffer, &read.access, &largest, bindings)?;
+            let part = share * part_bytes(buffer, &read.access, &largest, bindings)?;
             measure.part_read_bytes += part;
             if program.memories[buffer.home].is_mesh() {
                 measure.part_arriving += part * 8.0 / buffer.dtype.bits() as f64;
             }
-            measure.block_out_bytes += program.block_bytes(read.buffer, bindings)? as f64;
+            measure.block_out_bytes += share * program.block_bytes(read.buffer, bindings)? as f64;
             widen(&mut measure.dtype, buffer.dtype);
         }
         for write in &step.writes {
             let buffer = &program.buffers[write.buffer];
-            measure.written_bytes += number(&buffer.elements())? * buffer.dtype.bits() as f64 / 8.0;
-            measure.part_written_bytes += part_bytes(buffer, &write.access, &largest, bindings)?;
-            let received = program.block_bytes(write.buffer, bindings)? as f64;
+            let share = share(buffer);
+            measure.written_bytes += share * number(&buffer.elements())? * buffer.dtype.bits() as f64 / 8.0;
+            measure.part_written_bytes += share * part_bytes(buffer, &write.access, &largest, bindings)?;
+            let received = share * program.block_bytes(write.buffer, bindings)? as f64;
             measure.block_in_bytes += received;
             if neighbours_share(&buffer.layout) {
                 measure.shared_in_bytes += received;
@@ -168,6 +190,15 @@ impl Measure {
     pub fn total_read(&self) -> f64 {
         self.read_bytes.iter().map(|(_, b)| b).sum()
     }
+}
+
+/// Whether a step has a share of its work for each item of the batch, and the axis of its grid that counts them.
+fn by_item(program: &Program, step: &Step) -> (bool, Option<usize>) {
+    let reads = step.reads.iter().map(|r| (r.buffer, &r.access));
+    let touched: Vec<_> = reads.chain(step.writes.iter().map(|w| (w.buffer, &w.access))).collect();
+    let dim = |buffer: BufferId| program.buffers[buffer].by_item;
+    let shared = touched.iter().any(|(buffer, _)| dim(*buffer).is_some());
+    (shared, touched.iter().find_map(|(buffer, access)| access.get(dim(*buffer)?)?.axis()))
 }
 
 /// What the step's first node is besides a product.
@@ -239,7 +270,7 @@ fn widen(have: &mut DType, other: DType) {
 }
 
 fn part_bytes(
-    buffer: &orrery_program::Buffer,
+    buffer: &Buffer,
     access: &[orrery_ir::op::Access],
     largest: &[orrery_program::Range],
     bindings: &Bindings,

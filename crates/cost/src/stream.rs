@@ -550,6 +550,7 @@ mod tests {
             part_arriving: 0.0,
             reach: 0.0,
             span: 0.0,
+            shared: false,
             dtype: orrery_numerics::DType::F16,
         };
         assert_eq!(side_by_side(one.clone(), 1.0, &measure, &machine, links), one);

@@ -8,10 +8,9 @@
 use crate::{Measure, Product, Resource, StepCost, slowest};
 use orrery_base::Picoseconds;
 use orrery_ir::Bindings;
-use orrery_ir::op::Access;
 use orrery_machine::{Precision, WaferLosses, WaferMachine};
 use orrery_numerics::DType;
-use orrery_program::{Cutting, Layout, Program, Read, Region, Step, StepKind, Unit, Write, WriteMode};
+use orrery_program::{Buffer, Cutting, Program, Read, Region, Step, StepKind, Unit, Write, WriteMode};
 
 /// What arithmetic on a PE depends on.
 #[derive(Clone, Copy, Debug)]
@@ -165,25 +164,23 @@ pub fn exchange_cycles(traffic: &Traffic, core: &Core<'_>) -> ExchangeCycles {
     }
 }
 
-/// Bytes that one item of the batch has streamed in by a step: all of what is the same for every item, and its share of what
-/// lies along the batch, which is the first axis.
+/// Bytes that one item of the batch has streamed in by a step.
 pub fn streamed_bytes(program: &Program, step: &Step, bindings: &Bindings) -> f64 {
-    let items = program.items.max(1) as i64;
-    let share = |layout: &Layout| {
-        let along = matches!(layout.access.first(), Some(Access::Along { axis: 0, .. }));
-        let extent = layout.cuts.first().and_then(|cut| cut.extent.eval(bindings).ok());
-        let shared = along && extent.is_some_and(|extent| extent % items == 0);
-        if shared { 1.0 / items as f64 } else { 1.0 }
-    };
     let moved = step.reads.iter().zip(&step.writes);
     let bytes = |(read, write): (&Read, &Write)| {
-        let bytes = program.block_bytes(read.buffer, bindings).unwrap_or(0) as f64;
-        bytes * share(&program.buffers[write.buffer].layout)
+        // Of a table of which a part is wanted that part; weights in the type in which they are wanted.
+        let whole = |buffer: &Buffer| {
+            let elements = buffer.elements().eval(bindings).unwrap_or(0) as f64;
+            elements * buffer.dtype.bits() as f64 / 8.0
+        };
+        let to = &program.buffers[write.buffer];
+        let bytes = whole(&program.buffers[read.buffer]).min(whole(to));
+        if to.by_item.is_some() { bytes / program.items.max(1) as f64 } else { bytes }
     };
     moved.map(bytes).sum()
 }
 
-/// The cost of a step.
+/// The cost of a step, by the measure of one item.
 pub fn cost(
     program: &Program,
     step: &Step,
@@ -194,7 +191,6 @@ pub fn cost(
 ) -> StepCost {
     let core = Core::new(machine, losses, precision);
     let items = program.items.max(1);
-    let one = of_one_item(measure, items as f64);
     let cycles = |c: f64| Picoseconds::from_cycles(c * items as f64, machine.clock_hz);
     // Items follow each other on the way; the way itself counts once.
     let once = |c: f64| Picoseconds::from_cycles(c, machine.clock_hz);
@@ -212,6 +208,7 @@ pub fn cost(
         // MemoryX changes what it holds as gradients arrive, and keeps up with them: assumed, nobody publishes its rate.
         _ if step.unit == Unit::Outward => (Picoseconds::ZERO, Vec::new(), 0.0),
         StepKind::Host => {
+            let bytes = if measure.shared { bytes * items as f64 } else { bytes };
             let time = seconds(machine.host_latency_seconds + bytes / machine.ingress_bandwidth);
             (time, vec![(Resource::HostLink, time)], 0.0)
         }
@@ -224,11 +221,11 @@ pub fn cost(
         }
         StepKind::Exchange => {
             let traffic = Traffic {
-                inward: one.block_in_bytes,
-                outward: one.block_out_bytes,
-                total: one.total_read(),
-                reach: one.reach,
-                span: one.span,
+                inward: measure.block_in_bytes,
+                outward: measure.block_out_bytes,
+                total: measure.total_read(),
+                reach: measure.reach,
+                span: measure.span,
             };
             let phase = exchange_cycles(&traffic, &core);
             let parts = vec![
@@ -238,7 +235,7 @@ pub fn cost(
             ];
             (cycles(phase.busy()) + once(phase.way), parts, 0.0)
         }
-        StepKind::Compute => compute(step, &one, &core, pes, &cycles, &once),
+        StepKind::Compute => compute(step, measure, &core, pes, &cycles, &once),
     };
     StepCost { time, issue: Picoseconds::ZERO, bound: slowest(&resources).0, resources, idle_slots }
 }
@@ -302,35 +299,6 @@ fn summed_parts(step: &Step) -> f64 {
     };
     let parts = step.grid.iter().enumerate().filter(|(axis, _)| !followed(*axis)).map(|(_, cut)| cut.cutting);
     parts.map(|cutting| if let Cutting::Parts(parts) = cutting { parts as f64 } else { 1.0 }).product()
-}
-
-/// What one of so many equal items measures: their number goes through the products one by one, or through the rows.
-fn of_one_item(measure: &Measure, items: f64) -> Measure {
-    let mut one = measure.clone();
-    if items <= 1.0 {
-        return one;
-    }
-    for product in [&mut one.product, &mut one.part].into_iter().flatten() {
-        let through = |count: f64| (count / items).fract() == 0.0;
-        if through(product.batch) {
-            product.batch /= items;
-        } else {
-            product.rows = (product.rows / items).ceil();
-        }
-    }
-    for count in [
-        &mut one.macs,
-        &mut one.vector,
-        &mut one.special,
-        &mut one.part_read_bytes,
-        &mut one.part_written_bytes,
-        &mut one.block_in_bytes,
-        &mut one.block_out_bytes,
-    ] {
-        *count /= items;
-    }
-    one.read_bytes.iter_mut().for_each(|(_, bytes)| *bytes /= items);
-    one
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use orrery_base::index::Id;
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_cost::Measure;
 use orrery_ir::Bindings;
+use orrery_machine::ExecutionModel;
 use orrery_program::{Program, Step, StepKind, Unit};
 use orrery_record::{Outcome, Record};
 use orrery_simulate::{MemoryTrack, Timeline};
@@ -189,11 +190,13 @@ fn training(
         time_s: time.seconds(),
         share: if seconds > 0.0 { time.seconds() / seconds } else { 0.0 },
     };
+    // Wafers deal any batch to micro-batches that fit.
+    let deals = matches!(setup.system.model, ExecutionModel::Wafer(_));
     let largest = |wanted: &Wanted| match bound.batch {
-        Some(_) => {
+        Some(_) if !deals => {
             largest_batch(&|batch| model.at_batch(Some(batch)), setup, wanted, MOST_SAMPLES).ok().flatten()
         }
-        None => None,
+        _ => None,
     };
     let peak = |timeline: &Timeline| {
         let tracks = timeline.memory.iter().filter(|track| counts(track));

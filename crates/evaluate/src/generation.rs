@@ -25,7 +25,7 @@ use serde_json::Value;
 type Reason = String;
 
 /// Context of a decode step whose row gives none.
-const CONTEXT: i64 = 1024;
+pub(crate) const CONTEXT: i64 = 1024;
 /// Most lengths of the cache at which steps are timed; between them, time is taken to be linear.
 const MOST_LENGTHS: i64 = 17;
 /// Most turns in which sequences are taken that do not fit at once.

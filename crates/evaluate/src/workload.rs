@@ -1,6 +1,7 @@
 //! From a row of a measurements file to the work it names: a graph, and how the figure follows from its time.
 
 use crate::cut::Cut;
+use crate::generation::CONTEXT;
 use crate::model::{Bound, Model, Options};
 use crate::variant::variant;
 use orrery_ir::{Attrs, Builder, Graph, Op};
@@ -345,6 +346,10 @@ fn whole_model(record: &Record, passes: f64, assumed: Assumed) -> Result<Case, R
     if let Some(sequence) = workload.lengths.sequence {
         let length = i64::try_from(sequence).map_err(|_| "the sequence length is out of range".to_owned())?;
         options.dims.insert("seq".to_owned(), length);
+    }
+    if decoder && passes > 1.0 && workload.lengths.sequence.is_none() {
+        options.dims.insert("seq".to_owned(), CONTEXT);
+        notes.push(format!("sequence not published, taken as {CONTEXT} tokens"));
     }
     let model = Model::open(known.name, &options).map_err(|d| d.cause.clone())?;
     let bound = model.at_batch(Some(micro)).map_err(|d| d.cause.clone())?;

@@ -115,6 +115,9 @@ pub struct Buffer {
     pub view_of: Option<BufferId>,
     /// How much of it is kept where the stages of a pipeline pass it on; none where all of it is.
     pub pieces: Option<Pieces>,
+    /// The dimension that counts the items of the batch, of which each has a share. What has none is the same for all items,
+    /// or made whole for each.
+    pub by_item: Option<usize>,
 }
 
 impl Buffer {

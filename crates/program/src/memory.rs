@@ -1,6 +1,6 @@
 //! Lifetimes and the memory a program takes, worst core first.
 
-use crate::{Buffer, BufferClass, BufferId, MemoryId, Pieces, PipelineId, Program, StepId, StepKind};
+use crate::{BufferClass, BufferId, MemoryId, Pieces, PipelineId, Program, StepId};
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, IndexVec, Result};
 use orrery_ir::Bindings;
@@ -38,8 +38,6 @@ impl Pieces {
 pub struct Passing {
     /// First and last stage of a pipeline that touch its memory; none where no stage does.
     pub stages: Option<(u32, u32)>,
-    /// Whether it is made anew for each item: not where it is a weight or comes of one.
-    pub item_by_item: bool,
 }
 
 impl Program {
@@ -180,15 +178,9 @@ impl Program {
 
     /// How items of the batch pass through each buffer.
     pub fn passing(&self) -> IndexVec<BufferId, Passing> {
-        let item_by_item = |buffer: &Buffer| {
-            matches!(buffer.class, BufferClass::Scratch | BufferClass::Accumulator) && self.items > 1
-        };
         let mut passing: IndexVec<BufferId, Passing> =
-            self.buffers.values().map(|b| Passing { stages: None, item_by_item: item_by_item(b) }).collect();
+            self.buffers.ids().map(|_| Passing::default()).collect();
         for step in self.steps.values() {
-            for write in step.writes.iter().filter(|_| step.kind == StepKind::Stream) {
-                passing[self.storage(write.buffer)].item_by_item = false;
-            }
             let Some(stage) = step.region else { continue };
             for buffer in step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer)) {
                 let (from, to) = passing[self.storage(buffer)].stages.get_or_insert((stage, stage));
@@ -199,16 +191,13 @@ impl Program {
     }
 
     /// Bytes of a buffer on a core that takes the items of a batch one after the other: those of the items that are at
-    /// once between the first and the last stage that touch it, where its first dimension counts items; all of it for
-    /// weights and for what has no such dimension.
+    /// once between the first and the last stage that touch it, where one of its dimensions counts items; all of it else.
     ///
     /// # Errors
     /// `unbound-symbol` where a symbol has no value.
     pub fn held_bytes(&self, id: BufferId, passing: &Passing, bindings: &Bindings) -> Result<u64> {
         let (buffer, bytes) = (&self.buffers[id], self.block_bytes(id, bindings)?);
-        let Some(first) = buffer.shape.first().filter(|_| passing.item_by_item) else { return Ok(bytes) };
-        let extent = first.eval(bindings).map_err(|s| unbound(&s))?.unsigned_abs();
-        if !extent.is_multiple_of(self.items) || extent == 0 {
+        if buffer.by_item.is_none() {
             return Ok(bytes);
         }
         let at_once = passing.stages.map_or(1, |(from, to)| u64::from(to - from) + 1).min(self.items);

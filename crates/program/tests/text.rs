@@ -91,6 +91,7 @@ fn buffer() -> impl Strategy<Value = Buffer> {
         option::weighted(0.2, (count(), count()).prop_map(|(kept, of)| Pieces { kept, of })),
     )
         .prop_map(|(name, class, dtype, shape, home, layout, weight, view_of, pieces)| Buffer {
+            by_item: pieces.map(|pieces| pieces.of as usize),
             name,
             class,
             dtype,

@@ -106,6 +106,7 @@ impl Lowering<'_> {
                     weight: None,
                     view_of: None,
                     pieces: None,
+                    by_item: None,
                 })
             });
             part.writes = vec![Write { buffer, access, mode }];

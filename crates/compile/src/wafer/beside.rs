@@ -1,18 +1,21 @@
 //! What MemoryX does itself: states lie there, and where a run only changes a state, element by element, it is changed
 //! there. What such a step needs of the wafer, a gradient above all, leaves the wafer; nothing of it comes back in this run.
+//! Weights are sent in the type that the wafer computes in.
 
 use super::lowering::Lowering;
-use crate::Fidelity;
 use crate::groups::{Group, GroupKind, is_elementwise, is_inline};
 use crate::lower::{fill, reads};
+use crate::{Fidelity, Options};
 use orrery_base::Result;
 use orrery_ir::op::Engine;
-use orrery_ir::{Def, Graph, ValueId};
-use orrery_program::{BufferClass, BufferId, Layout, StepKind, Unit};
+use orrery_ir::{Def, Graph, Op, ValueId};
+use orrery_program::{BufferClass, BufferId, Layout, Phase, StepKind, Unit};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Which groups run in MemoryX: those of element-wise work that nothing but a state's new value, or another such group, needs.
-pub(super) fn beside(graph: &Graph, groups: &[Group]) -> Vec<bool> {
+/// Which groups run in MemoryX: those of element-wise work that nothing but a state's new value, or another such group,
+/// needs, and the gradients of embeddings. Of these what leaves the wafer is a row for each token, not the whole table of
+/// which few rows are not zero; that MemoryX adds rows is assumed.
+fn beside(graph: &Graph, groups: &[Group]) -> Vec<bool> {
     let mut on_wafer: BTreeSet<ValueId> = BTreeSet::new();
     for (i, value) in graph.outputs.iter().enumerate() {
         if graph.state_of_output(i).is_none() {
@@ -29,7 +32,8 @@ pub(super) fn beside(graph: &Graph, groups: &[Group]) -> Vec<bool> {
             there |= left.contains(value);
         }
         let updates = group.nodes.iter().all(|n| graph.nodes[*n].op.def().engine == Engine::Vector)
-            && group.space.as_ref().is_some_and(is_elementwise);
+            && group.space.as_ref().is_some_and(is_elementwise)
+            || graph.nodes[group.nodes[0]].op == Op::GatherGrad;
         found[number] = group.kind == GroupKind::Compute && there && !here && updates;
         let read = group.nodes.iter().flat_map(|n| graph.nodes[*n].inputs.iter().flatten());
         if found[number] { left.extend(read) } else { on_wafer.extend(read) }
@@ -37,24 +41,44 @@ pub(super) fn beside(graph: &Graph, groups: &[Group]) -> Vec<bool> {
     found
 }
 
-/// The groups in an order in which those in MemoryX come one step of the wafer after what they wait for: so what leaves
+/// Steps of the wafer that a gradient has to leave it, while they run.
+const LEAVING: i64 = 8;
+
+/// The groups in an order in which those in MemoryX come some steps of the wafer after what they wait for: so what leaves
 /// the wafer leaves while it goes on. With each whether it runs in MemoryX.
-pub(super) fn in_order<'a>(graph: &Graph, groups: &'a [Group], beside: &[bool]) -> Vec<(&'a Group, bool)> {
-    let mut made_at: BTreeMap<ValueId, usize> = BTreeMap::new();
+pub(super) fn in_order<'a>(graph: &Graph, groups: &'a [Group]) -> Vec<(&'a Group, bool)> {
+    let beside = beside(graph, groups);
+    let mut made_at: BTreeMap<ValueId, i64> = BTreeMap::new();
     let mut keyed = Vec::new();
-    for (number, (group, &beside)) in groups.iter().zip(beside).enumerate() {
+    for (number, group) in groups.iter().enumerate() {
         let read = group.nodes.iter().flat_map(|n| graph.nodes[*n].inputs.iter().flatten());
-        let last = read.filter_map(|value| made_at.get(value)).max().map_or(0, |last| last + 1);
-        let at = if beside { last } else { number };
+        let last = read.filter_map(|value| made_at.get(value)).max().map_or(0, |last| last + LEAVING);
+        let later = beside[number];
+        let at = if later { last.max(0) } else { number as i64 };
         for node in &group.nodes {
             // Steps in MemoryX follow one another without waiting for the wafer.
-            let at = if beside { at.saturating_sub(1) } else { at };
+            let at = if later { at - LEAVING } else { at };
             made_at.extend(graph.nodes[*node].outputs.iter().flatten().map(|value| (*value, at)));
         }
-        keyed.push((at, beside, number, group));
+        keyed.push((at, later, number, group));
     }
-    keyed.sort_by_key(|(at, beside, number, _)| (*at, *beside, *number));
-    keyed.into_iter().map(|(_, beside, _, group)| (group, beside)).collect()
+    keyed.sort_by_key(|(at, later, number, _)| (*at, *later, *number));
+    keyed.into_iter().map(|(_, later, _, group)| (group, later)).collect()
+}
+
+/// The values of the forward pass, moved or not, that nodes of the backward pass read.
+pub(super) fn needed_later(graph: &Graph, groups: &[Group], options: &Options) -> BTreeSet<ValueId> {
+    let mut needed: BTreeSet<ValueId> = BTreeSet::new();
+    for group in groups.iter().rev() {
+        let forward = options.phase(group.nodes[0]) == Phase::Forward;
+        let outputs = group.nodes.iter().flat_map(|n| graph.nodes[*n].outputs.iter().flatten());
+        // What is only moved is kept as it was before.
+        let moves = matches!(group.kind, GroupKind::View | GroupKind::Movement);
+        if !forward || moves && outputs.into_iter().any(|value| needed.contains(value)) {
+            needed.extend(group.nodes.iter().flat_map(|n| graph.nodes[*n].inputs.iter().flatten()));
+        }
+    }
+    needed
 }
 
 impl Lowering<'_> {

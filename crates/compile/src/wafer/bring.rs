@@ -7,7 +7,7 @@ use orrery_base::index::Id;
 use orrery_cost::wafer::streamed_bytes;
 use orrery_ir::op::Access;
 use orrery_ir::{Graph, ValueId};
-use orrery_program::{BufferClass, BufferId, Layout, Step, StepId, StepKind, Unit};
+use orrery_program::{BufferClass, BufferId, Layout, Passing, Step, StepId, StepKind, Unit};
 
 /// A value on its way.
 pub(super) struct Arrival {
@@ -81,10 +81,44 @@ impl Lowering<'_> {
         let there = |b: &&BufferId| self.emitter.writer.contains_key(*b) && !windowed(b);
         copies.iter().rev().find(there).copied()
     }
+    /// Spreads a value of the forward pass that the backward pass needs over all PEs, where it lies on few: until then every
+    /// PE has about the same of what waits.
+    pub(super) fn put_away(&mut self, value: ValueId) -> Result<()> {
+        // Less is not worth an exchange.
+        const LEAST: u64 = 64;
+        const UNEVEN: u64 = 2;
+        let Some(&from) = self.emitter.buffer_of.get(&value) else { return Ok(()) };
+        if self.way != Way::Streamed || self.emitter.program.buffers[from].home != self.pe {
+            return Ok(());
+        }
+        let layout = self.spread(value)?;
+        let suffix = format!("@{}", self.emitter.program.buffers.len());
+        let to = self.emitter.buffer(value, &suffix, BufferClass::Scratch, self.pe, layout);
+        let program = &self.emitter.program;
+        let held = |buffer| program.held_bytes(buffer, &Passing::default(), &self.nominal);
+        if held(from)? <= (UNEVEN * held(to)?).max(LEAST) {
+            return Ok(());
+        }
+        let (name, body) = (self.emitter.name_of(value), self.emitter.identity(value));
+        self.put_away.insert(value, to);
+        self.arrive(vec![Arrival { name, from, to, body, kind: StepKind::Exchange }], 0.0, "later");
+        Ok(())
+    }
+    /// The backward pass begins: it finds values where they were put, and none of the copies that the forward pass had.
+    pub(super) fn turn(&mut self) {
+        self.emitter.buffer_of.append(&mut self.put_away);
+        self.brought.clear();
+    }
     /// How a value comes of what it is a movement of.
     pub(super) fn movement_of(&self, value: ValueId) -> Graph {
         let (_, chain) = self.origin(value);
-        if chain.is_empty() { self.emitter.identity(value) } else { self.emitter.body(&chain, None).graph }
+        if chain.is_empty() {
+            return self.emitter.identity(value);
+        }
+        let mut body = self.emitter.body(&chain, None).graph;
+        // What others want of the values in between they move themselves.
+        body.outputs = body.outputs.split_off(body.outputs.len().saturating_sub(1));
+        body
     }
     /// A weight from MemoryX, which sends it in the order in which it is wanted.
     fn stream(
@@ -164,8 +198,8 @@ impl Lowering<'_> {
         step.padding = padding;
         Some(step)
     }
-    /// A stream begins once the layer before the last has ended: then there is room for the weights of one more. What
-    /// comes onto the PEs takes its turn with their steps.
+    /// A stream begins once so many layers have ended that there is room for what it brings. What comes onto the PEs takes
+    /// its turn with their steps.
     fn push_stream(&mut self, mut step: Step) {
         let outputs =
             self.emitter.program.steps.iter().rfind(|(_, s)| s.unit == Unit::HostLink).map(|(id, _)| id);
@@ -173,10 +207,20 @@ impl Lowering<'_> {
             && self.way == Way::Streamed;
         if on_pes {
             step.after.extend(outputs);
+            step.after.extend(&self.leaving);
             self.push(step);
             return;
         }
-        step.after.extend(self.layers.len().checked_sub(2).map(|i| self.layers[i]));
+        self.waiting.resize(self.layers.len() + 1, 0.0);
+        self.waiting[self.layers.len()] += streamed_bytes(&self.emitter.program, &step, &self.nominal);
+        let mut waiting = 0.0;
+        let full = self.waiting.iter().rposition(|bytes| {
+            waiting += bytes;
+            waiting > self.room
+        });
+        // The layer that the stream is for cannot make room for it.
+        let full = full.map(|layer| layer.min(self.layers.len().saturating_sub(1)));
+        step.after.extend(full.and_then(|layer| self.layers.get(layer)));
         let id = StepId::new(self.emitter.program.steps.len());
         for write in &step.writes {
             self.emitter.writer.insert(write.buffer, id);

@@ -4,7 +4,7 @@
 //! cheaper. What is left to the caller is what it costs to bring the operands there. The same functions cost the finished
 //! step.
 
-use crate::partition::Problem;
+use crate::partition::{Operand, Problem};
 use orrery_cost::wafer::{Core, chain_cycles, product_cycles, vector_cycles};
 
 /// A way to cut, without bringing the operands.
@@ -42,6 +42,8 @@ pub struct Frame<'a> {
     pub sources: Vec<Source>,
     /// The axis along which items of the batch follow one another in time, and how many.
     pub items: Option<(usize, u64)>,
+    /// The axis along which the results of a cut sum are spread over the PEs that made them.
+    pub spread: Option<usize>,
 }
 
 /// Sizes of parts that are tried for one axis.
@@ -53,6 +55,12 @@ impl Frame<'_> {
         let blocks: Vec<i64> =
             problem.axes.iter().zip(parts).map(|(a, &p)| (a.extent + p as i64 - 1) / p as i64).collect();
         let items = self.items.map_or(1.0, |(_, items)| items as f64);
+        let in_time = self.items.map(|(axis, _)| axis);
+        // An item has its share of what follows the axis that counts them.
+        let of_item = |operand: &Operand| {
+            let shared = operand.dims.iter().any(|(access, _)| in_time.is_some() && access.axis() == in_time);
+            if shared { 1.0 / items } else { 1.0 }
+        };
         let depth_parts: f64 =
             problem.axes.iter().zip(parts).filter(|(a, _)| a.reduce).map(|(_, &p)| p as f64).product();
         let share: f64 =
@@ -60,25 +68,31 @@ impl Frame<'_> {
         let (mut passing, mut lying, mut arriving) = (0.0, 0.0, 0.0);
         for (operand, source) in problem.operands.iter().zip(&self.sources) {
             let bytes = operand.bytes(&blocks);
+            let (bytes, whole) = (bytes * of_item(operand), bytes);
             match source {
                 // What follows on a cut sum is done where the sums arrive: spread over the PEs that made them.
                 Source::Activation if !problem.is_summed(operand) => passing += bytes / depth_parts,
                 Source::Activation => passing += bytes,
-                Source::Weight => lying += bytes,
+                Source::Weight => lying += whole,
                 Source::Stream => arriving += bytes * 8.0 / operand.bits,
             }
         }
-        let made: f64 = problem.results.iter().map(|o| o.bytes(&blocks)).sum();
+        // A sum that was cut is left spread over the PEs that made it, as far as that axis reaches.
+        let mut left = blocks.clone();
+        if let Some(axis) = self.spread {
+            left[axis] = (left[axis] as f64 / depth_parts).ceil() as i64;
+        }
+        let held = |blocks: &[i64]| problem.results.iter().map(|o| o.bytes(blocks) * of_item(o)).sum::<f64>();
+        let (made, kept) = (held(&blocks), held(&left));
         let mut path = 0.0;
         if let Some(contraction) = &problem.matrix {
-            let extents: Vec<f64> = problem.axes.iter().map(|a| a.extent as f64).collect();
-            let part: Vec<f64> = blocks.iter().map(|&b| b as f64).collect();
-            let mut product = contraction.product(problem.macs, &extents, &part);
-            if (product.batch / items).fract() == 0.0 {
-                product.batch /= items;
-            } else {
-                product.rows = (product.rows / items).ceil();
+            let mut extents: Vec<f64> = problem.axes.iter().map(|a| a.extent as f64).collect();
+            let mut part: Vec<f64> = blocks.iter().map(|&b| b as f64).collect();
+            if let Some(axis) = in_time {
+                extents[axis] /= items;
+                part[axis] = (part[axis] / items).ceil();
             }
+            let product = contraction.product(problem.macs / items, &extents, &part);
             let streamed = self.sources.contains(&Source::Stream);
             let cycles = product_cycles(&product, depth_parts, streamed, problem.dtype, &self.core);
             path += cycles.multiply + cycles.add + cycles.chain;
@@ -97,8 +111,7 @@ impl Frame<'_> {
         }
         let arrive = arriving / self.core.losses.mesh_fraction;
         let cycles = items * path.max(arrive);
-        // A sum that was cut is left spread over the PEs that made it; of several items one is there at a time.
-        Choice { parts: parts.to_vec(), cycles, bytes: (passing + made / depth_parts) / items + lying }
+        Choice { parts: parts.to_vec(), cycles, bytes: passing + kept + lying }
     }
 
     /// The best ways to cut, one for each number of parts of a sum.
@@ -110,7 +123,7 @@ impl Frame<'_> {
             .map(|(number, axis)| {
                 match self.items {
                     // Every part has its share of every item.
-                    Some((in_time, items)) if in_time == number => {
+                    Some((in_time, items)) if in_time == number && (!axis.reduce || problem.sums) => {
                         divisors(axis.extent as u64 / items, self.cores)
                     }
                     _ if axis.reduce && !problem.sums => vec![1],

@@ -12,7 +12,7 @@ use crate::states::Kept;
 use orrery_base::Result;
 use orrery_cost::wafer::{Core, Traffic, exchange_cycles};
 use orrery_ir::op::{Access, AxisKind, Engine, IterSpace};
-use orrery_ir::{Bindings, Def, Dim, NodeId, State, ValueId};
+use orrery_ir::{Bindings, Def, Dim, NodeId, Op, State, ValueId};
 use orrery_program::memory::unbound;
 use orrery_program::{
     BoundGrid, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Read, Region, Step, StepId, StepKind,
@@ -58,8 +58,6 @@ pub(super) struct Lowering<'a> {
     pub(super) core: Core<'a>,
     /// Bytes of a PE that one step should take.
     pub(super) budget: f64,
-    /// Bytes of a PE that there are for data.
-    pub(super) capacity: f64,
     pub(super) nominal: Bindings,
     /// Values that are another value moved: the source, and the nodes that move it.
     pub(super) moved: BTreeMap<ValueId, (ValueId, Vec<NodeId>)>,
@@ -75,8 +73,14 @@ pub(super) struct Lowering<'a> {
     pub(super) leaving: Vec<StepId>,
     /// The last step of each layer so far that weights streamed in for.
     pub(super) layers: Vec<StepId>,
+    /// Bytes that stream in for each of them, and for the next.
+    pub(super) waiting: Vec<f64>,
+    /// Bytes of weights that may wait on the wafer.
+    pub(super) room: f64,
     /// Where values have been brought beside where they were made.
     pub(super) brought: BTreeMap<ValueId, Vec<BufferId>>,
+    /// Where values of the forward pass lie until the backward pass needs them, beside where they were made.
+    pub(super) put_away: BTreeMap<ValueId, BufferId>,
     /// Problems already solved: equal layers are cut alike.
     pub(super) chosen: BTreeMap<Vec<u64>, Known>,
 }
@@ -116,7 +120,7 @@ impl Lowering<'_> {
         for (d, extent) in shape.iter().enumerate() {
             let length = u64::try_from(self.extent(extent)?).unwrap_or(0).max(1);
             // Items follow one another in time: every part has its share of every item.
-            let in_time = d == 0 && self.items > 1 && length.is_multiple_of(self.items);
+            let in_time = self.emitter.by_item.get(&value) == Some(&d);
             let parts = match length / self.items {
                 share if in_time => {
                     (1..=share.min(left)).rev().find(|p| share.is_multiple_of(*p)).unwrap_or(1)
@@ -164,16 +168,12 @@ impl Lowering<'_> {
         Ok(())
     }
     pub(super) fn host_output(&mut self, value: ValueId, name: &str) -> Result<()> {
-        let (source, chain) = self.origin(value);
+        let (source, _) = self.origin(value);
         let from = self.held(source)?;
         let whole = Layout::whole(self.whole(value).len(), 0);
         let suffix = format!("@host.{}", self.emitter.program.outputs.len());
         let to = self.emitter.buffer(value, &suffix, BufferClass::Scratch, self.host, whole);
-        let body = match chain.is_empty() {
-            true => self.emitter.identity(value),
-            false => self.emitter.body(&chain, None).graph,
-        };
-        let mut step = self.emitter.step(format!("{name} to host"), StepKind::Host, body);
+        let mut step = self.emitter.step(format!("{name} to host"), StepKind::Host, self.movement_of(value));
         step.reads = reads(&[from], vec![self.whole(source)]);
         step.writes = vec![fill(to, self.whole(value))];
         self.push(step);
@@ -188,7 +188,7 @@ impl Lowering<'_> {
             Some(there) => there,
             None => self.held(source)?,
         };
-        let moved = (!chain.is_empty()).then(|| self.emitter.body(&chain, None).graph);
+        let moved = (!chain.is_empty()).then(|| self.movement_of(value));
         let to = self.emitter.given[&input];
         Ok(Kept { name: self.emitter.name_of(input), from, moved, to })
     }
@@ -204,6 +204,15 @@ impl Lowering<'_> {
         self.push(step);
         self.emitter.mapped(group, Fidelity::Exact);
         Ok(())
+    }
+    /// True for a group that brings a state to another type: MemoryX sends it in that type.
+    pub(super) fn casts_a_state(&self, group: &Group) -> bool {
+        let graph = self.emitter.graph;
+        let [node] = group.nodes[..] else { return false };
+        let input = graph.nodes[node].inputs.first().copied().flatten();
+        graph.nodes[node].op == Op::Cast
+            && input.is_some_and(|value| self.emitter.is_state(self.origin(value).0))
+            && !graph.outputs.iter().any(|value| graph.nodes[node].outputs.contains(&Some(*value)))
     }
     /// Movements of one value are put off until something is computed with it; others are exchanges.
     pub(super) fn movement(&mut self, group: &Group) -> Result<()> {
@@ -378,7 +387,7 @@ impl Lowering<'_> {
     }
 
     /// The grid of a group with the strides of its axes: the cheapest with what it costs to bring the operands. None where
-    /// no part would fit the memory of a PE.
+    /// no part would fit into what a step is given of the memory of a PE.
     fn choose(
         &mut self,
         group: &Group,
@@ -392,9 +401,16 @@ impl Lowering<'_> {
             _ => Source::Activation,
         };
         let sources: Vec<Source> = body.operands.iter().map(source).collect();
-        let items = self.item_axis(problem).map(|axis| (axis, self.items));
-        let frame =
-            Frame { core: self.core, cores: self.region().cores(), budget: self.budget, sources, items };
+        let items = self.item_axis(body).map(|axis| (axis, self.items));
+        let spread = result_axis(space);
+        let frame = Frame {
+            core: self.core,
+            cores: self.region().cores(),
+            budget: self.budget,
+            sources,
+            items,
+            spread,
+        };
         let mut key = signature(problem);
         key.extend(frame.sources.iter().map(|source| *source as u64));
         key.extend([frame.cores, items.map_or(0, |(axis, items)| items << 8 | axis as u64)]);
@@ -426,7 +442,7 @@ impl Lowering<'_> {
                 best = Some((choice, cuts));
             }
         }
-        let cuts = best.filter(|(choice, _)| choice.bytes <= self.capacity).map(|(_, cuts)| cuts);
+        let cuts = best.filter(|(choice, _)| choice.bytes <= self.budget).map(|(_, cuts)| cuts);
         if let Some(known) = self.chosen.get_mut(&key) {
             known.grids.push((places, cuts.clone()));
         }
@@ -448,12 +464,11 @@ impl Lowering<'_> {
             copies: layouts.filter(here).map(moved_here).collect(),
         })
     }
-    /// The axis along which the items of the batch lie, where the first dimension of the result follows one that counts
-    /// them.
-    fn item_axis(&self, problem: &Problem) -> Option<usize> {
-        let axis = problem.results.first()?.dims.first()?.0.axis()?;
-        let extent = u64::try_from(problem.axes[axis].extent).ok()?;
-        (self.items > 1 && extent.is_multiple_of(self.items)).then_some(axis)
+    /// The axis along which the items of the batch lie, where a step has a share for each.
+    fn item_axis(&self, body: &Body) -> Option<usize> {
+        let results = body.results.iter().zip(&body.writes);
+        let mut touched = results.chain(body.operands.iter().zip(&body.reads));
+        touched.find_map(|(value, access)| access.get(*self.emitter.by_item.get(value)?)?.axis())
     }
     /// Cycles of the exchange that a grid asks for.
     fn bringing(
@@ -464,7 +479,7 @@ impl Lowering<'_> {
         cuts: &[Cut],
         base: u64,
     ) -> Result<f64> {
-        let items = frame.items.map_or(1.0, |(_, items)| items as f64);
+        let items = self.items as f64;
         let mut traffic = Traffic { span: 1.0, ..Traffic::default() };
         for (number, (value, access)) in body.operands.iter().zip(&body.reads).enumerate() {
             if frame.sources[number] != Source::Activation {
@@ -488,9 +503,12 @@ impl Lowering<'_> {
             if near || self.brought_to(*value, &wanted).is_some() {
                 continue;
             }
-            traffic.inward += bytes(&wanted, &shape)? / items;
-            traffic.outward += bytes(&have.layout, &have.shape)? / items;
-            traffic.total += bytes(&Layout::whole(have.shape.len(), 0), &have.shape)? / items;
+            let share = |by_item: bool| if by_item { 1.0 / items } else { 1.0 };
+            let (left, made) =
+                (share(have.by_item.is_some()), share(self.emitter.by_item.contains_key(value)));
+            traffic.inward += bytes(&wanted, &shape)? * made;
+            traffic.outward += bytes(&have.layout, &have.shape)? * left;
+            traffic.total += bytes(&Layout::whole(have.shape.len(), 0), &have.shape)? * left;
             for layout in [&have.layout, &wanted] {
                 let grid =
                     BoundGrid::new(layout.base, &layout.cuts, &self.nominal).map_err(|s| unbound(&s))?;

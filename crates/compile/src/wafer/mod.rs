@@ -10,29 +10,46 @@ mod bring;
 pub mod cut;
 pub mod floor_plan;
 mod grid;
+mod items;
 mod lowering;
 
 use crate::groups::{Group, GroupKind};
 use crate::lower::Emitter;
 use crate::needed::needed;
 use crate::{Compiled, Options, states};
-use beside::{beside, in_order};
+use beside::{in_order, needed_later};
 use floor_plan::floor_plan;
+use items::by_sample;
 use lowering::{Lowering, Way};
+use orrery_base::index::Id;
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_cost::rectangles::pipeline;
 use orrery_cost::wafer::Core;
 use orrery_cost::{StepCost, Target, step_cost};
 use orrery_ir::infer::Facts;
-use orrery_ir::{Graph, ValueId};
+use orrery_ir::{Def, Graph, ValueId};
 use orrery_machine::{Losses, WaferLosses, WaferMachine};
-use orrery_program::{Program, Region, StepKind, Unit, verify};
+use orrery_program::{Phase, Program, Region, StepKind, Unit, verify};
 use std::collections::BTreeMap;
 
 /// How often areas are dealt anew by what the layers took in them.
 const PLANS: usize = 3;
 /// Parts of a PE's memory that one step is given, tried in turn: what other steps keep there is known only at the end.
 const BUDGETS: [f64; 3] = [1.0, 0.5, 0.25];
+/// The same where a backward pass follows, for which more is kept.
+const TRAINING_BUDGETS: [f64; 3] = [0.5, 0.2, 0.08];
+
+/// Numbers of equal items that so many samples can be dealt to, from one to one sample each: at least twice as many each time.
+fn numbers_of_items(samples: u64) -> Vec<u64> {
+    let mut counts = vec![1];
+    for count in 2..=samples {
+        let enough = counts.last().is_none_or(|last| count >= 2 * last) || count == samples;
+        if enough && samples.is_multiple_of(count) {
+            counts.push(count);
+        }
+    }
+    counts
+}
 
 struct Wafer<'a> {
     graph: &'a Graph,
@@ -118,15 +135,32 @@ impl Wafer<'_> {
         Ok(streamed)
     }
 
-    /// About the time of a run on the wafer: what its cores do, or the stream of weights where that is longer.
+    /// About the time of a run on the wafer: of its steps in the order of their units, and of the pipeline of its stages.
     fn time(&self, program: &Program) -> Result<Picoseconds> {
         let costs = self.costs(program)?;
-        let sum = |unit: Unit| {
-            let of_unit =
-                program.steps.values().zip(&costs).filter(|(s, _)| s.unit == unit && s.region.is_none());
-            of_unit.map(|(_, cost)| cost.time).sum::<Picoseconds>()
-        };
-        Ok(sum(Unit::Device).max(sum(Unit::Streaming)) + pipeline(program, &costs).time)
+        let mut free: BTreeMap<Unit, Picoseconds> = BTreeMap::new();
+        let mut ends: Vec<Picoseconds> = Vec::with_capacity(costs.len());
+        for (step, cost) in program.steps.values().zip(&costs) {
+            let free = free.entry(step.unit).or_default();
+            let ready = step.after.iter().map(|before| ends[before.index()]).fold(*free, Picoseconds::max);
+            let outside = step.unit == Unit::HostLink || step.region.is_some();
+            *free = if outside { ready } else { ready + cost.time };
+            ends.push(*free);
+        }
+        Ok(ends.into_iter().fold(Picoseconds::ZERO, Picoseconds::max) + pipeline(program, &costs).time)
+    }
+    /// Bytes of weights that wait on the wafer at a time: two of the largest.
+    fn room(&self) -> f64 {
+        let types = self.graph.values.iter().filter(|(id, value)| {
+            matches!(value.def, Def::Constant(_)) || self.graph.state_of_input(*id).is_some()
+        });
+        let bytes = types.filter_map(|(id, _)| {
+            let ty = self.facts[id].ty.as_tensor()?;
+            let elements: usize = ty.extents()?.iter().product();
+            let bits = ty.dtype.bits().min(self.target.precision.storage.bits());
+            Some(elements as f64 * bits as f64 / 8.0)
+        });
+        2.0 * bytes.fold(0.0, f64::max)
     }
 
     fn costs(&self, program: &Program) -> Result<Vec<StepCost>> {
@@ -143,6 +177,9 @@ impl Wafer<'_> {
         let mesh = emitter.memory("mesh", pes, u64::MAX, 0);
         let memoryx = emitter.memory("memoryx", 1, self.machine.memoryx_bytes, 0);
         emitter.program.items = items;
+        if items > 1 {
+            emitter.by_item = by_sample(self.graph, self.facts, &self.options.nominal(), self.samples());
+        }
         if way == Way::Resident {
             emitter.program.regions = regions.clone();
         }
@@ -156,35 +193,49 @@ impl Wafer<'_> {
             way,
             core: Core::new(self.machine, self.losses, self.target.precision),
             budget: capacity * share,
-            capacity,
             nominal: self.options.nominal(),
             moved: BTreeMap::new(),
             regions,
             stage: 0,
             items,
             layers: Vec::new(),
+            waiting: Vec::new(),
+            room: self.room(),
             sent: BTreeMap::new(),
             leaving: Vec::new(),
             brought: BTreeMap::new(),
+            put_away: BTreeMap::new(),
             chosen: BTreeMap::new(),
         }
     }
 
     fn emit(&self, mut lowering: Lowering<'_>) -> Result<Compiled> {
-        let order = in_order(self.graph, self.groups, &beside(self.graph, self.groups));
+        let order = in_order(self.graph, self.groups);
+        let later = needed_later(self.graph, self.groups, self.options);
+        let mut forward = true;
         let stages = self.first_stages();
         for &value in &self.graph.inputs {
             lowering.stage = stages.get(&value).copied().unwrap_or(0);
-            lowering.host_input(value, lowering.is_for_memoryx(value, &order))?;
+            let state = lowering.emitter.is_state(value);
+            lowering.host_input(value, !state && lowering.is_for_memoryx(value, &order))?;
         }
         lowering.stage = 0;
         for (group, beside) in order {
             lowering.emitter.enter(group);
+            if forward && lowering.emitter.phase != Phase::Forward {
+                lowering.turn();
+                forward = false;
+            }
             match group.kind {
                 _ if beside => lowering.update(group)?,
                 GroupKind::Extents => lowering.extents(group)?,
                 GroupKind::View | GroupKind::Movement => lowering.movement(group)?,
+                GroupKind::Compute if lowering.casts_a_state(group) => lowering.movement(group)?,
                 GroupKind::Compute => lowering.compute(group)?,
+            }
+            let made = group.nodes.iter().flat_map(|n| self.graph.nodes[*n].outputs.iter().flatten());
+            for value in made.filter(|value| forward && later.contains(value)) {
+                lowering.put_away(*value)?;
             }
         }
         let way: states::Way<'_> =
@@ -203,8 +254,7 @@ impl Wafer<'_> {
         lowering.emitter.list_inputs();
         let reserved = lowering.staging_bytes();
         let pe = lowering.pe;
-        let Emitter { mut program, nodes, .. } = lowering.emitter;
-        states::in_place(&mut program);
+        let Emitter { program, nodes, .. } = lowering.emitter;
         let mut program = needed(program);
         program.memories[pe].reserved += reserved;
         Ok(Compiled { program, nodes, notes: Vec::new() })
@@ -236,38 +286,51 @@ impl Wafer<'_> {
         let whole =
             Region { base: 0, x: 0, y: 0, columns: self.machine.grid_columns, rows: self.machine.grid_rows };
         let samples = self.samples();
+        let counts = numbers_of_items(samples);
+        let budgets = if self.graph.states.is_empty() { BUDGETS } else { TRAINING_BUDGETS };
         let mut error = None;
-        let mut best: Option<(Picoseconds, u64, Compiled)> = None;
-        // The largest micro-batch whose activations fit, or a smaller one as long as that is faster: with fewer rows on a PE
-        // sums may stay in its cache, while weights stream in more often.
-        for passes in (0..).map(|power| 2_u64.pow(power)).take_while(|n| *n <= samples) {
-            if !samples.is_multiple_of(passes) {
-                break;
-            }
-            let mut found = None;
-            for share in BUDGETS {
+        let mut compiled = |passes: u64| -> Result<Option<(Picoseconds, Compiled)>> {
+            for share in budgets {
                 let compiled = self.emit(self.lowering(Way::Streamed, vec![whole], passes, share))?;
                 match verify::capacity(&compiled.program) {
                     Err(too_much) => error = Some(too_much),
-                    Ok(()) => {
-                        found = Some((self.time(&compiled.program)?, passes, compiled));
-                        break;
-                    }
+                    Ok(()) => return Ok(Some((self.time(&compiled.program)?, compiled))),
                 }
             }
-            match (found, &best) {
-                (Some(found), Some(before)) if found.0 >= before.0 => break,
-                (Some(found), _) => best = Some(found),
-                (None, Some(_)) => break,
-                (None, None) => {}
+            Ok(None)
+        };
+        // The fewest micro-batches whose activations fit: ever more of them, then the least between the last two.
+        let (mut low, mut at, mut ahead) = (0, 0, 1);
+        let mut best = compiled(counts[at])?;
+        while best.is_none() && at + 1 < counts.len() {
+            low = at + 1;
+            at = (at + ahead).min(counts.len() - 1);
+            ahead *= 2;
+            best = compiled(counts[at])?;
+        }
+        while best.is_some() && low < at {
+            let middle = low + (at - low) / 2;
+            match compiled(counts[middle])? {
+                Some(found) => (best, at) = (Some(found), middle),
+                None => low = middle + 1,
             }
         }
-        let Some((_, passes, mut compiled)) = best else {
+        // Or more as long as that is faster: with fewer rows on a PE sums may stay in its cache, while weights stream in
+        // more often.
+        while let (Some((time, _)), Some(&passes)) = (&best, counts.get(at + 1)) {
+            let Some(found) = compiled(passes)?.filter(|found| found.0 < *time) else { break };
+            (best, at) = (Some(found), at + 1);
+        }
+        let Some((_, mut compiled)) = best else {
             let error = error.unwrap_or_else(|| Box::new(Diagnostic::error("does-not-fit", "no batch fits")));
             return Err(Box::new(
                 error.help("weights are in MemoryX already; the activations of one sample lie on the wafer"),
             ));
         };
+        let passes = counts[at];
+        if states::in_place(&mut compiled.program) {
+            compiled.program = needed(compiled.program);
+        }
         if passes > 1 {
             compiled.notes.push(Diagnostic::note(
                 "wafer-micro-batch",

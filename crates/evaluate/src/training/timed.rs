@@ -15,7 +15,7 @@ use orrery_ir::{Bindings, Graph, NodeId, Op, Type};
 use orrery_machine::ExecutionModel;
 use orrery_program::verify;
 use orrery_simulate::{Timeline, simulate};
-use orrery_transform::training::{self, Loss, LossSpec, Optimizer, Spec, Step};
+use orrery_transform::training::{self, Loss, LossSpec, Optimizer, Recompute, Spec, Step};
 use orrery_transform::{Weights, spread_attention, store_border};
 
 /// What the user says of a training step that is only timed.
@@ -28,7 +28,7 @@ pub struct Wanted {
     /// All of the step, where it is known: loss and optimizer are those of it then, and the machine's habits do not count.
     pub spec: Option<Box<Spec>>,
     /// How activations are kept for the backward pass.
-    pub recompute: training::Recompute,
+    pub recompute: Recompute,
     /// Weights, gradients and optimizer state are shared out over devices that one of them is timed for: what it holds is
     /// not held against its memory.
     pub shared_out: bool,
@@ -154,13 +154,22 @@ fn first_of(graph: &Graph, at: usize, stored: &Graph) -> NodeId {
 }
 
 /// Makes, compiles and times the training step of a bound model: as wanted, and where tiles do not hold it so, by the
-/// cheapest way by which they do.
+/// cheapest way by which they do; on a wafer with whatever activations are best made again.
 ///
 /// # Errors
 /// Those of [`build_step`].
 pub fn time_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<TimedStep> {
     match setup.system.model {
         ExecutionModel::BulkSynchronous(_) => super::room::time_step(model, setup, wanted),
+        // The compiler of a wafer says itself what is kept: more of it is fewer samples at a time, for which weights stream in.
+        ExecutionModel::Wafer(_) if wanted.recompute == Recompute::Nothing => {
+            let way = |recompute| time_one(model, setup, &Wanted { recompute, ..wanted.clone() });
+            match (way(Recompute::Elementwise), way(Recompute::Stretches)) {
+                (Ok(cheap), Ok(more)) if more.timeline.device < cheap.timeline.device => Ok(more),
+                (Err(_), Ok(more)) => Ok(more),
+                (cheap, _) => cheap,
+            }
+        }
         _ => time_one(model, setup, wanted),
     }
 }

@@ -12,7 +12,8 @@
 //!            | "pipeline" id string "cores" integer
 //!            | "items" integer
 //!            | "region" integer "at" integer "from" integer "," integer "size" integer "," integer
-//!            | "buffer" id string ":" type class "in" id ["keeps" integer "of" integer] [layout] ["=" weight] ["view" "of" id]
+//!            | "buffer" id string ":" type class "in" id ["keeps" integer "of" integer] ["by_item" integer]
+//!              [layout] ["=" weight] ["view" "of" id]
 //!            | step
 //!            | "input" id | "output" id "as" string
 //! class      = "input" | "parameter" | "state" | "accumulator" | "scratch"
@@ -37,7 +38,8 @@
 //!
 //! - A buffer that `keeps 2 of 64` is passed on by the stages of a pipeline in 64 pieces, of which its memory holds two.
 //! - A region is a rectangle of a mesh: the number of its first core, its corner (column, row) and its size (columns,
-//!   rows). `region 2` puts a step into region 2; `items` is how many pieces of the batch flow through the regions.
+//!   rows). `region 2` puts a step into region 2; `items` is how many pieces of the batch flow through the regions, or the
+//!   whole program, and a buffer that is `by_item 0` is dealt to them along dimension 0.
 //! - A buffer without a layout is one block with everything on core 0.
 //! - An access `2` follows axis 2 of the grid one to one; `2 times 64` by 64 elements a step; `2 window (2, 3, 7)` is a
 //!   window of stride 2, with 3 in front, of 7 elements.

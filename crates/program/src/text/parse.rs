@@ -209,6 +209,7 @@ fn buffer(cursor: &mut Cursor<'_>) -> Result<Buffer> {
     } else {
         None
     };
+    let by_item = if cursor.take_name("by_item")? { Some(cursor.u64("a dimension")? as usize) } else { None };
     let mut layout = Layout::whole(shape.len(), 0);
     if cursor.take_name("at")? {
         layout.base = cursor.u64("a core")?;
@@ -224,7 +225,7 @@ fn buffer(cursor: &mut Cursor<'_>) -> Result<Buffer> {
     } else {
         None
     };
-    Ok(Buffer { name, class, dtype, shape, home, layout, weight, view_of, pieces })
+    Ok(Buffer { name, class, dtype, shape, home, layout, weight, view_of, pieces, by_item })
 }
 
 fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {

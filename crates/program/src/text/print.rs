@@ -68,6 +68,9 @@ fn buffer(f: &mut fmt::Formatter<'_>, id: BufferId, buffer: &Buffer) -> fmt::Res
     if let Some(pieces) = buffer.pieces {
         write!(f, " keeps {} of {}", pieces.kept, pieces.of)?;
     }
+    if let Some(dim) = buffer.by_item {
+        write!(f, " by_item {dim}")?;
+    }
     let layout = &buffer.layout;
     if *layout != Layout::whole(buffer.shape.len(), 0) {
         write!(f, " at {}", layout.base)?;

@@ -11,6 +11,13 @@ pub(super) fn check(program: &Program) -> Result<()> {
     if program.items == 0 {
         return broken(12, "the pipeline", "has no items");
     }
+    for (id, buffer) in program.buffers.iter() {
+        let Some(dim) = buffer.by_item else { continue };
+        let whole = |extent: i64| extent.unsigned_abs().is_multiple_of(program.items);
+        if !buffer.shape.get(dim).is_some_and(|extent| extent.known().is_none_or(whole)) {
+            return broken(12, &format!("buffer {id}"), "is not so many equal shares as there are items");
+        }
+    }
     for (number, region) in program.regions.iter().enumerate() {
         let place = format!("region {number}");
         if region.cores() == 0 {

@@ -4,6 +4,8 @@
 //! of a stretch is made again from it, just before the first gradient of the stretch needs it. Of the last stretch nothing
 //! is made again, as its gradients come at once. What is drawn at random is kept, since it would be drawn anew.
 
+mod elementwise;
+
 use super::Step;
 use crate::rewrite::Rewriter;
 use orrery_base::Result;
@@ -25,6 +27,9 @@ pub enum Recompute {
         /// Most products of a sum; with none, no product is made again.
         products: i64,
     },
+    /// Those that cost no product and no further memory: what element-wise ops and normalizations make of values that the
+    /// backward pass needs anyway.
+    Elementwise,
     /// Those within as many stretches of the forward pass as its nodes have a square root: with that many, what is kept
     /// between and what is made again within are about as much (Chen and others 2016).
     Stretches,
@@ -40,6 +45,7 @@ pub fn recompute(step: &mut Step, which: Recompute) -> Result<()> {
     }
     let graph = std::mem::take(&mut step.graph);
     let again = match which {
+        Recompute::Elementwise => elementwise::again(&graph, step.backward),
         Recompute::Cheap { .. } => cheap(&graph, step.backward, which),
         _ => over(&graph, &stretches(&graph, step.backward, root_of(step.backward)), step.backward, which),
     };
