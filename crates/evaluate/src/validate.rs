@@ -310,7 +310,10 @@ fn one_device(
     let setup = setup.clone().tiles(case.tiles).map_err(|d| reason(&d))?;
     let (mut step, mut instead) = (None, None);
     // The losses of the other execution models are fitted to forward passes.
-    let stepped = matches!(setup.system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_));
+    let stepped = matches!(
+        setup.system.model,
+        ExecutionModel::Kernel(_) | ExecutionModel::Engines(_) | ExecutionModel::Spatial(_)
+    );
     if case.training.is_some() && !stepped {
         instead =
             Some(format!("{} x the forward pass, to which the machine's losses are fitted", case.passes));

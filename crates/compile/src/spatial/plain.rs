@@ -10,7 +10,7 @@ use orrery_cost::spatial::{DDR, HBM, PMU, Units, read_again, stage_cycles, stage
 use orrery_cost::{Measure, Target};
 use orrery_ir::infer::Facts;
 use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};
-use orrery_ir::{Bindings, Graph, ValueId};
+use orrery_ir::{Bindings, Graph, Op, ValueId};
 use orrery_program::memory::unbound;
 use orrery_program::{
     BufferClass, BufferId, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit, WriteMode,
@@ -206,13 +206,15 @@ impl Plain<'_> {
         }
         let follows = |access: &[Access], axis: usize| access.iter().any(|a| a.axis() == Some(axis));
         let mut axes = Vec::new();
-        // Sums over what an operand counts first, as samples, are added to piece by piece.
-        let counted = |axis: usize| followers.iter().any(|a| a.first().and_then(Access::axis) == Some(axis));
+        // Sums over what an operand counts first, as samples, are added to piece by piece, where what follows is the same for
+        // a sum as for its parts.
+        let linear = step.body.nodes.values().skip(1).all(|node| node.op == Op::Cast);
+        let counted = |axis: usize| linear && followers.iter().any(|a| a.first().and_then(Access::axis) == Some(axis));
         let sums: Vec<Access> = (0..space.axes.len())
             .filter(|axis| space.axes[*axis].kind == AxisKind::Reduce(Combine::Sum) && counted(*axis))
             .map(Access::along)
             .collect();
-        for access in step.writes.first().into_iter().flat_map(|w| &w.access).chain(&sums) {
+        for access in sums.iter().chain(step.writes.first().into_iter().flat_map(|w| &w.access)) {
             let Access::Along { axis, scale } = access else { continue };
             let parallel = space.axes[*axis].kind == AxisKind::Parallel;
             let everywhere = (!parallel || step.writes.iter().all(|w| follows(&w.access, *axis)))

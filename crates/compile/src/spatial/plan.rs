@@ -6,7 +6,7 @@ use orrery_cost::spatial::{StageWork, Units, read_again, stage_cycles, stage_wor
 use orrery_ir::op::Access;
 use orrery_ir::{Bindings, Op};
 use orrery_program::memory::unbound;
-use orrery_program::{BoundGrid, BufferClass, BufferId, Pieces, Program, Step, StepId, StepKind};
+use orrery_program::{BoundGrid, BufferClass, BufferId, Phase, Pieces, Program, Step, StepId, StepKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -17,6 +17,8 @@ pub(super) const MOST_OF_PMUS: f64 = 0.5;
 pub(super) struct Stage {
     /// The step.
     pub step: StepId,
+    /// The part of a training step that it belongs to.
+    pub phase: Phase,
     /// Equal for steps that are alike but for their names and weights.
     pub form: usize,
     /// What it has to do.
@@ -209,6 +211,7 @@ impl Plan {
         }
         self.stages.push(Stage {
             step: id,
+            phase: step.phase,
             form,
             work,
             alone,

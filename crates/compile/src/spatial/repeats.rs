@@ -3,11 +3,14 @@
 use super::plan::Plan;
 use super::sections::{Cut, Load, Section, best};
 use orrery_cost::spatial::Units;
+use std::ops::Range;
 
-/// A cut in which a part of the model that repeats itself is cut into equal sections, where that takes less than `limit`.
-pub(super) fn cut(plan: &Plan, units: &Units<'_>, limit: f64) -> Option<Cut> {
-    let forms: Vec<usize> = plan.stages.iter().map(|stage| stage.form).collect();
+/// A cut of some stages in which a stretch of them that repeats itself is cut into equal sections, where that takes less
+/// than `limit`.
+pub(super) fn cut(plan: &Plan, units: &Units<'_>, range: &Range<usize>, limit: f64) -> Option<Cut> {
+    let forms: Vec<usize> = plan.stages[range.clone()].iter().map(|stage| stage.form).collect();
     let (first, period, length) = repeated(&forms)?;
+    let first = range.start + first;
     let mut found: Option<Cut> = None;
     for periods in 1..=length / period / 2 {
         let size = periods * period;
@@ -18,7 +21,7 @@ pub(super) fn cut(plan: &Plan, units: &Units<'_>, limit: f64) -> Option<Cut> {
         let times = (first + length - start) / size;
         let end = start + times * size;
         let program = time(plan, units, start, size, Load::All)? - each;
-        let (before, after) = (best(plan, units, 0..start), best(plan, units, end..plan.stages.len()));
+        let (before, after) = (best(plan, units, range.start..start), best(plan, units, end..range.end));
         let seconds = before.seconds + program + each * times as f64 + after.seconds;
         if seconds < found.as_ref().map_or(limit, |cut| cut.seconds) {
             let equal = (0..times).map(|i| start + i * size..start + (i + 1) * size);

@@ -12,21 +12,30 @@ pub(super) fn apart(plan: &Plan) -> Vec<Range<usize>> {
     (0..plan.stages.len()).map(|i| i..i + 1).collect()
 }
 
-/// The cut of least time: each section fits the chip, and pays for its load, its weights and what passes its ends.
-/// `stays` where a section that is all there is stays loaded.
+/// The cut of least time: each section fits the chip, and pays for its load, its weights and what passes its ends. The parts
+/// of a training step are run one by one, so that none of its sections has stages of two. `stays` where a section that is
+/// all there is stays loaded.
 pub(super) fn cut(plan: &Plan, units: &Units<'_>, stays: bool) -> Vec<Range<usize>> {
+    let mut sections = Vec::new();
+    let mut seconds = 0.0;
+    for part in plan.stages.chunk_by(|a, b| a.phase == b.phase) {
+        let start = sections.last().map_or(0, |last: &Range<usize>| last.end);
+        let range = start..start + part.len();
+        let best = best(plan, units, range.clone());
+        let chosen = repeats::cut(plan, units, &range, best.seconds).unwrap_or(best);
+        seconds += chosen.seconds;
+        sections.extend(chosen.sections);
+    }
     let all = 0..plan.stages.len();
-    let best = best(plan, units, all.clone());
-    let repeated = repeats::cut(plan, units, best.seconds);
-    let mut chosen = repeated.unwrap_or(best);
-    if stays && !all.is_empty() {
+    let one_part = plan.stages.first().is_some_and(|first| plan.stages.iter().all(|s| s.phase == first.phase));
+    if stays && one_part {
         let mut whole = Section::new(plan, units, 0);
         all.clone().for_each(|stage| whole.add(stage));
-        if whole.fits() && whole.seconds(Load::Stays) < chosen.seconds {
-            chosen.sections = vec![all];
+        if whole.fits() && whole.seconds(Load::Stays) < seconds {
+            return vec![all];
         }
     }
-    chosen.sections
+    sections
 }
 
 /// A cut and its time.
