@@ -208,12 +208,11 @@ impl Plain<'_> {
         let mut axes = Vec::new();
         // Sums over what an operand counts first, as samples, are added to piece by piece, where what follows is the same for
         // a sum as for its parts.
+        let summed = |a: &Access| a.axis().filter(|x| space.axes[*x].kind == AxisKind::Reduce(Combine::Sum));
+        let counted = followers.iter().map(|access| access.iter().map_while(summed).collect::<Vec<_>>());
         let linear = step.body.nodes.values().skip(1).all(|node| node.op == Op::Cast);
-        let counted = |axis: usize| linear && followers.iter().any(|a| a.first().and_then(Access::axis) == Some(axis));
-        let sums: Vec<Access> = (0..space.axes.len())
-            .filter(|axis| space.axes[*axis].kind == AxisKind::Reduce(Combine::Sum) && counted(*axis))
-            .map(Access::along)
-            .collect();
+        let sums = counted.filter(|_| linear).max_by_key(Vec::len).unwrap_or_default();
+        let sums: Vec<Access> = sums.into_iter().map(Access::along).collect();
         for access in sums.iter().chain(step.writes.first().into_iter().flat_map(|w| &w.access)) {
             let Access::Along { axis, scale } = access else { continue };
             let parallel = space.axes[*axis].kind == AxisKind::Parallel;
@@ -255,19 +254,21 @@ impl Plain<'_> {
         step.grid = chosen.map_or_else(|| step.grid.clone(), |(_, grid)| grid);
         Ok(())
     }
-    /// Time of a step as a stage, with the wait for its first piece, where it has its share of the chip.
+    /// Time of a step as a stage, with the wait for its first piece, where it has its share of the chip; all of the chip
+    /// where an operand that the chip cannot hold beside others comes again for every piece.
     fn time(&self, step: &Step) -> Result<f64> {
         let measure = Measure::of(&self.emitter.program, step, &self.nominal)?;
         let work = stage_work(step, &measure);
-        let cycles = stage_cycles(&work, (self.units.cores() / TYPICAL_SHARE).max(1), self.units).total();
-        let mut seconds = cycles * (1.0 + 1.0 / work.pieces) / self.units.machine.clock_hz;
+        let mut again = 0.0_f64;
         for read in &step.reads {
             let bytes = self.bytes(read.buffer)?;
             if bytes > self.units.pmu_bytes() as f64 * super::plan::MOST_OF_PMUS {
-                let again = bytes * read_again(&step.grid, &read.access);
-                seconds = seconds.max(again / self.units.bandwidth(true));
+                again = again.max(bytes * read_again(&step.grid, &read.access));
             }
         }
-        Ok(seconds)
+        let share = if again > 0.0 { 1 } else { TYPICAL_SHARE };
+        let cycles = stage_cycles(&work, (self.units.cores() / share).max(1), self.units).total();
+        let seconds = cycles * (1.0 + 1.0 / work.pieces) / self.units.machine.clock_hz;
+        Ok(seconds.max(again / self.units.bandwidth(true)))
     }
 }

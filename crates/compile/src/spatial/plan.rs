@@ -21,6 +21,8 @@ pub(super) struct Stage {
     pub phase: Phase,
     /// Equal for steps that are alike but for their names and weights.
     pub form: usize,
+    /// How many stages follow one another up to this one, where it runs as late as those of its part that read it allow.
+    level: usize,
     /// What it has to do.
     pub work: StageWork,
     /// Seconds of one PCU.
@@ -118,6 +120,7 @@ impl Plan {
                 plan.stage(program, id, step, units, nominal)?;
             }
         }
+        plan.delay();
         for number in 0..plan.stages.len() {
             plan.stages[number].outside = plan.too_much(number, units);
         }
@@ -128,6 +131,22 @@ impl Plan {
     }
     fn value_mut(&mut self, id: BufferId) -> &mut Value {
         self.values.get_mut(&id).expect("every buffer has a value")
+    }
+    /// Moves stages to just before what reads them: what is made of values that are there from the start, as of activations
+    /// in a backward pass, is not wanted before the gradients arrive.
+    fn delay(&mut self) {
+        let mut latest: Vec<Option<usize>> = vec![None; self.stages.len()];
+        for number in (0..self.stages.len()).rev() {
+            let stage = &mut self.stages[number];
+            stage.level = latest[number].unwrap_or(stage.level);
+            let (level, phase) = (stage.level, stage.phase);
+            for maker in self.stages[number].reads.iter().filter_map(|id| self.maker(*id)) {
+                if self.stages[maker].phase == phase {
+                    let before = latest[maker].map_or(level - 1, |latest| latest.min(level - 1));
+                    latest[maker] = Some(before);
+                }
+            }
+        }
     }
     /// Marks what a backward pass would need. What is only moved follows from its source, and the gradient of a softmax from
     /// its result.
@@ -167,6 +186,8 @@ impl Plan {
         reads.sort_unstable();
         reads.dedup();
         let writes: Vec<BufferId> = step.writes.iter().map(|w| w.buffer).collect();
+        let before = reads.iter().filter_map(|id| self.maker(*id)).map(|maker| self.stages[maker].level);
+        let level = before.max().unwrap_or(0) + 1;
         let (number, text) = (self.stages.len(), form(program, step));
         let next = self.forms.len();
         let form = *self.forms.entry(text).or_insert(next);
@@ -213,6 +234,7 @@ impl Plan {
             step: id,
             phase: step.phase,
             form,
+            level,
             work,
             alone,
             least,
@@ -285,7 +307,8 @@ impl Plan {
         if !value.given {
             let uses: Vec<&Use> = value.uses.iter().filter(|u| section.contains(&u.stage)).collect();
             let of = common_pieces(&uses);
-            let (first, last) = (uses.first().map_or(0, |u| u.stage), uses.last().map_or(0, |u| u.stage));
+            let levels = || uses.iter().map(|u| self.stages[u.stage].level);
+            let (first, last) = (levels().min().unwrap_or(0), levels().max().unwrap_or(0));
             // One piece comes while another goes; what takes a longer way waits for the stages between.
             let halo = uses.iter().map(|u| u.halo).max().unwrap_or(0);
             let wait = 2 + halo + (last - first).saturating_sub(1) as u64;
@@ -379,10 +402,12 @@ fn equal_pieces(extent: i64, parts: u64) -> u64 {
     extent / extent.div_ceil(parts.max(1))
 }
 
-/// Pieces in which a movement takes or makes a buffer: along the first dimension, where it leaves that as it is.
+/// Pieces in which a movement takes or makes a buffer: along the first dimension, where it leaves that as it is. A matrix
+/// that is turned comes row by row, and is there once all rows are.
 fn moved_parts(program: &Program, step: &Step, buffer: BufferId, shape: &[i64]) -> Vec<u64> {
     let mut parts = vec![1; shape.len()];
     let Some(node) = step.body.nodes.values().next() else { return parts };
+    let comes_by_rows = node.op == Op::Transpose && step.reads.iter().any(|r| r.buffer == buffer);
     let keeps_order = match node.op {
         Op::Transpose => node.attrs.ints("perm").is_some_and(|perm| perm.first() == Some(&0)),
         op => matches!(
@@ -400,7 +425,8 @@ fn moved_parts(program: &Program, step: &Step, buffer: BufferId, shape: &[i64]) 
     let lead = |id: BufferId| program.buffers[id].shape.first().cloned();
     let same = step.writes.iter().all(|w| lead(w.buffer) == lead(buffer))
         && step.reads.iter().any(|r| lead(r.buffer) == lead(buffer));
-    if let (true, Some(first), Some(extent)) = (keeps_order && same, parts.first_mut(), shape.first()) {
+    let by_pieces = comes_by_rows || (keeps_order && same);
+    if let (true, Some(first), Some(extent)) = (by_pieces, parts.first_mut(), shape.first()) {
         *first = extent.max(&1).unsigned_abs();
     }
     parts
