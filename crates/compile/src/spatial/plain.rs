@@ -15,6 +15,7 @@ use orrery_program::memory::unbound;
 use orrery_program::{
     BufferClass, BufferId, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit, WriteMode,
 };
+use std::collections::BTreeSet;
 
 /// Most pieces of a step: enough that a piece of a large batch is a sample, and that filling a pipeline of a hundred stages
 const MOST_PIECES: u64 = 1024;
@@ -44,7 +45,7 @@ pub(super) fn emit(
         emitter.memory(HBM, 1, bytes, 0);
     }
     emitter.memory(PMU, 1, units.machine.pmus.saturating_mul(units.machine.pmu_bytes), 0);
-    let mut plain = Plain { emitter, ddr, units, nominal: options.nominal() };
+    let mut plain = Plain { emitter, ddr, units, nominal: options.nominal(), of_weights: BTreeSet::new() };
     for &value in &graph.inputs {
         plain.host_input(value, host);
     }
@@ -81,6 +82,8 @@ struct Plain<'a> {
     ddr: MemoryId,
     units: &'a Units<'a>,
     nominal: Bindings,
+    /// Values that are made of weights alone, as weights in another type or turned.
+    of_weights: BTreeSet<BufferId>,
 }
 
 impl Plain<'_> {
@@ -132,6 +135,18 @@ impl Plain<'_> {
         }
         made
     }
+    fn is_weight(&self, buffer: BufferId) -> bool {
+        let program = &self.emitter.program;
+        let class = program.buffers[program.storage(buffer)].class;
+        matches!(class, BufferClass::Parameter | BufferClass::State) || self.of_weights.contains(&buffer)
+    }
+    /// Pushes the step of a group.
+    fn push(&mut self, step: Step) {
+        if step.reads.iter().all(|read| self.is_weight(read.buffer)) {
+            self.of_weights.extend(step.writes.iter().map(|write| write.buffer));
+        }
+        self.emitter.push(step);
+    }
     /// A group as one step without a grid.
     fn simple(&mut self, group: &Group, kind: StepKind, home: MemoryId) -> Result<()> {
         let body = self.emitter.body(&group.nodes, None);
@@ -148,7 +163,7 @@ impl Plain<'_> {
         let mut step = self.emitter.step(group.name(self.emitter.graph), kind, body.graph);
         step.reads = reads(&sources, body.reads);
         step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
-        self.emitter.push(step);
+        self.push(step);
         self.emitter.mapped(group, Fidelity::Exact);
         Ok(())
     }
@@ -181,7 +196,7 @@ impl Plain<'_> {
         if (0..step.grid.len()).any(cut_sum) {
             step.writes.iter_mut().for_each(|w| w.mode = WriteMode::Combined(Combine::Sum));
         }
-        self.emitter.push(step);
+        self.push(step);
         self.emitter.mapped(group, fidelity);
         Ok(())
     }
@@ -191,16 +206,13 @@ impl Plain<'_> {
     /// Axes along which pieces can follow one another, outermost first: those that the result and every operand of some size
     /// that is made here follow.
     fn piece_axes(&self, step: &Step, space: &IterSpace) -> Result<Vec<(usize, u64)>> {
-        let program = &self.emitter.program;
         let mut made = 0.0;
         for write in &step.writes {
             made += self.bytes(write.buffer)?;
         }
         let mut followers = Vec::new();
         for read in &step.reads {
-            let class = program.buffers[program.storage(read.buffer)].class;
-            let given = matches!(class, BufferClass::Parameter | BufferClass::State);
-            if !given && self.bytes(read.buffer)? > made * SMALL_OPERAND {
+            if !self.is_weight(read.buffer) && self.bytes(read.buffer)? > made * SMALL_OPERAND {
                 followers.push(&read.access);
             }
         }
