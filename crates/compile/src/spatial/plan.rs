@@ -1,6 +1,6 @@
 //! What cutting into sections starts from: the steps that become stages, and the values between them.
 
-use orrery_base::Result;
+use orrery_base::{IndexVec, Result};
 use orrery_cost::Measure;
 use orrery_cost::spatial::{StageWork, Units, read_again, stage_cycles, stage_work};
 use orrery_ir::op::Access;
@@ -71,7 +71,7 @@ struct Value {
 pub(super) struct Plan {
     /// Stages.
     pub stages: Vec<Stage>,
-    values: BTreeMap<BufferId, Value>,
+    values: IndexVec<BufferId, Value>,
     forms: BTreeMap<String, usize>,
     pmu_bytes: u64,
     most: u64,
@@ -90,7 +90,7 @@ impl Plan {
     ) -> Result<Self> {
         let mut plan = Self {
             stages: Vec::new(),
-            values: BTreeMap::new(),
+            values: IndexVec::new(),
             forms: BTreeMap::new(),
             pmu_bytes: units.machine.pmu_bytes,
             most: (units.pmu_bytes() as f64 * MOST_OF_PMUS) as u64,
@@ -107,7 +107,7 @@ impl Plan {
                 uses: Vec::new(),
             };
             debug_assert!(buffer.pieces.is_none(), "a plain program has no pipelines");
-            plan.values.insert(id, value);
+            plan.values.push(value);
         }
         for (id, step) in program.steps.iter() {
             for read in &step.reads {
@@ -130,7 +130,7 @@ impl Plan {
         Ok(plan)
     }
     fn value_mut(&mut self, id: BufferId) -> &mut Value {
-        self.values.get_mut(&id).expect("every buffer has a value")
+        &mut self.values[id]
     }
     /// Moves stages to just before what reads them: what is made of values that are there from the start, as of activations
     /// in a backward pass, is not wanted before the gradients arrive.
@@ -266,39 +266,39 @@ impl Plan {
     }
     /// Bytes of a value.
     pub(super) fn bytes(&self, id: BufferId) -> u64 {
-        self.values[&id].bytes
+        self.values[id].bytes
     }
     /// True for weights.
     pub(super) fn is_given(&self, id: BufferId) -> bool {
-        self.values[&id].given
+        self.values[id].given
     }
     /// What a buffer is a view of; itself where it is none.
     pub(super) fn source(&self, id: BufferId) -> BufferId {
-        self.values[&id].source
+        self.values[id].source
     }
     /// The stage that makes it, or what it is a view of; none for what comes from outside.
     pub(super) fn maker(&self, id: BufferId) -> Option<usize> {
-        self.values[&self.values[&id].source].maker
+        self.values[self.values[id].source].maker
     }
     /// Whether a buffer that a section made is needed from that step on.
     pub(super) fn is_needed(&self, id: BufferId, from: StepId) -> bool {
-        let value = &self.values[&id];
+        let value = &self.values[id];
         value.gradient || value.last_read.is_some_and(|last| last >= from)
     }
     /// Whether it, or a view of it, goes to the host or stays behind the chip.
     pub(super) fn leaves(&self, id: BufferId) -> bool {
-        self.values[&id].leaves || self.values[&id].gradient
+        self.values[id].leaves || self.values[id].gradient
     }
     /// The last stage that touches the value or a view of it.
     pub(super) fn last_use(&self, id: BufferId) -> Option<usize> {
-        self.values[&id].uses.last().map(|u| u.stage)
+        self.values[id].uses.last().map(|u| u.stage)
     }
     /// How much of a value the PMUs keep in a section of these stages; none where it stays outside. Weights are kept whole.
     pub(super) fn kept(&self, id: BufferId, section: &Range<usize>) -> Option<Kept> {
         if section.len() == 1 && self.stages[section.start].outside.contains(&id) {
             return None;
         }
-        let value = &self.values[&id];
+        let value = &self.values[id];
         let mut here = value.uses.iter().filter(|u| section.contains(&u.stage));
         if value.given && here.all(|u| u.taken < value.bytes as f64) {
             return None;
@@ -323,7 +323,7 @@ impl Plan {
     }
     /// Bytes that a stage takes of a value that lies behind the chip.
     pub(super) fn taken(&self, id: BufferId, stage: usize) -> u64 {
-        let uses = self.values[&id].uses.iter().filter(|u| u.stage == stage);
+        let uses = self.values[id].uses.iter().filter(|u| u.stage == stage);
         uses.map(|u| u.taken).fold(0.0, f64::max) as u64
     }
     /// PMUs for so many bytes; no two buffers share one.
