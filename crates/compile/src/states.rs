@@ -4,7 +4,6 @@
 //! last step that reads the old one; [`in_place`] then lets the step that makes it write there at once, where that is safe.
 
 use crate::lower::{Emitter, fill, reads};
-use orrery_base::index::Id;
 use orrery_ir::op::Access;
 use orrery_ir::{Def, Graph, NodeId, Op, State, ValueId};
 use orrery_program::{

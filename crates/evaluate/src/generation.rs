@@ -15,6 +15,7 @@ use orrery_base::diagnostic::Context;
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::Bindings;
 use orrery_machine::ExecutionModel;
+use orrery_program::Program;
 use orrery_record::{Record, Workload};
 use orrery_simulate::device_time;
 use orrery_transform::Weights;
@@ -156,15 +157,22 @@ impl Request<'_> {
         let timed = || {
             let bound = self.model("prefill", length, None)?.at_batch(Some(self.batch))?;
             let built = build(&bound, self.setup, Weights::ShapeOnly, &Default::default())?;
-            let stage = device_time(&built.compiled.program, &Bindings::new(), &self.setup.target()?)?;
-            self.through(&bound, stage.seconds())
+            self.through(&bound, &built.compiled.program, &Bindings::new())
         };
         timed().at(|| format!("a prompt of {length} tokens"))
     }
-    /// Seconds through all stages, sums over shards counted.
-    fn through(&self, bound: &Bound, stage: f64) -> Result<f64> {
-        let sums = self.cut.sums(&bound.graph, self.setup.target()?.precision, &self.setup.system.links);
-        Ok(self.cut.stages as f64 * (stage + sums))
+    /// Seconds through all stages, sums over shards counted. Chips that run sections add up as the stages of a section do,
+    /// while the weights of what comes next stream in: there, sums are hidden by as much as stages wait for memory.
+    fn through(&self, bound: &Bound, program: &Program, at: &Bindings) -> Result<f64> {
+        let target = self.setup.target()?;
+        let sums = self.cut.sums(&bound.graph, target.precision, &target.system.links);
+        let stage = device_time(program, at, &target)?.seconds();
+        let instant = if sums > 0.0 { self.setup.with_instant_memory() } else { None };
+        let both = match instant {
+            Some(instant) => stage.max(device_time(program, at, &instant.target()?)?.seconds() + sums),
+            None => stage + sums,
+        };
+        Ok(self.cut.stages as f64 * both)
     }
     /// Watts of a chip in a step of one token, with as many sequences as it can hold.
     fn watts(&self, context: i64) -> std::result::Result<f64, Reason> {
@@ -204,11 +212,8 @@ impl Request<'_> {
                 ..Default::default()
             };
             let built = build(&bound, self.setup, Weights::ShapeOnly, &options)?;
-            let target = self.setup.target()?;
             sum(context, last, |past| {
-                let at = [("past".to_owned(), past)].into();
-                let stage = device_time(&built.compiled.program, &at, &target)?;
-                self.through(&bound, stage.seconds())
+                self.through(&bound, &built.compiled.program, &[("past".to_owned(), past)].into())
             })
         };
         timed().at(|| format!("a step at a cache of {last} tokens"))
