@@ -65,7 +65,9 @@ impl Setup {
     pub(crate) fn with_instant_memory(&self) -> Option<Self> {
         const INSTANT: f64 = 1e6;
         let mut setup = self.clone();
-        let ExecutionModel::Spatial(machine) = &mut Arc::make_mut(&mut setup.system).model else { return None };
+        let ExecutionModel::Spatial(machine) = &mut Arc::make_mut(&mut setup.system).model else {
+            return None;
+        };
         machine.ddr_bandwidth *= INSTANT;
         machine.ddr_random_bandwidth *= INSTANT;
         machine.hbm_bandwidth = machine.hbm_bandwidth.map(|bandwidth| bandwidth * INSTANT);

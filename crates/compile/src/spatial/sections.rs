@@ -28,7 +28,8 @@ pub(super) fn cut(plan: &Plan, units: &Units<'_>, stays: bool) -> Vec<Range<usiz
         sections.extend(chosen.sections);
     }
     let all = 0..plan.stages.len();
-    let one_part = plan.stages.first().is_some_and(|first| plan.stages.iter().all(|s| s.phase == first.phase));
+    let one_part =
+        plan.stages.first().is_some_and(|first| plan.stages.iter().all(|s| s.phase == first.phase));
     if stays && one_part {
         let mut whole = Section::new(plan, units, 0);
         all.clone().for_each(|stage| whole.add(stage));
@@ -87,7 +88,8 @@ pub(super) fn run_seconds(plan: &Plan, units: &Units<'_>, range: &Range<usize>, 
     let (mut weights, mut run) = (0.0, 0.0_f64);
     for (stage, share) in stages.iter().zip(&shares) {
         let time = stage_cycles(&stage.work, *share, units).total() / units.machine.clock_hz + latency;
-        let pieces = |buffer| plan.kept(buffer, range).and_then(|kept| kept.pieces).map_or(1.0, |p| p.of as f64);
+        let pieces =
+            |buffer| plan.kept(buffer, range).and_then(|kept| kept.pieces).map_or(1.0, |p| p.of as f64);
         let (mut start, mut end) = (0.0_f64, 0.0_f64);
         for &buffer in &stage.reads {
             if plan.is_given(buffer) && plan.kept(buffer, range).is_some() && load != Load::Stays {
