@@ -30,6 +30,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn few_bytes_go_in_one_step() {
+        let links = &orrery_machine::find("sn40l").unwrap().links;
+        assert!(all_reduce(8192.0, 16.0, links) < 4.0 * links.link_latency_seconds);
+        let many = 1.875e9 / (links.link_count as f64 * links.link_bandwidth * links.link_fraction);
+        assert!(all_reduce(1e9, 16.0, links) < 1.1 * many);
+    }
+
+    #[test]
     fn bytes_and_ranks_never_take_less() {
         let links = &orrery_machine::find("a100").unwrap().links;
         let time = |bytes: f64, ranks: f64| all_reduce(bytes, ranks, links);

@@ -327,6 +327,20 @@ mod tests {
     }
 
     #[test]
+    fn sums_hide_behind_weights_where_sections_stream_them() {
+        let known = orrery_zoo::find("llama2_7b").unwrap();
+        let options = ["layers=2", "vocabulary=1000", "shards=8"].map(str::to_owned).to_vec();
+        let step = |machine: &str, cut: Cut| {
+            let setup = Setup::find(machine).unwrap();
+            let request = Request { known, setup: &setup, options: options.clone(), batch: 1, cut };
+            request.steps(512, 1).unwrap()
+        };
+        let shared = Cut::NONE.sharded(8);
+        assert_eq!(step("sn40l", shared), step("sn40l", Cut::NONE));
+        assert!(step("a100", shared) > step("a100", Cut::NONE));
+    }
+
+    #[test]
     fn power_lies_between_idle_and_full() {
         let watts = |batch: &str| {
             of(

@@ -1,7 +1,7 @@
 //! Rows that are training steps.
 
 use crate::setup::Setup;
-use crate::training::{Part, TimedStep, Wanted, time_step};
+use crate::training::{TimedStep, Wanted, time_step};
 use crate::workload::{Case, Training};
 use orrery_base::Result;
 use orrery_record::Scope;
@@ -33,7 +33,7 @@ pub(super) fn seconds(
     };
     let TimedStep { timeline, anatomy, .. } = &timed;
     let all = if scope == Scope::Device { timeline.device } else { timeline.end_to_end };
-    let update = anatomy.time(Part::Optimizer).seconds();
+    let update = anatomy.update.seconds();
     let seconds = all.seconds() - update + update / (training.accumulations * sharing);
     let mut notes = Vec::new();
     if training.accumulations > 1.0 {
