@@ -107,6 +107,14 @@ pub fn compile(graph: &Graph, target: &Target<'_>, options: &Options) -> Result<
         .help("leave stochastic rounding off for this machine")
         .err();
     }
+    let turned;
+    let graph = match &target.system.model {
+        ExecutionModel::Spatial(_) => {
+            turned = spatial::read_as_they_lie(graph);
+            &turned
+        }
+        _ => graph,
+    };
     let facts = infer::facts(graph)?;
     let groups = groups::form(graph, &facts, target, options)?;
     let compiled = match &target.system.model {

@@ -4,13 +4,12 @@
 //! last step that reads the old one; [`in_place`] then lets the step that makes it write there at once, where that is safe.
 
 use crate::lower::{Emitter, fill, reads};
-use orrery_base::index::Id;
 use orrery_ir::op::Access;
 use orrery_ir::{Def, Graph, NodeId, Op, State, ValueId};
 use orrery_program::{
     Buffer, BufferClass, BufferId, Layout, MemoryId, Program, Step, StepId, StepKind, Unit, Write, WriteMode,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A state's new value, and where it goes.
 pub(crate) struct Kept {
@@ -134,18 +133,53 @@ pub(crate) fn pass_through(buffer: &Buffer) -> Graph {
 /// Lets the steps that make new values of states write them where the states lie, where the copy that follows shows that
 /// this is the place, and no step reads the old value any more. The copies then write nothing; false where there are none.
 pub(crate) fn in_place(program: &mut Program) -> bool {
+    let mut index = Index::of(program);
     let mut any = false;
     for id in program.steps.ids().collect::<Vec<_>>() {
-        if let Some((maker, state)) = replaceable(program, id) {
-            replace(program, id, maker, state);
+        if let Some((maker, state)) = replaceable(program, &index, id) {
+            replace(program, &mut index, id, maker, state);
             any = true;
         }
     }
     any
 }
 
+/// Which steps touch what.
+struct Index {
+    /// Steps that read a buffer or a view of it, by the buffer, in order.
+    readers: BTreeMap<BufferId, Vec<StepId>>,
+    /// Steps that write a buffer itself.
+    writers: BTreeMap<BufferId, Vec<StepId>>,
+    /// Steps that wait for another.
+    waiting: BTreeMap<StepId, Vec<StepId>>,
+    /// Buffers that are seen by another name or leave the program.
+    seen: BTreeSet<BufferId>,
+}
+
+impl Index {
+    fn of(program: &Program) -> Self {
+        let viewed = program.buffers.values().filter_map(|b| b.view_of);
+        let mut index = Self {
+            readers: BTreeMap::new(),
+            writers: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            seen: viewed.chain(program.outputs.iter().map(|(_, b)| *b)).collect(),
+        };
+        for (id, step) in program.steps.iter() {
+            let read: BTreeSet<BufferId> = step.reads.iter().map(|r| program.storage(r.buffer)).collect();
+            read.into_iter().for_each(|buffer| index.readers.entry(buffer).or_default().push(id));
+            step.writes.iter().for_each(|w| index.writers.entry(w.buffer).or_default().push(id));
+            step.after.iter().for_each(|before| index.waiting.entry(*before).or_default().push(id));
+        }
+        index
+    }
+    fn readers(&self, buffer: BufferId) -> &[StepId] {
+        self.readers.get(&buffer).map_or(&[], Vec::as_slice)
+    }
+}
+
 /// The step that makes what a copy brings to a state, and the state, where that step can write there itself.
-fn replaceable(program: &Program, copy: StepId) -> Option<(StepId, BufferId)> {
+fn replaceable(program: &Program, index: &Index, copy: StepId) -> Option<(StepId, BufferId)> {
     let step = &program.steps[copy];
     let ([read], [write]) = (&step.reads[..], &step.writes[..]) else { return None };
     let passes = step.body.nodes.values().all(|node| node.op == Op::Identity);
@@ -156,49 +190,51 @@ fn replaceable(program: &Program, copy: StepId) -> Option<(StepId, BufferId)> {
     let alike = (made.home, made.dtype, &made.shape) == (state.home, state.dtype, &state.shape)
         && made.layout.same_place(&state.layout);
     let own = made.class == BufferClass::Scratch && made.view_of.is_none() && made.pieces.is_none();
-    let seen = program.buffers.values().any(|b| b.view_of == Some(read.buffer))
-        || program.outputs.iter().any(|(_, b)| *b == read.buffer);
-    if !alike || !own || seen {
+    if !alike || !own || index.seen.contains(&read.buffer) {
         return None;
     }
-    let mut makers = program.steps.iter().filter(|(_, s)| s.writes.iter().any(|w| w.buffer == read.buffer));
-    let (Some((maker, making)), None) = (makers.next(), makers.next()) else { return None };
+    let [maker] = index.writers.get(&read.buffer)?[..] else { return None };
+    let making = &program.steps[maker];
     let wrote = making.writes.iter().find(|w| w.buffer == read.buffer)?;
     // What a part reads of the state it must be the only one to write.
-    let reads_state = |s: &Step| s.reads.iter().any(|r| program.storage(r.buffer) == write.buffer);
     let apart =
         making.reads.iter().filter(|r| program.storage(r.buffer) == write.buffer).all(|r| {
             making.kind == StepKind::Compute && r.buffer == write.buffer && r.access == wrote.access
         });
-    let later = program.steps.iter().any(|(id, s)| id > maker && id != copy && reads_state(s));
+    let later = index.readers(write.buffer).iter().any(|id| *id > maker && *id != copy);
     (wrote.mode == WriteMode::Fill && apart && !later).then_some((maker, write.buffer))
 }
 
-fn replace(program: &mut Program, copy: StepId, maker: StepId, state: BufferId) {
+fn replace(program: &mut Program, index: &mut Index, copy: StepId, maker: StepId, state: BufferId) {
     let made = program.steps[copy].reads[0].buffer;
     program.steps[copy].writes.clear();
     let unit = program.steps[maker].unit;
-    let before: Vec<StepId> = program
-        .steps
-        .iter()
-        .take(maker.index())
-        .filter(|(_, s)| s.unit != unit && s.reads.iter().any(|r| program.storage(r.buffer) == state))
-        .map(|(id, _)| id)
-        .collect();
+    let read = index.readers.remove(&made).unwrap_or_default();
+    let there = index.readers.entry(state).or_default();
+    let before = there.iter().filter(|id| **id < maker && program.steps[**id].unit != unit).copied();
+    let before: Vec<StepId> = before.collect();
+    there.extend(&read);
+    there.sort_unstable();
+    for id in before {
+        index.waiting.entry(id).or_default().push(maker);
+        program.steps[maker].after.push(id);
+    }
     let after = &mut program.steps[maker].after;
-    after.extend(before);
     after.sort_unstable();
     after.dedup();
-    for (_, step) in program.steps.iter_mut() {
-        for read in step.reads.iter_mut().filter(|r| r.buffer == made) {
-            read.buffer = state;
-        }
-        for Write { buffer, mode, .. } in step.writes.iter_mut().filter(|w| w.buffer == made) {
-            (*buffer, *mode) = (state, WriteMode::InPlace);
-        }
-        for before in step.after.iter_mut().filter(|before| **before == copy) {
-            *before = maker;
-        }
+    for id in read {
+        let reads = program.steps[id].reads.iter_mut();
+        reads.filter(|r| r.buffer == made).for_each(|r| r.buffer = state);
+    }
+    for Write { buffer, mode, .. } in program.steps[maker].writes.iter_mut().filter(|w| w.buffer == made) {
+        (*buffer, *mode) = (state, WriteMode::InPlace);
+    }
+    index.writers.remove(&made);
+    index.writers.entry(state).or_default().push(maker);
+    for id in index.waiting.remove(&copy).unwrap_or_default() {
+        let after = program.steps[id].after.iter_mut();
+        after.filter(|before| **before == copy).for_each(|before| *before = maker);
+        index.waiting.entry(maker).or_default().push(id);
     }
 }
 

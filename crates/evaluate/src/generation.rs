@@ -15,6 +15,7 @@ use orrery_base::diagnostic::Context;
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::Bindings;
 use orrery_machine::ExecutionModel;
+use orrery_program::Program;
 use orrery_record::{Record, Workload};
 use orrery_simulate::device_time;
 use orrery_transform::Weights;
@@ -156,15 +157,22 @@ impl Request<'_> {
         let timed = || {
             let bound = self.model("prefill", length, None)?.at_batch(Some(self.batch))?;
             let built = build(&bound, self.setup, Weights::ShapeOnly, &Default::default())?;
-            let stage = device_time(&built.compiled.program, &Bindings::new(), &self.setup.target()?)?;
-            self.through(&bound, stage.seconds())
+            self.through(&bound, &built.compiled.program, &Bindings::new())
         };
         timed().at(|| format!("a prompt of {length} tokens"))
     }
-    /// Seconds through all stages, sums over shards counted.
-    fn through(&self, bound: &Bound, stage: f64) -> Result<f64> {
-        let sums = self.cut.sums(&bound.graph, self.setup.target()?.precision, &self.setup.system.links);
-        Ok(self.cut.stages as f64 * (stage + sums))
+    /// Seconds through all stages, sums over shards counted. Chips that run sections add up as the stages of a section do,
+    /// while the weights of what comes next stream in: there, sums are hidden by as much as stages wait for memory.
+    fn through(&self, bound: &Bound, program: &Program, at: &Bindings) -> Result<f64> {
+        let target = self.setup.target()?;
+        let sums = self.cut.sums(&bound.graph, target.precision, &target.system.links);
+        let stage = device_time(program, at, &target)?.seconds();
+        let instant = if sums > 0.0 { self.setup.with_instant_memory() } else { None };
+        let both = match instant {
+            Some(instant) => stage.max(device_time(program, at, &instant.target()?)?.seconds() + sums),
+            None => stage + sums,
+        };
+        Ok(self.cut.stages as f64 * both)
     }
     /// Watts of a chip in a step of one token, with as many sequences as it can hold.
     fn watts(&self, context: i64) -> std::result::Result<f64, Reason> {
@@ -200,13 +208,10 @@ impl Request<'_> {
                 ..Default::default()
             };
             let built = build(&bound, self.setup, Weights::ShapeOnly, &options)?;
-            let target = self.setup.target()?;
             let first = if of_one_shape { last } else { context };
             let turns = steps as f64 / (last - first + 1) as f64;
             sum(first, last, |past| {
-                let at = [("past".to_owned(), past)].into();
-                let stage = device_time(&built.compiled.program, &at, &target)?;
-                self.through(&bound, stage.seconds())
+                self.through(&bound, &built.compiled.program, &[("past".to_owned(), past)].into())
             })
             .map(|seconds| seconds * turns)
         };
@@ -268,6 +273,7 @@ pub(crate) fn reason(diagnostic: &Diagnostic) -> Reason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use orrery_cost::collective::all_reduce;
     use orrery_record::rows::read;
 
     type Found = std::result::Result<f64, Reason>;
@@ -318,6 +324,23 @@ mod tests {
         let (one, two, eight) = (ms(1), ms(2), ms(8));
         assert!(two > 0.5 * one && two < 0.8 * one, "{one} {two}");
         assert!(eight > 0.125 * one && eight < two, "{one} {two} {eight}");
+    }
+
+    #[test]
+    fn sums_hide_behind_weights_where_sections_stream_them() {
+        let known = orrery_zoo::find("llama2_7b").unwrap();
+        // More than the memory units hold.
+        let options = ["layers=24", "vocabulary=1000", "shards=8"].map(str::to_owned).to_vec();
+        let step = |machine: &str, cut: Cut| {
+            let setup = Setup::find(machine).unwrap();
+            let request = Request { known, setup: &setup, options: options.clone(), batch: 1, cut };
+            request.steps(512, 1).unwrap()
+        };
+        let shared = Cut::NONE.sharded(8);
+        let (alone, together) = (step("sn40l", Cut::NONE), step("sn40l", shared));
+        let sum = all_reduce(4096.0 * 2.0, 8.0, &Setup::find("sn40l").unwrap().system.links);
+        assert!(together < alone + 0.5 * 48.0 * sum, "{together} {alone} {sum}");
+        assert!(step("a100", shared) > step("a100", Cut::NONE));
     }
 
     #[test]

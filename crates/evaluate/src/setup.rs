@@ -2,7 +2,7 @@
 
 use orrery_base::Result;
 use orrery_cost::Target;
-use orrery_machine::{System, find_or_load};
+use orrery_machine::{ExecutionModel, System, find_or_load};
 use orrery_numerics::DType;
 use std::sync::Arc;
 
@@ -67,6 +67,19 @@ impl Setup {
             precision.storage = DType::BF16;
         }
         self
+    }
+    /// A machine of sections whose memory gives and takes at once; none of another execution model. What a program takes on
+    /// it is what its stages wait for one another.
+    pub(crate) fn with_instant_memory(&self) -> Option<Self> {
+        const INSTANT: f64 = 1e6;
+        let mut setup = self.clone();
+        let ExecutionModel::Spatial(machine) = &mut Arc::make_mut(&mut setup.system).model else {
+            return None;
+        };
+        machine.ddr_bandwidth *= INSTANT;
+        machine.ddr_random_bandwidth *= INSTANT;
+        machine.hbm_bandwidth = machine.hbm_bandwidth.map(|bandwidth| bandwidth * INSTANT);
+        Some(setup)
     }
     /// What costs depend on.
     ///

@@ -336,9 +336,15 @@ fn one_device(
     let trained = case.passes > 1.0;
     let setup = setup.clone().tiles(case.tiles).map_err(|d| reason(&d))?;
     let (mut step, mut instead) = (None, None);
+    if case.training.is_some() && matches!(setup.system.model, ExecutionModel::Stream(_)) {
+        return Err("it is an inference machine: nothing on it stays from run to run".to_owned());
+    }
     // The losses of the other execution models are fitted to forward passes.
-    let stepped =
-        case.dealt || matches!(setup.system.model, ExecutionModel::Kernel(_) | ExecutionModel::Engines(_));
+    let stepped = case.dealt
+        || matches!(
+            setup.system.model,
+            ExecutionModel::Kernel(_) | ExecutionModel::Engines(_) | ExecutionModel::Spatial(_)
+        );
     if case.training.is_some() && !stepped {
         instead =
             Some(format!("{} x the forward pass, to which the machine's losses are fitted", case.passes));

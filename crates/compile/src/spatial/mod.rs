@@ -6,10 +6,13 @@
 //! brought before the section runs. A model that is one section stays on the chip with its weights.
 
 mod emit;
+mod order;
 mod plain;
 mod plan;
 mod repeats;
 mod sections;
+
+pub use order::read_as_they_lie;
 
 use crate::groups::Group;
 use crate::{Compiled, Options};
@@ -38,7 +41,8 @@ pub fn compile(
     };
     let units = Units { machine, losses, macs: target.precision.macs() };
     let nominal = options.nominal();
-    let (program, nodes) = plain::emit(graph, facts, groups, target, &units, options)?;
+    let groups = order::near_their_makers(graph, groups, options);
+    let (program, nodes) = plain::emit(graph, facts, &groups, target, &units, options)?;
     let plan = Plan::of(&program, &units, &nominal, options.keep_results)?;
     // A stack that does not take the whole graph at once makes a section of every operator.
     let whole = target.stack.is_none_or(|stack| stack.graph_launch);

@@ -10,11 +10,12 @@ use orrery_cost::spatial::{DDR, HBM, PMU, Units, read_again, stage_cycles, stage
 use orrery_cost::{Measure, Target};
 use orrery_ir::infer::Facts;
 use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};
-use orrery_ir::{Bindings, Graph, ValueId};
+use orrery_ir::{Bindings, Graph, Op, ValueId};
 use orrery_program::memory::unbound;
 use orrery_program::{
     BufferClass, BufferId, Cutting, Layout, MemoryId, Program, Step, StepKind, Unit, WriteMode,
 };
+use std::collections::BTreeSet;
 
 /// Most pieces of a step: enough that a piece of a large batch is a sample, and that filling a pipeline of a hundred stages
 const MOST_PIECES: u64 = 1024;
@@ -44,7 +45,7 @@ pub(super) fn emit(
         emitter.memory(HBM, 1, bytes, 0);
     }
     emitter.memory(PMU, 1, units.machine.pmus.saturating_mul(units.machine.pmu_bytes), 0);
-    let mut plain = Plain { emitter, ddr, units, nominal: options.nominal() };
+    let mut plain = Plain { emitter, ddr, units, nominal: options.nominal(), of_weights: BTreeSet::new() };
     for &value in &graph.inputs {
         plain.host_input(value, host);
     }
@@ -81,6 +82,8 @@ struct Plain<'a> {
     ddr: MemoryId,
     units: &'a Units<'a>,
     nominal: Bindings,
+    /// Values that are made of weights alone, as weights in another type or turned.
+    of_weights: BTreeSet<BufferId>,
 }
 
 impl Plain<'_> {
@@ -132,6 +135,18 @@ impl Plain<'_> {
         }
         made
     }
+    fn is_weight(&self, buffer: BufferId) -> bool {
+        let program = &self.emitter.program;
+        let class = program.buffers[program.storage(buffer)].class;
+        matches!(class, BufferClass::Parameter | BufferClass::State) || self.of_weights.contains(&buffer)
+    }
+    /// Pushes the step of a group.
+    fn push(&mut self, step: Step) {
+        if step.reads.iter().all(|read| self.is_weight(read.buffer)) {
+            self.of_weights.extend(step.writes.iter().map(|write| write.buffer));
+        }
+        self.emitter.push(step);
+    }
     /// A group as one step without a grid.
     fn simple(&mut self, group: &Group, kind: StepKind, home: MemoryId) -> Result<()> {
         let body = self.emitter.body(&group.nodes, None);
@@ -148,7 +163,7 @@ impl Plain<'_> {
         let mut step = self.emitter.step(group.name(self.emitter.graph), kind, body.graph);
         step.reads = reads(&sources, body.reads);
         step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
-        self.emitter.push(step);
+        self.push(step);
         self.emitter.mapped(group, Fidelity::Exact);
         Ok(())
     }
@@ -181,7 +196,7 @@ impl Plain<'_> {
         if (0..step.grid.len()).any(cut_sum) {
             step.writes.iter_mut().for_each(|w| w.mode = WriteMode::Combined(Combine::Sum));
         }
-        self.emitter.push(step);
+        self.push(step);
         self.emitter.mapped(group, fidelity);
         Ok(())
     }
@@ -191,28 +206,26 @@ impl Plain<'_> {
     /// Axes along which pieces can follow one another, outermost first: those that the result and every operand of some size
     /// that is made here follow.
     fn piece_axes(&self, step: &Step, space: &IterSpace) -> Result<Vec<(usize, u64)>> {
-        let program = &self.emitter.program;
         let mut made = 0.0;
         for write in &step.writes {
             made += self.bytes(write.buffer)?;
         }
         let mut followers = Vec::new();
         for read in &step.reads {
-            let class = program.buffers[program.storage(read.buffer)].class;
-            let given = matches!(class, BufferClass::Parameter | BufferClass::State);
-            if !given && self.bytes(read.buffer)? > made * SMALL_OPERAND {
+            if !self.is_weight(read.buffer) && self.bytes(read.buffer)? > made * SMALL_OPERAND {
                 followers.push(&read.access);
             }
         }
         let follows = |access: &[Access], axis: usize| access.iter().any(|a| a.axis() == Some(axis));
         let mut axes = Vec::new();
-        // Sums over what an operand counts first, as samples, are added to piece by piece.
-        let counted = |axis: usize| followers.iter().any(|a| a.first().and_then(Access::axis) == Some(axis));
-        let sums: Vec<Access> = (0..space.axes.len())
-            .filter(|axis| space.axes[*axis].kind == AxisKind::Reduce(Combine::Sum) && counted(*axis))
-            .map(Access::along)
-            .collect();
-        for access in step.writes.first().into_iter().flat_map(|w| &w.access).chain(&sums) {
+        // Sums over what an operand counts first, as samples, are added to piece by piece, where what follows is the same for
+        // a sum as for its parts.
+        let summed = |a: &Access| a.axis().filter(|x| space.axes[*x].kind == AxisKind::Reduce(Combine::Sum));
+        let counted = followers.iter().map(|access| access.iter().map_while(summed).collect::<Vec<_>>());
+        let linear = step.body.nodes.values().skip(1).all(|node| node.op == Op::Cast);
+        let sums = counted.filter(|_| linear).max_by_key(Vec::len).unwrap_or_default();
+        let sums: Vec<Access> = sums.into_iter().map(Access::along).collect();
+        for access in sums.iter().chain(step.writes.first().into_iter().flat_map(|w| &w.access)) {
             let Access::Along { axis, scale } = access else { continue };
             let parallel = space.axes[*axis].kind == AxisKind::Parallel;
             let everywhere = (!parallel || step.writes.iter().all(|w| follows(&w.access, *axis)))
@@ -253,19 +266,21 @@ impl Plain<'_> {
         step.grid = chosen.map_or_else(|| step.grid.clone(), |(_, grid)| grid);
         Ok(())
     }
-    /// Time of a step as a stage, with the wait for its first piece, where it has its share of the chip.
+    /// Time of a step as a stage, with the wait for its first piece, where it has its share of the chip; all of the chip
+    /// where an operand that the chip cannot hold beside others comes again for every piece.
     fn time(&self, step: &Step) -> Result<f64> {
         let measure = Measure::of(&self.emitter.program, step, &self.nominal)?;
         let work = stage_work(step, &measure);
-        let cycles = stage_cycles(&work, (self.units.cores() / TYPICAL_SHARE).max(1), self.units).total();
-        let mut seconds = cycles * (1.0 + 1.0 / work.pieces) / self.units.machine.clock_hz;
+        let mut again = 0.0_f64;
         for read in &step.reads {
             let bytes = self.bytes(read.buffer)?;
             if bytes > self.units.pmu_bytes() as f64 * super::plan::MOST_OF_PMUS {
-                let again = bytes * read_again(&step.grid, &read.access);
-                seconds = seconds.max(again / self.units.bandwidth(true));
+                again = again.max(bytes * read_again(&step.grid, &read.access));
             }
         }
-        Ok(seconds)
+        let share = if again > 0.0 { 1 } else { TYPICAL_SHARE };
+        let cycles = stage_cycles(&work, (self.units.cores() / share).max(1), self.units).total();
+        let seconds = cycles * (1.0 + 1.0 / work.pieces) / self.units.machine.clock_hz;
+        Ok(seconds.max(again / self.units.bandwidth(true)))
     }
 }

@@ -1,12 +1,12 @@
 //! What cutting into sections starts from: the steps that become stages, and the values between them.
 
-use orrery_base::Result;
+use orrery_base::{IndexVec, Result};
 use orrery_cost::Measure;
 use orrery_cost::spatial::{StageWork, Units, read_again, stage_cycles, stage_work};
 use orrery_ir::op::Access;
 use orrery_ir::{Bindings, Op};
 use orrery_program::memory::unbound;
-use orrery_program::{BoundGrid, BufferClass, BufferId, Pieces, Program, Step, StepId, StepKind};
+use orrery_program::{BoundGrid, BufferClass, BufferId, Phase, Pieces, Program, Step, StepId, StepKind};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -17,8 +17,12 @@ pub(super) const MOST_OF_PMUS: f64 = 0.5;
 pub(super) struct Stage {
     /// The step.
     pub step: StepId,
+    /// The part of a training step that it belongs to.
+    pub phase: Phase,
     /// Equal for steps that are alike but for their names and weights.
     pub form: usize,
+    /// How many stages follow one another up to this one, where it runs as late as those of its part that read it allow.
+    level: usize,
     /// What it has to do.
     pub work: StageWork,
     /// Seconds of one PCU.
@@ -67,7 +71,7 @@ struct Value {
 pub(super) struct Plan {
     /// Stages.
     pub stages: Vec<Stage>,
-    values: BTreeMap<BufferId, Value>,
+    values: IndexVec<BufferId, Value>,
     forms: BTreeMap<String, usize>,
     pmu_bytes: u64,
     most: u64,
@@ -86,7 +90,7 @@ impl Plan {
     ) -> Result<Self> {
         let mut plan = Self {
             stages: Vec::new(),
-            values: BTreeMap::new(),
+            values: IndexVec::new(),
             forms: BTreeMap::new(),
             pmu_bytes: units.machine.pmu_bytes,
             most: (units.pmu_bytes() as f64 * MOST_OF_PMUS) as u64,
@@ -103,7 +107,7 @@ impl Plan {
                 uses: Vec::new(),
             };
             debug_assert!(buffer.pieces.is_none(), "a plain program has no pipelines");
-            plan.values.insert(id, value);
+            plan.values.push(value);
         }
         for (id, step) in program.steps.iter() {
             for read in &step.reads {
@@ -116,6 +120,7 @@ impl Plan {
                 plan.stage(program, id, step, units, nominal)?;
             }
         }
+        plan.delay();
         for number in 0..plan.stages.len() {
             plan.stages[number].outside = plan.too_much(number, units);
         }
@@ -125,7 +130,23 @@ impl Plan {
         Ok(plan)
     }
     fn value_mut(&mut self, id: BufferId) -> &mut Value {
-        self.values.get_mut(&id).expect("every buffer has a value")
+        &mut self.values[id]
+    }
+    /// Moves stages to just before what reads them: what is made of values that are there from the start, as of activations
+    /// in a backward pass, is not wanted before the gradients arrive.
+    fn delay(&mut self) {
+        let mut latest: Vec<Option<usize>> = vec![None; self.stages.len()];
+        for number in (0..self.stages.len()).rev() {
+            let stage = &mut self.stages[number];
+            stage.level = latest[number].unwrap_or(stage.level);
+            let (level, phase) = (stage.level, stage.phase);
+            for maker in self.stages[number].reads.iter().filter_map(|id| self.maker(*id)) {
+                if self.stages[maker].phase == phase {
+                    let before = latest[maker].map_or(level - 1, |latest| latest.min(level - 1));
+                    latest[maker] = Some(before);
+                }
+            }
+        }
     }
     /// Marks what a backward pass would need. What is only moved follows from its source, and the gradient of a softmax from
     /// its result.
@@ -165,6 +186,8 @@ impl Plan {
         reads.sort_unstable();
         reads.dedup();
         let writes: Vec<BufferId> = step.writes.iter().map(|w| w.buffer).collect();
+        let before = reads.iter().filter_map(|id| self.maker(*id)).map(|maker| self.stages[maker].level);
+        let level = before.max().unwrap_or(0) + 1;
         let (number, text) = (self.stages.len(), form(program, step));
         let next = self.forms.len();
         let form = *self.forms.entry(text).or_insert(next);
@@ -209,7 +232,9 @@ impl Plan {
         }
         self.stages.push(Stage {
             step: id,
+            phase: step.phase,
             form,
+            level,
             work,
             alone,
             least,
@@ -241,39 +266,39 @@ impl Plan {
     }
     /// Bytes of a value.
     pub(super) fn bytes(&self, id: BufferId) -> u64 {
-        self.values[&id].bytes
+        self.values[id].bytes
     }
     /// True for weights.
     pub(super) fn is_given(&self, id: BufferId) -> bool {
-        self.values[&id].given
+        self.values[id].given
     }
     /// What a buffer is a view of; itself where it is none.
     pub(super) fn source(&self, id: BufferId) -> BufferId {
-        self.values[&id].source
+        self.values[id].source
     }
     /// The stage that makes it, or what it is a view of; none for what comes from outside.
     pub(super) fn maker(&self, id: BufferId) -> Option<usize> {
-        self.values[&self.values[&id].source].maker
+        self.values[self.values[id].source].maker
     }
     /// Whether a buffer that a section made is needed from that step on.
     pub(super) fn is_needed(&self, id: BufferId, from: StepId) -> bool {
-        let value = &self.values[&id];
+        let value = &self.values[id];
         value.gradient || value.last_read.is_some_and(|last| last >= from)
     }
     /// Whether it, or a view of it, goes to the host or stays behind the chip.
     pub(super) fn leaves(&self, id: BufferId) -> bool {
-        self.values[&id].leaves || self.values[&id].gradient
+        self.values[id].leaves || self.values[id].gradient
     }
     /// The last stage that touches the value or a view of it.
     pub(super) fn last_use(&self, id: BufferId) -> Option<usize> {
-        self.values[&id].uses.last().map(|u| u.stage)
+        self.values[id].uses.last().map(|u| u.stage)
     }
     /// How much of a value the PMUs keep in a section of these stages; none where it stays outside. Weights are kept whole.
     pub(super) fn kept(&self, id: BufferId, section: &Range<usize>) -> Option<Kept> {
         if section.len() == 1 && self.stages[section.start].outside.contains(&id) {
             return None;
         }
-        let value = &self.values[&id];
+        let value = &self.values[id];
         let mut here = value.uses.iter().filter(|u| section.contains(&u.stage));
         if value.given && here.all(|u| u.taken < value.bytes as f64) {
             return None;
@@ -282,7 +307,8 @@ impl Plan {
         if !value.given {
             let uses: Vec<&Use> = value.uses.iter().filter(|u| section.contains(&u.stage)).collect();
             let of = common_pieces(&uses);
-            let (first, last) = (uses.first().map_or(0, |u| u.stage), uses.last().map_or(0, |u| u.stage));
+            let levels = || uses.iter().map(|u| self.stages[u.stage].level);
+            let (first, last) = (levels().min().unwrap_or(0), levels().max().unwrap_or(0));
             // One piece comes while another goes; what takes a longer way waits for the stages between.
             let halo = uses.iter().map(|u| u.halo).max().unwrap_or(0);
             let wait = 2 + halo + (last - first).saturating_sub(1) as u64;
@@ -297,7 +323,7 @@ impl Plan {
     }
     /// Bytes that a stage takes of a value that lies behind the chip.
     pub(super) fn taken(&self, id: BufferId, stage: usize) -> u64 {
-        let uses = self.values[&id].uses.iter().filter(|u| u.stage == stage);
+        let uses = self.values[id].uses.iter().filter(|u| u.stage == stage);
         uses.map(|u| u.taken).fold(0.0, f64::max) as u64
     }
     /// PMUs for so many bytes; no two buffers share one.
@@ -376,10 +402,12 @@ fn equal_pieces(extent: i64, parts: u64) -> u64 {
     extent / extent.div_ceil(parts.max(1))
 }
 
-/// Pieces in which a movement takes or makes a buffer: along the first dimension, where it leaves that as it is.
+/// Pieces in which a movement takes or makes a buffer: along the first dimension, where it leaves that as it is. A matrix
+/// that is turned comes row by row, and is there once all rows are.
 fn moved_parts(program: &Program, step: &Step, buffer: BufferId, shape: &[i64]) -> Vec<u64> {
     let mut parts = vec![1; shape.len()];
     let Some(node) = step.body.nodes.values().next() else { return parts };
+    let comes_by_rows = node.op == Op::Transpose && step.reads.iter().any(|r| r.buffer == buffer);
     let keeps_order = match node.op {
         Op::Transpose => node.attrs.ints("perm").is_some_and(|perm| perm.first() == Some(&0)),
         op => matches!(
@@ -397,7 +425,8 @@ fn moved_parts(program: &Program, step: &Step, buffer: BufferId, shape: &[i64]) 
     let lead = |id: BufferId| program.buffers[id].shape.first().cloned();
     let same = step.writes.iter().all(|w| lead(w.buffer) == lead(buffer))
         && step.reads.iter().any(|r| lead(r.buffer) == lead(buffer));
-    if let (true, Some(first), Some(extent)) = (keeps_order && same, parts.first_mut(), shape.first()) {
+    let by_pieces = comes_by_rows || (keeps_order && same);
+    if let (true, Some(first), Some(extent)) = (by_pieces, parts.first_mut(), shape.first()) {
         *first = extent.max(&1).unsigned_abs();
     }
     parts

@@ -1,13 +1,16 @@
 //! Models that repeat themselves: sections that are alike need their program once.
 
 use super::plan::Plan;
-use super::sections::{Cut, Load, Section, best};
+use super::sections::{Cut, Load, Section, best, run_seconds};
 use orrery_cost::spatial::Units;
+use std::ops::Range;
 
-/// A cut in which a part of the model that repeats itself is cut into equal sections, where that takes less than `limit`.
-pub(super) fn cut(plan: &Plan, units: &Units<'_>, limit: f64) -> Option<Cut> {
-    let forms: Vec<usize> = plan.stages.iter().map(|stage| stage.form).collect();
+/// A cut of some stages in which a stretch of them that repeats itself is cut into equal sections, where that takes less
+/// than `limit`.
+pub(super) fn cut(plan: &Plan, units: &Units<'_>, range: &Range<usize>, limit: f64) -> Option<Cut> {
+    let forms: Vec<usize> = plan.stages[range.clone()].iter().map(|stage| stage.form).collect();
     let (first, period, length) = repeated(&forms)?;
+    let first = range.start + first;
     let mut found: Option<Cut> = None;
     for periods in 1..=length / period / 2 {
         let size = periods * period;
@@ -18,8 +21,10 @@ pub(super) fn cut(plan: &Plan, units: &Units<'_>, limit: f64) -> Option<Cut> {
         let times = (first + length - start) / size;
         let end = start + times * size;
         let program = time(plan, units, start, size, Load::All)? - each;
-        let (before, after) = (best(plan, units, 0..start), best(plan, units, end..plan.stages.len()));
-        let seconds = before.seconds + program + each * times as f64 + after.seconds;
+        let (before, after) = (best(plan, units, range.start..start), best(plan, units, end..range.end));
+        let others = before.sections.iter().chain(&after.sections);
+        let others: f64 = others.map(|section| run_seconds(plan, units, section, Load::All)).sum();
+        let seconds = others + program + each * times as f64;
         if seconds < found.as_ref().map_or(limit, |cut| cut.seconds) {
             let equal = (0..times).map(|i| start + i * size..start + (i + 1) * size);
             let sections = before.sections.into_iter().chain(equal).chain(after.sections).collect();
@@ -33,7 +38,7 @@ pub(super) fn cut(plan: &Plan, units: &Units<'_>, limit: f64) -> Option<Cut> {
 fn time(plan: &Plan, units: &Units<'_>, start: usize, size: usize, load: Load) -> Option<f64> {
     let mut section = Section::new(plan, units, start);
     (start..start + size).for_each(|stage| section.add(stage));
-    (section.fits() || size == 1).then(|| section.seconds(load))
+    (section.fits() || size == 1).then(|| run_seconds(plan, units, &(start..start + size), load))
 }
 
 /// The longest stretch that repeats itself: its start, the period and its length. The shortest period where several do.

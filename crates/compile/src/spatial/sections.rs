@@ -12,21 +12,32 @@ pub(super) fn apart(plan: &Plan) -> Vec<Range<usize>> {
     (0..plan.stages.len()).map(|i| i..i + 1).collect()
 }
 
-/// The cut of least time: each section fits the chip, and pays for its load, its weights and what passes its ends.
-/// `stays` where a section that is all there is stays loaded.
+/// The cut of least time: each section fits the chip, and pays for its load, its weights and what passes its ends. The parts
+/// of a training step are run one by one, so that none of its sections has stages of two. `stays` where a section that is
+/// all there is stays loaded.
 pub(super) fn cut(plan: &Plan, units: &Units<'_>, stays: bool) -> Vec<Range<usize>> {
+    let mut sections = Vec::new();
+    let mut seconds = 0.0;
+    for part in plan.stages.chunk_by(|a, b| a.phase == b.phase) {
+        let start = sections.last().map_or(0, |last: &Range<usize>| last.end);
+        let range = start..start + part.len();
+        let mut best = best(plan, units, range.clone());
+        best.seconds = best.sections.iter().map(|section| run_seconds(plan, units, section, Load::All)).sum();
+        let chosen = repeats::cut(plan, units, &range, best.seconds).unwrap_or(best);
+        seconds += chosen.seconds;
+        sections.extend(chosen.sections);
+    }
     let all = 0..plan.stages.len();
-    let best = best(plan, units, all.clone());
-    let repeated = repeats::cut(plan, units, best.seconds);
-    let mut chosen = repeated.unwrap_or(best);
-    if stays && !all.is_empty() {
+    let one_part =
+        plan.stages.first().is_some_and(|first| plan.stages.iter().all(|s| s.phase == first.phase));
+    if stays && one_part {
         let mut whole = Section::new(plan, units, 0);
         all.clone().for_each(|stage| whole.add(stage));
-        if whole.fits() && whole.seconds(Load::Stays) < chosen.seconds {
-            chosen.sections = vec![all];
+        if whole.fits() && run_seconds(plan, units, &all, Load::Stays) < seconds {
+            return vec![all];
         }
     }
-    chosen.sections
+    sections
 }
 
 /// A cut and its time.
@@ -62,6 +73,48 @@ pub(super) fn best(plan: &Plan, units: &Units<'_>, range: Range<usize>) -> Cut {
     }
     sections.reverse();
     Cut { seconds: best[count].0, sections }
+}
+
+/// Seconds of one run of a section that has its PCUs: what [`Section::seconds`] estimates before they are dealt out. Stages
+/// start with the first piece of what they read and with their weights, which come in order.
+pub(super) fn run_seconds(plan: &Plan, units: &Units<'_>, range: &Range<usize>, load: Load) -> f64 {
+    let mut section = Section::new(plan, units, range.start);
+    range.clone().for_each(|stage| section.add(stage));
+    let stages = &plan.stages[range.clone()];
+    let shares = cores(stages, units);
+    let latency = units.machine.unit_latency_cycles / units.machine.clock_hz;
+    let mut ends: BTreeMap<BufferId, (f64, f64)> = BTreeMap::new();
+    let mut brought = BTreeSet::new();
+    let (mut weights, mut run) = (0.0, 0.0_f64);
+    for (stage, share) in stages.iter().zip(&shares) {
+        let time = stage_cycles(&stage.work, *share, units).total() / units.machine.clock_hz + latency;
+        let pieces =
+            |buffer| plan.kept(buffer, range).and_then(|kept| kept.pieces).map_or(1.0, |p| p.of as f64);
+        let (mut start, mut end) = (0.0_f64, 0.0_f64);
+        for &buffer in &stage.reads {
+            if plan.is_given(buffer) && plan.kept(buffer, range).is_some() && load != Load::Stays {
+                if brought.insert(buffer) {
+                    weights += plan.bytes(buffer) as f64 / units.bandwidth(true);
+                }
+                start = start.max(weights);
+            }
+            let source = plan.source(buffer);
+            if let Some((first, last)) = ends.get(&source) {
+                start = start.max(*first);
+                end = end.max(last + time / pieces(source));
+            }
+        }
+        end = end.max(start + time);
+        run = run.max(end);
+        for &buffer in &stage.writes {
+            ends.insert(buffer, (start + time / pieces(buffer), end));
+        }
+    }
+    let program = match load {
+        Load::All => units.load_seconds(2.0 * shares.iter().sum::<u64>() as f64),
+        Load::NoProgram | Load::Stays => 0.0,
+    };
+    program + units.machine.argument_load_seconds + run.max(section.streams(load))
 }
 
 /// What a section has to load.
@@ -192,12 +245,15 @@ impl<'a> Section<'a> {
         let cores = self.units.cores() as f64 - 0.5 * self.range.len() as f64;
         (self.work / cores.max(1.0)).max(self.longest)
     }
-    /// Seconds of one run.
+    /// Seconds in which what comes and goes passes the memory.
+    fn streams(&self, load: Load) -> f64 {
+        let weights = if load == Load::Stays { 0 } else { self.weights };
+        (self.incoming + self.outgoing + weights) as f64 / self.units.bandwidth(true)
+    }
+    /// Seconds of one run, where PCUs are dealt out evenly by work.
     pub(super) fn seconds(&self, load: Load) -> f64 {
         let interval = self.interval();
-        let weights = if load == Load::Stays { 0 } else { self.weights };
-        let streams = (self.incoming + self.outgoing + weights) as f64 / self.units.bandwidth(true);
-        let run = (interval + self.longest_wait.at(interval)).max(streams);
+        let run = (interval + self.longest_wait.at(interval)).max(self.streams(load));
         let program = match load {
             Load::All => self.units.load_seconds(2.0 * self.units.cores() as f64),
             Load::NoProgram | Load::Stays => 0.0,

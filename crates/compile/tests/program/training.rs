@@ -1,15 +1,17 @@
 //! Training steps: forward, backward and update, each step of their Programs held against the interpreter.
 
 use crate::common::{inputs, run, shrunk};
+use orrery_base::index::Id;
 use orrery_compile::{Options, compile};
 use orrery_cost::Target;
-use orrery_ir::{Bindings, Graph, Op, infer};
+use orrery_ir::{Bindings, Graph, NodeId, Op, infer};
 use orrery_machine::{System, registry};
 use orrery_numerics::{Rounding, Tensor};
-use orrery_program::{Cutting, Program, Step as ProgramStep, StepId};
+use orrery_program::{BufferId, Cutting, Phase, PipelineId, Program, Step as ProgramStep, StepId, StepKind};
 use orrery_transform::training::{Loss, Optimizer, Spec, StateKind, Step, step};
 use orrery_transform::{PrecisionSpec, Weights, store_border};
 use orrery_zoo::find;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Convolutions, pooling, dense layers.
 const CNN: (&str, &str, &[(&str, i64)]) = ("mnist_cnn", "filters=4 hidden=8", &[("batch", 3)]);
@@ -122,4 +124,44 @@ fn partial_sums_of_a_weight_gradient_that_are_dropped_are_seen() {
         Err(error) => error.code == "mapping",
     };
     assert!(seen, "the sum lacks half its parts, and nothing is said");
+}
+
+/// The node of `stored` from which on it has those of a step's graph from number `at` on.
+fn first_of(graph: &Graph, at: usize, stored: &Graph) -> NodeId {
+    let made: BTreeSet<&str> = (at..graph.nodes.len())
+        .flat_map(|at| graph.nodes[NodeId::new(at)].outputs.iter().flatten())
+        .map(|value| graph.values[*value].name.as_str())
+        .collect();
+    let outputs = |id: NodeId| stored.nodes[id].outputs.iter().flatten();
+    let mut found = stored.nodes.ids();
+    found.find(|id| outputs(*id).any(|v| made.contains(stored.values[*v].name.as_str()))).unwrap()
+}
+
+#[test]
+fn sections_have_steps_of_one_part_and_make_gradients_where_they_are_read() {
+    let system = registry::find("sn30").unwrap();
+    let target = Target::new(system, None, None).unwrap();
+    let (step, graph) = made(CNN, &target);
+    let parts = [step.backward, step.update].map(|at| first_of(&step.graph, at, &graph));
+    let options = Options { training: Some((parts[0], parts[1])), ..Options::default() };
+    let program = compile(&graph, &target, &options).unwrap().program;
+    let mut phases: BTreeMap<PipelineId, BTreeSet<Phase>> = BTreeMap::new();
+    for step in program.steps.values() {
+        let Some(stage) = step.stage.filter(|_| step.kind != StepKind::Stream) else { continue };
+        phases.entry(stage.pipeline).or_default().insert(step.phase);
+    }
+    assert_eq!(phases.len(), 3, "a section each for the forward pass, the backward pass and the update");
+    assert!(phases.values().all(|phases| phases.len() == 1), "{phases:?}");
+    // Nothing is turned for a product of two matrices.
+    let turned: BTreeSet<BufferId> = program
+        .steps
+        .values()
+        .filter(|step| step.body.nodes.values().any(|node| node.op == Op::Transpose))
+        .flat_map(|step| step.writes.iter().map(|w| w.buffer))
+        .collect();
+    let multiplies = |step: &&ProgramStep| step.body.nodes.values().any(|n| n.op == Op::Gemm);
+    let products: Vec<&ProgramStep> = program.steps.values().filter(multiplies).collect();
+    assert!(products.iter().flat_map(|step| &step.reads).all(|read| !turned.contains(&read.buffer)));
+    let outcome = run(&program, &given(&step, &graph)).unwrap();
+    assert!(outcome.disagreements.is_empty(), "{:?}", outcome.disagreements);
 }

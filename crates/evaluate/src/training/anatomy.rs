@@ -47,6 +47,8 @@ impl Part {
 pub struct Anatomy {
     /// Parts that take time.
     pub parts: BTreeMap<Part, Picoseconds>,
+    /// Time of the device in the update, whatever it does there.
+    pub update: Picoseconds,
     /// Time on the links of what the cores do not wait for, or not all the time.
     pub on_links: Picoseconds,
 }
@@ -80,6 +82,9 @@ pub(super) fn anatomy(program: &Program, timeline: &Timeline) -> Anatomy {
             (_, Phase::Backward) => Part::Backward,
             (_, Phase::Update) => Part::Optimizer,
         };
+        if step.phase == Phase::Update {
+            anatomy.update += event.cost.time;
+        }
         let mut count = |part, time| *anatomy.parts.entry(part).or_insert(Picoseconds::ZERO) += time;
         count(part, event.cost.time);
         count(Part::Waiting, event.waited);

@@ -1,7 +1,7 @@
 //! Rows that are training steps.
 
 use crate::setup::Setup;
-use crate::training::{MADE_AGAIN, Part, Wanted, time_step};
+use crate::training::{MADE_AGAIN, Wanted, time_step};
 use crate::workload::{Case, Training};
 use orrery_base::Result;
 use orrery_record::Scope;
@@ -68,7 +68,7 @@ fn timed(case: &Case, setup: &Setup, wanted: &Wanted) -> Result<Seconds> {
     Ok(Seconds {
         device: timed.timeline.device.seconds(),
         end_to_end: timed.timeline.end_to_end.seconds(),
-        update: timed.anatomy.time(Part::Optimizer).seconds(),
+        update: timed.anatomy.update.seconds(),
         again: again.map(|note| note.cause.clone()),
     })
 }
