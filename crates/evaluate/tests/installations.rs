@@ -15,13 +15,15 @@ fn on(model: &str, parameters: &[&str], machine: &str, shards: Option<u64>) -> R
             [("seq".to_owned(), 1), ("past".to_owned(), 512)].into()
         },
     };
-    let model = Model::open(model, &options).unwrap();
-    let setup = Setup::find(machine).unwrap().shards(shards);
-    compare(&model, &Work::Inference, &[setup], &[8], 1, &Progress::default()).unwrap().remove(0)
+    let model = Model::open(model, &options).expect("a model of the zoo");
+    let setup = Setup::find(machine).expect("a machine of ours").shards(shards);
+    compare(&model, &Work::Inference, &[setup], &[8], 1, &Progress::default())
+        .expect("nobody stops it")
+        .remove(0)
 }
 
 fn value(record: &Record, metric: &str) -> f64 {
-    record.figure(metric, Scope::Device).unwrap().value
+    record.figure(metric, Scope::Device).expect("it ran").value
 }
 
 #[test]
