@@ -142,146 +142,162 @@ pub struct Step {
 /// `no-parameters` where nothing can be trained; `loss-output` where the loss does not fit the model; `no-gradient` with
 /// the node; those of the passes.
 pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weights: Weights) -> Result<Step> {
-    let own = model.outputs.len();
-    let (graph, statistics) = parameters::training_mode(model);
-    // Weights become inputs before anything is folded or shared: equal ones would become the same.
-    let (graph, mut found) = parameters::to_inputs(graph, &statistics, &spec.frozen, spec.parameters_in)?;
-    let options = Options { weights, fold_batch_norm: false, ..Options::default() };
-    let Prepared { graph, report } = prepare(&unroll(&graph)?, &options)?;
-    let graph = spread_batch_norm(&graph)?;
-    if !found.iter().any(|p| p.kind == StateKind::Parameter) {
-        return Diagnostic::error("no-parameters", "the model has no weights that could be trained")
-            .at(graph.name)
-            .help(
-                "weights are float constants that products, convolutions, normalizations or embeddings read",
-            )
-            .err();
-    }
-    let data = 0..graph.inputs.len() - found.len();
-    let moved = graph.outputs[own..].to_vec();
-    let outputs = graph.outputs[..own].to_vec();
-    let names: Vec<String> = (0..own).map(|i| graph.output_name(i).to_owned()).collect();
-    let mut extend = Extend::new(graph)?;
-    let attached = loss::attach(&mut extend, &spec.loss, &outputs, &names)?;
-    let loss_scale =
-        spec.loss_scaling.then(|| extend.input("loss_scale", Type::tensor(DType::F32, [0_i64; 0])));
-    let forward = extend.graph().nodes.len();
-    let seed = match loss_scale {
-        Some(scale) => extend.cast(scale, extend.dtype(attached.loss))?,
-        None => extend.scalar_like(attached.loss, 1.0),
-    };
-    let trained: Vec<usize> = (0..found.len()).filter(|i| found[*i].kind == StateKind::Parameter).collect();
-    let wrt: Vec<ValueId> = trained.iter().map(|i| extend.graph().inputs[found[*i].input]).collect();
-    let gradients = differentiate(&mut extend, attached.loss, seed, &wrt)?;
-    let mut notes = attached.notes;
-    let idle: Vec<&str> = trained
-        .iter()
-        .zip(&gradients)
-        .filter(|(_, g)| g.is_none())
-        .map(|(i, _)| found[*i].name.as_str())
-        .collect();
-    notes.extend(idle_note(&idle));
+    Passes::of(model, spec, precision, weights)?.with_update(spec)
+}
 
-    // Outputs of the graph that is brought to the machine's formats: loss, statistics, gradients.
-    let mut graph = extend.finish();
-    // The statistics are the first of what was found.
-    let statistic_outputs: Vec<(usize, ValueId)> = moved.into_iter().enumerate().collect();
-    let given: Vec<(usize, ValueId)> =
-        trained.iter().zip(gradients).filter_map(|(i, g)| Some((*i, g?))).collect();
-    graph.outputs = std::iter::once(attached.loss)
-        .chain(statistic_outputs.iter().map(|(_, v)| *v))
-        .chain(given.iter().map(|(_, v)| *v))
-        .collect();
-    graph.output_names = std::iter::once("loss".to_owned())
-        .chain(statistic_outputs.iter().map(|(i, _)| format!("{}.new", found[*i].name)))
-        .chain(given.iter().map(|(i, _)| format!("{}.gradient", found[*i].name)))
-        .collect();
-    let first_backward = graph.nodes.values().nth(forward).map(|node| node.name.clone());
-    if let Some(precision) = precision {
-        let legal = legalise(&graph, precision, weights)?;
-        graph = legal.graph;
-        notes.extend(legal.notes);
-    }
-    let backward = first_backward
-        .and_then(|name| graph.nodes.values().position(|n| n.name == name))
-        .unwrap_or(graph.nodes.len());
-    let update = graph.nodes.len();
-    let gradients_at = 1 + statistic_outputs.len();
-    let legal_outputs = graph.outputs.clone();
-    // The inputs in their order: data, what was found, labels, the factor of the loss.
-    let labels = attached.labels.map(|_| data.end + found.len());
-    let loss_scale = loss_scale.map(|_| data.end + found.len() + usize::from(labels.is_some()));
+/// The forward and backward passes, in the machine's formats. Outputs are the loss, the new statistics, which are the first
+/// of what was found, and the gradients.
+struct Passes {
+    graph: Graph,
+    /// Inputs: data, what was found, the labels, the factor of the loss.
+    data: std::ops::Range<usize>,
+    /// What was found in the model to be kept from step to step.
+    found: Vec<Slot>,
+    labels: Option<usize>,
+    loss_scale: Option<usize>,
+    /// Number of statistics.
+    statistics: usize,
+    /// Those of `found` that have gradients, in the order of these.
+    given: Vec<usize>,
+    /// Node at which the backward pass starts.
+    backward: usize,
+    report: Report,
+    notes: Vec<Diagnostic>,
+}
 
-    let mut extend = Extend::new(graph)?;
-    let learning_rate = extend.graph().inputs.len();
-    let rate = extend.input("learning_rate", Type::tensor(DType::F32, [0_i64; 0]));
-    let time = extend.input("step", Type::tensor(DType::I64, [0_i64; 0]));
-    let scale = loss_scale.map(|at| extend.graph().inputs[at]);
-    let apply =
-        (spec.accumulations > 1).then(|| extend.input("apply", Type::tensor(DType::Bool, [0_i64; 0])));
-    let mut update_of = optimizer::Update::new(spec, rate, time, scale, apply);
-    let inputs: Vec<(ValueId, ValueId, String)> = given
-        .iter()
-        .enumerate()
-        .map(|(k, (i, _))| {
-            let parameter = extend.graph().inputs[found[*i].input];
-            (parameter, legal_outputs[gradients_at + k], found[*i].name.clone())
-        })
-        .collect();
-    let updated = update_of.append(&mut extend, &inputs)?;
-    let mut outputs: Vec<(String, ValueId)> = vec![("loss".to_owned(), legal_outputs[0])];
-    let gradient_norm = updated.norm.filter(|_| spec.gradient_norm).map(|norm| {
-        outputs.push(("grad_norm".to_owned(), norm));
-        outputs.len() - 1
-    });
-    for (k, (i, _)) in statistic_outputs.iter().enumerate() {
-        found[*i].output = outputs.len();
-        outputs.push((format!("{}.new", found[*i].name), legal_outputs[1 + k]));
+impl Passes {
+    fn of(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weights: Weights) -> Result<Self> {
+        let own = model.outputs.len();
+        let (graph, statistics) = parameters::training_mode(model);
+        // Weights become inputs before anything is folded or shared: equal ones would become the same.
+        let (graph, found) = parameters::to_inputs(graph, &statistics, &spec.frozen, spec.parameters_in)?;
+        let options = Options { weights, fold_batch_norm: false, ..Options::default() };
+        let Prepared { graph, report } = prepare(&unroll(&graph)?, &options)?;
+        let graph = spread_batch_norm(&graph)?;
+        let trained: Vec<usize> =
+            (0..found.len()).filter(|i| found[*i].kind == StateKind::Parameter).collect();
+        if trained.is_empty() {
+            return Diagnostic::error("no-parameters", "the model has no weights that could be trained")
+                .at(graph.name)
+                .help(
+                    "weights are float constants that products, convolutions, normalizations or embeddings read",
+                )
+                .err();
+        }
+        let data = 0..graph.inputs.len() - found.len();
+        let moved = graph.outputs[own..].to_vec();
+        let outputs = graph.outputs[..own].to_vec();
+        let names: Vec<String> = (0..own).map(|i| graph.output_name(i).to_owned()).collect();
+        let mut extend = Extend::new(graph)?;
+        let attached = loss::attach(&mut extend, &spec.loss, &outputs, &names)?;
+        let scale =
+            spec.loss_scaling.then(|| extend.input("loss_scale", Type::tensor(DType::F32, [0_i64; 0])));
+        let forward = extend.graph().nodes.len();
+        let seed = match scale {
+            Some(scale) => extend.cast(scale, extend.dtype(attached.loss))?,
+            None => extend.scalar_like(attached.loss, 1.0),
+        };
+        let wrt: Vec<ValueId> = trained.iter().map(|i| extend.graph().inputs[found[*i].input]).collect();
+        let gradients = differentiate(&mut extend, attached.loss, seed, &wrt)?;
+        let mut notes = attached.notes;
+        let without = trained.iter().zip(&gradients).filter(|(_, gradient)| gradient.is_none());
+        let idle: Vec<&str> = without.map(|(i, _)| found[*i].name.as_str()).collect();
+        notes.extend(idle_note(&idle));
+
+        let mut graph = extend.finish();
+        let statistics = moved.len();
+        let (given, gradients): (Vec<usize>, Vec<ValueId>) =
+            trained.iter().zip(gradients).filter_map(|(i, gradient)| Some((*i, gradient?))).unzip();
+        graph.outputs = std::iter::once(attached.loss).chain(moved).chain(gradients).collect();
+        graph.output_names = std::iter::once("loss".to_owned())
+            .chain((0..statistics).map(|i| format!("{}.new", found[i].name)))
+            .chain(given.iter().map(|i| format!("{}.gradient", found[*i].name)))
+            .collect();
+        let first_backward = graph.nodes.values().nth(forward).map(|node| node.name.clone());
+        if let Some(precision) = precision {
+            let legal = legalise(&graph, precision, weights)?;
+            graph = legal.graph;
+            notes.extend(legal.notes);
+        }
+        let backward = first_backward
+            .and_then(|name| graph.nodes.values().position(|n| n.name == name))
+            .unwrap_or(graph.nodes.len());
+        let labels = attached.labels.map(|_| data.end + found.len());
+        let loss_scale = scale.map(|_| data.end + found.len() + usize::from(labels.is_some()));
+        Ok(Self { graph, data, found, labels, loss_scale, statistics, given, backward, report, notes })
     }
-    let new: BTreeMap<usize, ValueId> = given.iter().map(|(i, _)| *i).zip(updated.parameters).collect();
-    for i in trained {
-        // What the loss does not depend on stays as it is.
-        let left = new.get(&i).copied().unwrap_or(extend.graph().inputs[found[i].input]);
-        found[i].output = outputs.len();
-        outputs.push((format!("{}.new", found[i].name), left));
-    }
-    let mut graph = extend.finish();
-    let mut states = found;
-    for moment in updated.moments {
-        let ty = graph.values[moment.input].ty.clone();
-        let position = graph.inputs.iter().position(|v| *v == moment.input).expect("it is an input");
-        states.push(Slot {
-            name: moment.name.clone(),
-            kind: moment.kind,
-            input: position,
-            output: outputs.len(),
-            initial: Weight::Seeded { seed: 0, mean: 0.0, deviation: 0.0 },
-            ty,
+    /// With what makes new parameters of the gradients.
+    fn with_update(self, spec: &Spec) -> Result<Step> {
+        let Self { graph, data, mut found, labels, loss_scale, statistics, given, backward, report, notes } =
+            self;
+        let update = graph.nodes.len();
+        let made = graph.outputs.clone();
+        let mut extend = Extend::new(graph)?;
+        let learning_rate = extend.graph().inputs.len();
+        let rate = extend.input("learning_rate", Type::tensor(DType::F32, [0_i64; 0]));
+        let time = extend.input("step", Type::tensor(DType::I64, [0_i64; 0]));
+        let scale = loss_scale.map(|at| extend.graph().inputs[at]);
+        let apply =
+            (spec.accumulations > 1).then(|| extend.input("apply", Type::tensor(DType::Bool, [0_i64; 0])));
+        let inputs: Vec<(ValueId, ValueId, String)> = given
+            .iter()
+            .zip(&made[1 + statistics..])
+            .map(|(i, gradient)| (extend.graph().inputs[found[*i].input], *gradient, found[*i].name.clone()))
+            .collect();
+        let updated = optimizer::Update::new(spec, rate, time, scale, apply).append(&mut extend, &inputs)?;
+        let mut outputs: Vec<(String, ValueId)> = vec![("loss".to_owned(), made[0])];
+        let gradient_norm = updated.norm.filter(|_| spec.gradient_norm).map(|norm| {
+            outputs.push(("grad_norm".to_owned(), norm));
+            outputs.len() - 1
         });
-        outputs.push((format!("{}.new", moment.name), moment.output));
+        let new: BTreeMap<usize, ValueId> = given.into_iter().zip(updated.parameters).collect();
+        for (i, slot) in found.iter_mut().enumerate() {
+            // What the loss does not depend on stays as it is.
+            let left = match made[1..].get(i).filter(|_| i < statistics) {
+                Some(statistic) => *statistic,
+                None => new.get(&i).copied().unwrap_or(extend.graph().inputs[slot.input]),
+            };
+            slot.output = outputs.len();
+            outputs.push((format!("{}.new", slot.name), left));
+        }
+        let mut graph = extend.finish();
+        let mut states = found;
+        for moment in updated.moments {
+            let ty = graph.values[moment.input].ty.clone();
+            let position = graph.inputs.iter().position(|v| *v == moment.input).expect("it is an input");
+            states.push(Slot {
+                name: moment.name.clone(),
+                kind: moment.kind,
+                input: position,
+                output: outputs.len(),
+                initial: Weight::Seeded { seed: 0, mean: 0.0, deviation: 0.0 },
+                ty,
+            });
+            outputs.push((format!("{}.new", moment.name), moment.output));
+        }
+        graph.outputs = outputs.iter().map(|(_, v)| *v).collect();
+        graph.output_names = outputs.into_iter().map(|(name, _)| name).collect();
+        graph.states = states
+            .iter()
+            .map(|slot| State { input: slot.input, output: slot.output, initial: slot.initial.clone() })
+            .collect();
+        crate::check(&graph)?;
+        Ok(Step {
+            graph,
+            data,
+            labels,
+            learning_rate,
+            step: learning_rate + 1,
+            loss_scale,
+            apply: apply.map(|_| learning_rate + 2),
+            gradient_norm,
+            states,
+            backward,
+            update,
+            report,
+            notes,
+        })
     }
-    graph.outputs = outputs.iter().map(|(_, v)| *v).collect();
-    graph.output_names = outputs.into_iter().map(|(name, _)| name).collect();
-    graph.states = states
-        .iter()
-        .map(|slot| State { input: slot.input, output: slot.output, initial: slot.initial.clone() })
-        .collect();
-    crate::check(&graph)?;
-    Ok(Step {
-        graph,
-        data,
-        labels,
-        learning_rate,
-        step: learning_rate + 1,
-        loss_scale,
-        apply: apply.map(|_| learning_rate + 2),
-        gradient_norm,
-        states,
-        backward,
-        update,
-        report,
-        notes,
-    })
 }
 
 fn idle_note(idle: &[&str]) -> Option<Diagnostic> {
