@@ -41,11 +41,14 @@ const TRAINING_BUDGETS: [f64; 3] = [0.5, 0.2, 0.08];
 
 /// Numbers of equal items that so many samples can be dealt to, from one to one sample each: at least twice as many each time.
 fn numbers_of_items(samples: u64) -> Vec<u64> {
-    let mut counts = vec![1];
-    for count in 2..=samples {
-        let enough = counts.last().is_none_or(|last| count >= 2 * last) || count == samples;
-        if enough && samples.is_multiple_of(count) {
-            counts.push(count);
+    let small = (1..=samples.isqrt().max(1)).filter(|divisor| samples.is_multiple_of(*divisor));
+    let mut divisors: Vec<u64> = small.flat_map(|divisor| [divisor, samples / divisor]).collect();
+    divisors.sort_unstable();
+    let mut counts: Vec<u64> = Vec::new();
+    for divisor in divisors {
+        let last = counts.last().copied();
+        if last.is_none_or(|last| divisor >= 2 * last || divisor == samples && divisor > last) {
+            counts.push(divisor);
         }
     }
     counts
@@ -498,5 +501,18 @@ impl Wafer<'_> {
                 Ok(number(&work.macs)? / macs + vector + special)
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::numbers_of_items;
+
+    #[test]
+    fn items_are_equal_and_twice_as_many_each_time() {
+        assert_eq!(numbers_of_items(1), [1]);
+        assert_eq!(numbers_of_items(12), [1, 2, 4, 12]);
+        assert_eq!(numbers_of_items(7), [1, 7]);
+        assert_eq!(numbers_of_items(1_000_000_000_000).last(), Some(&1_000_000_000_000));
     }
 }
