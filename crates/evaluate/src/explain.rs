@@ -173,7 +173,7 @@ pub fn explain(model: &Model, work: &Work, batch: Option<u64>, setup: &Setup) ->
 }
 
 /// Batches up to this one are looked at for the largest that fits.
-const MOST_SAMPLES: u64 = 1 << 20;
+pub const MOST_SAMPLES: u64 = 1 << 20;
 
 fn training(
     model: &Model,

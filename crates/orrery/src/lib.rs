@@ -25,7 +25,7 @@ pub use orrery_evaluate::calibrate::{Calibrated, Kind, calibrate};
 pub use orrery_evaluate::check::{CheckReport, NodeCheck, Verdict, check};
 pub use orrery_evaluate::compare::compare;
 pub use orrery_evaluate::explain::{
-    Explanation, MemoryPart, Recomputed, Share, StepPart, TrainingParts, explain,
+    Explanation, MOST_SAMPLES, MemoryPart, Recomputed, Share, StepPart, TrainingParts, explain,
 };
 pub use orrery_evaluate::model::{BatchAxis, Bound, Options as ModelOptions, Origin};
 pub use orrery_evaluate::run::{Checked, OutputCheck, Place, RunRequest, RunResult, run};

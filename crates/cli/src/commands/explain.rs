@@ -5,8 +5,8 @@ use crate::commands::shared::{notes, open, setup, work};
 use crate::output::{Answer, Exit, diagnostic_json, table, wrapped};
 use orrery::record::{Record, Scope};
 use orrery::{
-    Explanation, MemoryPart, Result, StepPart, Suggestion, TrainingParts, explain, show_bytes, show_joules,
-    show_seconds, show_si,
+    Explanation, MOST_SAMPLES, MemoryPart, Result, StepPart, Suggestion, TrainingParts, explain, show_bytes,
+    show_joules, show_seconds, show_si,
 };
 use serde_json::Value;
 
@@ -17,8 +17,6 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 /// Bars of a memory track.
 const TRACK: usize = 60;
 
-/// The largest batch that is looked for.
-const LARGEST_TRIED: u64 = 1 << 20;
 /// The part of the memory above which nothing worth telling is saved.
 const SAVED: f64 = 0.98;
 /// The time of all steps over that of the run from which on it is said that they overlap.
@@ -110,7 +108,7 @@ fn training_text(training: &TrainingParts) -> String {
         text.extend(rows);
     }
     if let Some(batch) = training.largest_batch {
-        let about = if batch < LARGEST_TRIED { "about" } else { "at least" };
+        let about = if batch < MOST_SAMPLES { "about" } else { "at least" };
         text += &format!("\nthe largest batch that fits is {about} {batch}\n");
     }
     if let Some(recomputed) = &training.recomputation {
