@@ -41,11 +41,7 @@ pub fn spread_attention(graph: &Graph) -> Result<Graph> {
         let types: Vec<Type> = inputs.iter().map(|v| rewriter.ty(*v).clone()).collect();
         let Some(body) = spelled(&node, types, operands)? else { continue };
         let made = rewriter.inline(id, &body, &inputs);
-        for (i, made) in made.into_iter().enumerate() {
-            if let Some(output) = rewriter.output(id, i) {
-                rewriter.replace(output, made);
-            }
-        }
+        rewriter.replace_outputs(id, &made);
     }
     let graph = rewriter.finish();
     check(&graph)?;

@@ -27,11 +27,7 @@ pub fn spread_batch_norm(graph: &Graph) -> Result<Graph> {
         }
         let types: Vec<Type> = inputs.iter().map(|v| rewriter.ty(*v).clone()).collect();
         let made = rewriter.inline(id, &spelled(&node, types)?, &inputs);
-        for (i, made) in made.into_iter().enumerate() {
-            if let Some(output) = rewriter.output(id, i) {
-                rewriter.replace(output, made);
-            }
-        }
+        rewriter.replace_outputs(id, &made);
     }
     let graph = rewriter.finish();
     check(&graph)?;

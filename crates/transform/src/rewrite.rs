@@ -142,6 +142,14 @@ impl Rewriter {
         })
     }
 
+    /// From here on `made` are read where the outputs of a node were, those that are wanted.
+    pub(crate) fn replace_outputs(&mut self, node: NodeId, made: &[ValueId]) {
+        for (i, made) in made.iter().enumerate() {
+            if let Some(output) = self.output(node, i) {
+                self.replace(output, *made);
+            }
+        }
+    }
     /// From here on `new` is read where `old` was.
     pub(crate) fn replace(&mut self, old: ValueId, new: ValueId) {
         let new = self.resolve(new);

@@ -156,11 +156,7 @@ impl Pass<'_> {
         }
         let body = self.rewriter.take_bodies(id).swap_remove(branch);
         let results = self.rewriter.inline(id, &body, &inputs);
-        for (number, result) in results.into_iter().enumerate() {
-            if let Some(output) = self.rewriter.output(id, number) {
-                self.rewriter.replace(output, result);
-            }
-        }
+        self.rewriter.replace_outputs(id, &results);
         true
     }
 }
