@@ -30,8 +30,7 @@ pub enum Recompute {
     /// Those that cost no product and no further memory: what element-wise ops and normalizations make of values that the
     /// backward pass needs anyway.
     Elementwise,
-    /// Those within as many stretches of the forward pass as its nodes have a square root: with that many, what is kept
-    /// between and what is made again within are about as much (Chen and others 2016).
+    /// All within stretches of the forward pass, of which there are about as many as its nodes have a square root.
     Stretches,
 }
 
@@ -46,8 +45,7 @@ pub fn recompute(step: &mut Step, which: Recompute) -> Result<()> {
     let graph = std::mem::take(&mut step.graph);
     let again = match which {
         Recompute::Elementwise => elementwise::again(&graph, step.backward),
-        Recompute::Cheap { .. } => cheap(&graph, step.backward, which),
-        _ => over(&graph, &stretches(&graph, step.backward, root_of(step.backward)), step.backward, which),
+        _ => least(&graph, step.backward, which),
     };
     let (backward, all) = (step.backward, graph.nodes.len());
     let update = step.update;
@@ -90,19 +88,58 @@ fn over(graph: &Graph, stretches: &[Range<usize>], forward: usize, which: Recomp
     all_but_last.iter().filter_map(|stretch| Again::of(graph, stretch, forward, which)).collect()
 }
 
-/// What is cheap to make again, over as many stretches as leave least to lie at a time: the fewer there are, the
-/// less is kept between them, and the more is there at once of the largest.
-fn cheap(graph: &Graph, forward: usize, which: Recompute) -> Vec<Again> {
-    let counts = (0..).map(|power| 1_usize << power).take_while(|count| *count <= 2 * root_of(forward));
-    let tried = counts.map(|count| {
-        let mut stretches = stretches(graph, forward, count);
-        if count == 1 {
-            stretches.push(forward..forward);
-        }
-        let again = over(graph, &stretches, forward, which);
+/// What is made again, over as many stretches as leave least to lie at a time: the fewer there are, the less is kept
+/// between them, and the more is there at once of the largest. Where all of a stretch is made again, about as much is kept
+/// as is made again with as many as the nodes have a square root (Chen and others 2016).
+fn least(graph: &Graph, forward: usize, which: Recompute) -> Vec<Again> {
+    let root = root_of(forward);
+    let cheap = matches!(which, Recompute::Cheap { .. });
+    let ways: Vec<Vec<Range<usize>>> = if cheap {
+        let counts = (0..).map(|power| 1_usize << power).take_while(|count| *count <= 2 * root);
+        let mut ways: Vec<_> = counts.map(|count| stretches(graph, forward, count)).collect();
+        ways[0].push(forward..forward);
+        ways
+    } else {
+        let like = stretches(graph, forward, root);
+        let mut ways: Vec<_> = (1..=BLOCKS).map(|blocks| of_blocks(graph, forward, &like, blocks)).collect();
+        ways.push(like);
+        ways.iter_mut().for_each(|stretches| shorten_the_last(stretches, graph, forward));
+        ways
+    };
+    let tried = ways.iter().map(|stretches| {
+        let again = over(graph, stretches, forward, which);
         (most_at_once(graph, forward, &again), again)
     });
     tried.min_by_key(|(bytes, _)| *bytes).map(|(_, again)| again).unwrap_or_default()
+}
+
+/// The most blocks that a stretch is tried with.
+const BLOCKS: usize = 4;
+
+/// Stretches of so many blocks each: a model of equal blocks has as much pass from one to the next wherever `like` cuts
+/// between two, and cuts elsewhere leave a block to two stretches.
+fn of_blocks(graph: &Graph, forward: usize, like: &[Range<usize>], blocks: usize) -> Vec<Range<usize>> {
+    let passing = passing(graph, forward);
+    let mut narrow: Vec<i128> = like.iter().skip(1).map(|stretch| passing[stretch.start]).collect();
+    narrow.sort_unstable();
+    let Some(&usual) = narrow.get(narrow.len() / 2) else { return like.to_vec() };
+    // Where as much passes for some nodes, the last of them: views and casts are then made again, not kept.
+    let between: Vec<usize> =
+        (1..forward).filter(|i| passing[*i] == usual && passing[i + 1] != usual).collect();
+    let inner = between.chunks(blocks).filter(|chunk| chunk.len() == blocks).map(|chunk| chunk[blocks - 1]);
+    let cuts: Vec<usize> = [0].into_iter().chain(inner).chain([forward]).collect();
+    cuts.windows(2).map(|pair| pair[0]..pair[1]).collect()
+}
+
+/// Cuts the last stretch once more, as late as least passes: it lies there while the gradients of the loss do, which may be
+/// large.
+fn shorten_the_last(stretches: &mut Vec<Range<usize>>, graph: &Graph, forward: usize) {
+    let passing = passing(graph, forward);
+    if let Some(last) = stretches.pop() {
+        let late = (last.start + 1..last.end).rev().min_by_key(|i| passing[*i]);
+        let cut = late.unwrap_or(last.start);
+        stretches.extend([last.start..cut, cut..last.end].into_iter().filter(|part| !part.is_empty()));
+    }
 }
 
 /// The most bytes of forward values that lie at a time while the backward pass goes back over them: what is kept of the
@@ -136,10 +173,9 @@ fn root_of(nodes: usize) -> usize {
     (nodes as f64).sqrt().round().max(1.0) as usize
 }
 
-/// As many stretches of the forward pass.
-fn stretches(graph: &Graph, forward: usize, count: usize) -> Vec<Range<usize>> {
+/// Bytes that pass from the nodes before number i to those from it on.
+fn passing(graph: &Graph, forward: usize) -> Vec<i128> {
     let last = last_readers(graph, forward);
-    // Bytes that pass from the nodes before number i to those from it on.
     let mut passing = vec![0_i128; forward + 2];
     for (value, reader) in &last {
         let Def::Node(maker, _) = graph.values[*value].def else { continue };
@@ -150,6 +186,12 @@ fn stretches(graph: &Graph, forward: usize, count: usize) -> Vec<Range<usize>> {
     for i in 1..passing.len() {
         passing[i] += passing[i - 1];
     }
+    passing
+}
+
+/// As many stretches of the forward pass.
+fn stretches(graph: &Graph, forward: usize, count: usize) -> Vec<Range<usize>> {
+    let passing = passing(graph, forward);
     let length = forward / count.max(1);
     let mut cuts = vec![0];
     for number in 1..count {
