@@ -75,7 +75,7 @@ pub fn cost(
         (Some(whole), Some(part)) => 1.0 - whole.macs() / (part.macs() * machine.tiles as f64).max(1.0),
         _ => 0.0,
     };
-    StepCost { time, issue: Picoseconds::ZERO, bound: slowest(&resources).0, resources, idle_slots }
+    StepCost { time, bound: slowest(&resources).0, resources, idle_slots, ..StepCost::default() }
 }
 
 /// Cycles of a tile for a product of matrices on its matrix unit.

@@ -56,7 +56,7 @@ pub fn cost(
 ) -> StepCost {
     let graph = target.stack.is_some_and(|s| s.graph_launch);
     match step.kind {
-        StepKind::View | StepKind::Load => free(),
+        StepKind::View | StepKind::Load => StepCost::default(),
         StepKind::Host => {
             let bytes = measure.total_read().max(measure.written_bytes);
             let time =
@@ -65,7 +65,7 @@ pub fn cost(
                 time,
                 resources: vec![(Resource::HostLink, time)],
                 bound: Resource::HostLink,
-                ..free()
+                ..StepCost::default()
             }
         }
         StepKind::Compute | StepKind::Exchange | StepKind::Stream => {
@@ -84,7 +84,7 @@ fn kernel(
 ) -> StepCost {
     // The matrix unit rounds what it reads, and numbers of channels are made by the kernels that read or make the channels.
     if step.body.nodes.values().all(|node| node.op == Op::RoundTo) || is_of_channels(step) {
-        return free();
+        return StepCost::default();
     }
     let launch = if graph { machine.graph_launch_seconds } else { machine.launch_seconds };
     let start = launch.max(machine.kernel_start_cycles.unwrap_or(0.0) / machine.clock_hz);
@@ -187,7 +187,14 @@ fn kernel(
     let issue =
         if issued { Picoseconds::from_seconds(losses.host_seconds_per_kernel) } else { Picoseconds::ZERO };
     let (bound, _) = slowest(&resources);
-    StepCost { time: Picoseconds::from_seconds(seconds), issue, resources, bound, idle_slots }
+    StepCost {
+        time: Picoseconds::from_seconds(seconds),
+        issue,
+        resources,
+        bound,
+        idle_slots,
+        ..StepCost::default()
+    }
 }
 
 /// Elements of a row over which a step's first op, a softmax or a normalisation, takes sums; none for other ops, and where
@@ -254,16 +261,6 @@ fn relayout(measure: &Measure, losses: &KernelLosses, (bandwidth, launch): (f64,
     let read = measure.read_bytes.iter().filter(|(class, _)| *class != BufferClass::Parameter);
     let bytes = read.map(|(_, bytes)| bytes).sum::<f64>() + measure.written_bytes;
     times * (2.0 * bytes / bandwidth + 2.0 * launch)
-}
-
-fn free() -> StepCost {
-    StepCost {
-        time: Picoseconds::ZERO,
-        issue: Picoseconds::ZERO,
-        resources: Vec::new(),
-        bound: Resource::Launch,
-        idle_slots: 0.0,
-    }
 }
 
 /// Bytes of a step: those through device memory, and those that L2 still holds of the kernel before.

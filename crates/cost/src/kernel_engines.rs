@@ -26,19 +26,17 @@ pub fn cost(
     target: &Target<'_>,
 ) -> StepCost {
     let seconds = Picoseconds::from_seconds;
-    let none = StepCost {
-        time: Picoseconds::ZERO,
-        issue: Picoseconds::ZERO,
-        resources: Vec::new(),
-        bound: Resource::Launch,
-        idle_slots: 0.0,
-    };
     match step.kind {
-        StepKind::View | StepKind::Load => none,
+        StepKind::View | StepKind::Load => StepCost::default(),
         StepKind::Host => {
             let bytes = measure.total_read().max(measure.written_bytes);
             let time = seconds(machine.host_latency_seconds + bytes / machine.host_bandwidth);
-            StepCost { time, resources: vec![(Resource::HostLink, time)], bound: Resource::HostLink, ..none }
+            StepCost {
+                time,
+                resources: vec![(Resource::HostLink, time)],
+                bound: Resource::HostLink,
+                ..StepCost::default()
+            }
         }
         StepKind::Compute | StepKind::Exchange | StepKind::Stream => {
             let recurrence = Recurrence::of(program, step, bindings);
@@ -63,6 +61,7 @@ pub fn cost(
                 bound: if seconds(launch) > longest { Resource::Launch } else { bound },
                 resources,
                 idle_slots: work.idle_slots,
+                ..StepCost::default()
             }
         }
     }

@@ -118,11 +118,13 @@ impl Resource {
     }
 }
 
-/// The cost of one step.
+/// The cost of one step; by default one that costs nothing.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepCost {
     /// Time on its unit.
     pub time: Picoseconds,
+    /// From there until what it makes is where it goes: its unit is free meanwhile.
+    pub latency: Picoseconds,
     /// Host time to issue it; runs beside the device.
     pub issue: Picoseconds,
     /// What each resource alone would take; on machines whose phases follow one another their sum is the time.
@@ -131,6 +133,19 @@ pub struct StepCost {
     pub bound: Resource,
     /// Part of the step's matrix slots that hold no work of the model: tiles and waves that are not full.
     pub idle_slots: f64,
+}
+
+impl Default for StepCost {
+    fn default() -> Self {
+        Self {
+            time: Picoseconds::ZERO,
+            latency: Picoseconds::ZERO,
+            issue: Picoseconds::ZERO,
+            resources: Vec::new(),
+            bound: Resource::Launch,
+            idle_slots: 0.0,
+        }
+    }
 }
 
 /// A machine with a precision and a stack: what a cost depends on besides the step.

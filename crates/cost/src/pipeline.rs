@@ -183,13 +183,7 @@ mod tests {
     }
 
     fn costs(times: &[u64]) -> Vec<StepCost> {
-        let cost = |time: &u64| StepCost {
-            time: Picoseconds(*time),
-            issue: Picoseconds::ZERO,
-            resources: Vec::new(),
-            bound: Resource::Matrix,
-            idle_slots: 0.0,
-        };
+        let cost = |time: &u64| StepCost { time: Picoseconds(*time), ..StepCost::default() };
         times.iter().map(cost).collect()
     }
 

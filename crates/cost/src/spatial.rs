@@ -206,7 +206,7 @@ pub fn cost(
             (time, parts)
         }
     };
-    StepCost { time, issue: Picoseconds::ZERO, bound: slowest(&resources).0, resources, idle_slots }
+    StepCost { time, bound: slowest(&resources).0, resources, idle_slots, ..StepCost::default() }
 }
 
 /// What a step takes of DDR and HBM.

@@ -108,13 +108,7 @@ fn side_by_side(
 }
 
 fn alone(resource: Resource, time: Picoseconds) -> StepCost {
-    StepCost {
-        time,
-        issue: Picoseconds::ZERO,
-        resources: vec![(resource, time)],
-        bound: resource,
-        idle_slots: 0.0,
-    }
+    StepCost { time, resources: vec![(resource, time)], bound: resource, ..StepCost::default() }
 }
 
 /// The cost of units that work at once after `transit` cycles.
@@ -130,13 +124,7 @@ fn after(transit: f64, cycles: Vec<(Resource, f64)>, machine: &StreamMachine) ->
     let (_, longest) = slowest(&resources);
     let transit = time(transit);
     resources.push((Resource::Transit, transit));
-    StepCost {
-        time: longest + transit,
-        issue: Picoseconds::ZERO,
-        bound: slowest(&resources).0,
-        resources,
-        idle_slots: 0.0,
-    }
+    StepCost { time: longest + transit, bound: slowest(&resources).0, resources, ..StepCost::default() }
 }
 
 /// Cycles of the streams for what a step reads and writes; weights come to the planes by streams of their own.

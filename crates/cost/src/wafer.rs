@@ -198,6 +198,7 @@ pub fn cost(
     let bytes = measure.total_read().max(measure.written_bytes);
     let region = step.region.and_then(|stage| program.regions.get(stage as usize));
     let pes = region.map_or(machine.grid_columns * machine.grid_rows, Region::cores) as f64;
+    let mut latency = Picoseconds::ZERO;
     let (time, resources, idle_slots) = match step.kind {
         StepKind::View | StepKind::Load => (Picoseconds::ZERO, Vec::new(), 0.0),
         StepKind::Stream if step.unit == Unit::Outward => {
@@ -216,7 +217,8 @@ pub fn cost(
             let rate = machine.ingress_bandwidth * losses.ingress_fraction;
             // Weights stream in again for every item.
             let bytes = streamed_bytes(program, step, bindings);
-            let time = seconds(losses.layer_seconds + bytes / rate) * items;
+            let time = seconds(bytes / rate) * items;
+            latency = seconds(losses.layer_seconds) * items;
             (time, vec![(Resource::Ingress, time)], 0.0)
         }
         StepKind::Exchange => {
@@ -237,7 +239,8 @@ pub fn cost(
         }
         StepKind::Compute => compute(step, measure, &core, pes, &cycles, &once),
     };
-    StepCost { time, issue: Picoseconds::ZERO, bound: slowest(&resources).0, resources, idle_slots }
+    let bound = slowest(&resources).0;
+    StepCost { time, latency, bound, resources, idle_slots, ..StepCost::default() }
 }
 
 fn compute(
@@ -274,7 +277,8 @@ fn compute(
         (measure.part_read_bytes / machine.sram_read_bytes_per_cycle)
             .max(measure.part_written_bytes / machine.sram_write_bytes_per_cycle)
     };
-    let arrive = measure.part_arriving / core.losses.mesh_fraction;
+    let arriving = if step.approximate { measure.part_arriving / pes } else { measure.part_arriving };
+    let arrive = arriving / core.losses.mesh_fraction;
     // The first weight crosses the wafer once.
     let across = (machine.grid_columns + machine.grid_rows) as f64 * machine.hop_cycles;
     let chain = product.chain + if streamed { across } else { 0.0 };

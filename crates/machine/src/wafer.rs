@@ -65,7 +65,7 @@ view! {
         mesh_fraction: f64 = "ratio",
         /// Part of the bandwidth into the wafer that the stream of weights attains.
         ingress_fraction: f64 = "ratio",
-        /// Time from layer to layer of a model whose weights stream in: what nothing hides of asking for the next one.
+        /// From asking for weights that stream in until they begin to arrive: hidden where they were asked for in time.
         layer_seconds: f64 = "s",
         /// Host time of one run of the whole model that nothing hides.
         host_seconds_per_run: f64 = "s",

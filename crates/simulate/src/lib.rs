@@ -195,8 +195,8 @@ fn schedule(
             continue;
         }
         let start = if is_issued(step) { ready.max(issued) } else { ready };
-        let end = start + cost.time;
-        free.insert(step.unit, end);
+        free.insert(step.unit, start + cost.time);
+        let end = start + cost.time + cost.latency;
         events.push(Event { unit: step.unit, start, end, waited: start - ready, cost });
     }
     events
