@@ -343,7 +343,10 @@ fn one_device(
     let stepped = case.dealt
         || matches!(
             setup.system.model,
-            ExecutionModel::Kernel(_) | ExecutionModel::Engines(_) | ExecutionModel::Spatial(_)
+            ExecutionModel::Kernel(_)
+                | ExecutionModel::Engines(_)
+                | ExecutionModel::Spatial(_)
+                | ExecutionModel::Wafer(_)
         );
     if case.training.is_some() && !stepped {
         instead =

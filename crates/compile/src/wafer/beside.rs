@@ -2,14 +2,15 @@
 //! there. What such a step needs of the wafer, a gradient above all, leaves the wafer; nothing of it comes back in this run.
 //! Weights are sent in the type that the wafer computes in.
 
-use super::lowering::Lowering;
+use super::lowering::{Lowering, Way};
 use crate::groups::{Group, GroupKind, is_elementwise, is_inline};
 use crate::lower::{fill, reads};
 use crate::{Fidelity, Options};
 use orrery_base::Result;
+use orrery_base::index::Id;
 use orrery_ir::op::Engine;
 use orrery_ir::{Def, Graph, Op, ValueId};
-use orrery_program::{BufferClass, BufferId, Layout, Phase, StepKind, Unit};
+use orrery_program::{BufferClass, BufferId, Layout, Phase, StepId, StepKind, Unit};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Which groups run in MemoryX: those of element-wise work that nothing but a state's new value, or another such group,
@@ -102,6 +103,32 @@ impl Lowering<'_> {
         self.emitter.mapped(group, Fidelity::Exact);
         Ok(())
     }
+    /// True for a look-up in a table of weights: of a table in MemoryX only the rows that are wanted come to the wafer.
+    pub(super) fn looks_up(&self, group: &Group) -> bool {
+        let node = &self.emitter.graph.nodes[group.nodes[0]];
+        let table = node.inputs.first().copied().flatten().filter(|_| node.op == Op::Gather);
+        self.way == Way::Streamed && table.is_some_and(|table| self.is_weight(table))
+    }
+    /// A look-up, by MemoryX, which streams in what was found.
+    pub(super) fn look_up(&mut self, group: &Group) -> Result<()> {
+        let body = self.emitter.body(&group.nodes, None);
+        let mut sources = Vec::new();
+        for &value in &body.operands {
+            sources.push(self.in_memoryx(value)?);
+        }
+        let mut step = self.emitter.step(group.name(self.emitter.graph), StepKind::Stream, body.graph);
+        step.reads = reads(&sources, body.operands.iter().map(|value| self.whole(*value)).collect());
+        for &value in &body.results {
+            let layout = self.spread(value)?;
+            let buffer = self.emitter.buffer(value, "", BufferClass::Scratch, self.pe, layout);
+            self.emitter.buffer_of.insert(value, buffer);
+            step.writes.push(fill(buffer, self.whole(value)));
+        }
+        self.push_stream(step);
+        self.looked_up = self.emitter.program.steps.len().checked_sub(1).map(StepId::new);
+        self.emitter.mapped(group, Fidelity::Exact);
+        Ok(())
+    }
     pub(super) fn memoryx_buffer(&mut self, value: ValueId, suffix: &str, class: BufferClass) -> BufferId {
         let whole = Layout::whole(self.whole(value).len(), 0);
         self.emitter.buffer(value, suffix, class, self.memoryx, whole)
@@ -148,7 +175,7 @@ impl Lowering<'_> {
         let reads = |group: &Group| group.nodes.iter().any(|n| graph.nodes[*n].inputs.contains(&Some(value)));
         let mut readers = order.iter().filter(|(group, _)| reads(group)).peekable();
         readers.peek().is_some()
-            && readers.all(|(_, beside)| *beside)
+            && readers.all(|(group, beside)| *beside || self.looks_up(group))
             && !graph.outputs.contains(&value)
             && !is_inline(graph, value)
     }

@@ -161,6 +161,10 @@ impl Lowering<'_> {
     /// An operand of a movement or of a step that is not cut: as it is, or in an even spread where a movement was put off.
     pub(super) fn spread_out(&mut self, value: ValueId, arrivals: &mut Vec<Arrival>) -> Result<BufferId> {
         let (source, chain) = self.origin(value);
+        if self.way == Way::Streamed && self.is_weight(value) {
+            let layout = self.spread(value)?;
+            return Ok(self.stream(value, self.mesh, layout, arrivals));
+        }
         if chain.is_empty() {
             return self.held(source);
         }
@@ -200,7 +204,7 @@ impl Lowering<'_> {
     }
     /// A stream begins once so many layers have ended that there is room for what it brings. What comes onto the PEs takes
     /// its turn with their steps.
-    fn push_stream(&mut self, mut step: Step) {
+    pub(super) fn push_stream(&mut self, mut step: Step) {
         let outputs =
             self.emitter.program.steps.iter().rfind(|(_, s)| s.unit == Unit::HostLink).map(|(id, _)| id);
         let on_pes = step.writes.iter().any(|w| self.emitter.program.buffers[w.buffer].home == self.pe)

@@ -4,6 +4,7 @@
 //! cheaper. What is left to the caller is what it costs to bring the operands there. The same functions cost the finished
 //! step.
 
+use super::room::Thrift;
 use crate::partition::{Operand, Problem};
 use orrery_cost::wafer::{Core, chain_cycles, product_cycles, vector_cycles};
 
@@ -36,8 +37,8 @@ pub struct Frame<'a> {
     pub core: Core<'a>,
     /// PEs there are.
     pub cores: u64,
-    /// Bytes of a PE that a step may take.
-    pub budget: f64,
+    /// How sparing it is with the memory of a PE.
+    pub thrift: Thrift,
     /// Of each operand.
     pub sources: Vec<Source>,
     /// The axis along which items of the batch follow one another in time, and how many.
@@ -138,41 +139,97 @@ impl Frame<'_> {
         sizes[sum].iter().map(|&parts| self.grow(problem, &sizes, Some((sum, parts)))).collect()
     }
 
-    /// From one part of everything but a given sum, cuts one axis further at a time, whichever gains most.
+    /// From one part of everything but a given sum, cuts one axis further at a time, whichever gains most for the parts it
+    /// takes, as parts that one axis has are gone for the others; then moves parts from axis to axis as long as that gains.
     fn grow(&self, problem: &Problem, sizes: &[Vec<u64>], sum: Option<(usize, u64)>) -> Choice {
         let mut parts = vec![1; sizes.len()];
         if let Some((axis, cut)) = sum {
             parts[axis] = cut;
         }
+        // Products are cut along one sum, which is tried in all sizes; other sums along any.
+        let vector = problem.matrix.is_none();
+        let free: Vec<usize> =
+            (0..sizes.len()).filter(|&axis| vector || !problem.axes[axis].reduce).collect();
         let mut best = self.price(problem, &parts);
         loop {
+            let mut better: Option<(f64, Choice)> = None;
+            for &axis in &free {
+                let left = self.left(&best.parts, axis);
+                let most = self.most(problem, (axis, &sizes[axis]), left);
+                let all = sizes[axis].iter().copied().filter(|&size| size < most).chain([most]);
+                for size in all.filter(|&size| size > best.parts[axis]) {
+                    let tried = self.with(problem, &best, &[(axis, size)]);
+                    let gain = self.gain(&tried, &best) / (size as f64 / best.parts[axis] as f64).ln();
+                    if gain > better.as_ref().map_or(0.0, |(gain, _)| *gain) {
+                        better = Some((gain, tried));
+                    }
+                }
+            }
+            let Some((_, better)) = better else { break };
+            best = better;
+        }
+        loop {
             let mut better: Option<Choice> = None;
-            // Products are cut along one sum, which is tried in all sizes; other sums along any.
-            let vector = problem.matrix.is_none();
-            for axis in (0..sizes.len()).filter(|&axis| vector || !problem.axes[axis].reduce) {
-                let others = parts.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, p)| *p);
-                let left = self.cores / others.product::<u64>().max(1);
-                for &size in sizes[axis].iter().filter(|&&size| size > parts[axis] && size <= left) {
-                    let mut tried = parts.clone();
-                    tried[axis] = size;
-                    let tried = self.price(problem, &tried);
-                    if self.is_better(&tried, better.as_ref().unwrap_or(&best)) {
+            for (&from, &to) in free.iter().flat_map(|from| free.iter().map(move |to| (from, to))) {
+                for &fewer in sizes[from].iter().filter(|&&size| from != to && size < best.parts[from]) {
+                    let left = self.left(&best.parts, to) * best.parts[from] / fewer;
+                    let more = self.most(problem, (to, &sizes[to]), left);
+                    let tried = self.with(problem, &best, &[(from, fewer), (to, more)]);
+                    if self.gain(&tried, better.as_ref().unwrap_or(&best)) > 0.0 {
                         better = Some(tried);
                     }
                 }
             }
-            let Some(better) = better else { return best };
-            parts.clone_from(&better.parts);
-            best = better;
+            let Some(found) = better else { return best };
+            best = found;
         }
     }
 
-    /// True where `a` is to be preferred: it fits and the other does not, or it takes fewer cycles.
+    /// Parts that an axis can have beside those that the others have.
+    fn left(&self, parts: &[u64], axis: usize) -> u64 {
+        let others = parts.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, p)| *p);
+        self.cores / others.product::<u64>().max(1)
+    }
+
+    /// The most parts that an axis of such sizes can be cut into with so many at hand.
+    fn most(&self, problem: &Problem, (axis, sizes): (usize, &[u64]), left: u64) -> u64 {
+        let listed = sizes.iter().rfind(|size| **size <= left).copied().unwrap_or(1);
+        // What follows one another in time is cut as listed only.
+        if self.items.is_some_and(|(in_time, _)| in_time == axis) || sizes.last() == Some(&listed) {
+            return listed;
+        }
+        let extent = u64::try_from(problem.axes[axis].extent).unwrap_or(0).max(1);
+        extent.div_ceil(extent.div_ceil(left.max(1)))
+    }
+
+    /// A choice with other numbers of parts of some axes.
+    fn with(&self, problem: &Problem, choice: &Choice, changed: &[(usize, u64)]) -> Choice {
+        let mut parts = choice.parts.clone();
+        changed.iter().for_each(|(axis, size)| parts[*axis] = *size);
+        self.price(problem, &parts)
+    }
+
+    /// How much is gained by `a` in place of `b`, logarithmically.
+    fn gain(&self, a: &Choice, b: &Choice) -> f64 {
+        self.dearness(b) - self.dearness(a)
+    }
+
+    /// The logarithm of what a way to cut costs, in cycles and memory.
+    fn dearness(&self, choice: &Choice) -> f64 {
+        choice.cycles.max(1.0).ln() + self.thrift.pressure * choice.bytes / self.thrift.limit
+    }
+
+    /// True where it keeps to the limit.
+    pub fn fits(&self, choice: &Choice) -> bool {
+        choice.bytes <= self.thrift.limit
+    }
+
+    /// True where `a` is to be preferred: it fits and the other does not, or it is less dear.
     pub fn is_better(&self, a: &Choice, b: &Choice) -> bool {
-        match (a.bytes <= self.budget, b.bytes <= self.budget) {
+        match (self.fits(a), self.fits(b)) {
             (true, false) => true,
             (false, true) => false,
-            (true, true) => a.cycles < b.cycles,
+            (true, true) => self.dearness(a) < self.dearness(b),
             (false, false) => a.bytes < b.bytes,
         }
     }

@@ -3,6 +3,7 @@
 use super::bring::Arrival;
 use super::cut::{Choice, Frame, Source};
 use super::grid::{parts_of, result_axis, set_strides, spread_along_sum};
+use super::room::Thrift;
 use crate::Fidelity;
 use crate::bulk_synchronous::problem::{problem, signature};
 use crate::groups::{Group, is_inline};
@@ -56,8 +57,8 @@ pub(super) struct Lowering<'a> {
     pub(super) memoryx: MemoryId,
     pub(super) way: Way,
     pub(super) core: Core<'a>,
-    /// Bytes of a PE that one step should take.
-    pub(super) budget: f64,
+    /// How sparing the steps of the group that is being emitted are.
+    pub(super) thrift: Thrift,
     pub(super) nominal: Bindings,
     /// Values that are another value moved: the source, and the nodes that move it.
     pub(super) moved: BTreeMap<ValueId, (ValueId, Vec<NodeId>)>,
@@ -71,6 +72,8 @@ pub(super) struct Lowering<'a> {
     pub(super) sent: BTreeMap<ValueId, BufferId>,
     /// Steps that read what leaves the wafer, for which the next step on it waits: they leave room.
     pub(super) leaving: Vec<StepId>,
+    /// The last look-up, which reads in MemoryX what is free once it has: the next step there waits for it.
+    pub(super) looked_up: Option<StepId>,
     /// The last step of each layer so far that weights streamed in for.
     pub(super) layers: Vec<StepId>,
     /// Bytes that stream in for each of them, and for the next.
@@ -102,8 +105,10 @@ impl Lowering<'_> {
             step.region = u32::try_from(self.stage).ok();
         }
         let (unit, takes) = (step.unit, step.kind == StepKind::Stream);
-        if unit == Unit::Device {
-            step.after.append(&mut self.leaving);
+        match unit {
+            Unit::Device => step.after.append(&mut self.leaving),
+            Unit::Outward => step.after.extend(self.looked_up.take()),
+            _ => {}
         }
         let id = self.emitter.push(step);
         if unit == Unit::Outward && takes {
@@ -226,6 +231,9 @@ impl Lowering<'_> {
             self.moved.insert(*output, (source, chain));
             self.emitter.mapped(group, Fidelity::Exact);
             return Ok(());
+        }
+        if self.looks_up(group) {
+            return self.look_up(group);
         }
         let step = self.gathered(group, StepKind::Exchange, name)?;
         self.finish(group, step, Fidelity::Exact)
@@ -406,14 +414,18 @@ impl Lowering<'_> {
         let frame = Frame {
             core: self.core,
             cores: self.region().cores(),
-            budget: self.budget,
+            thrift: self.thrift,
             sources,
             items,
             spread,
         };
         let mut key = signature(problem);
         key.extend(frame.sources.iter().map(|source| *source as u64));
-        key.extend([frame.cores, items.map_or(0, |(axis, items)| items << 8 | axis as u64)]);
+        key.extend([
+            frame.thrift.limit.to_bits(),
+            frame.cores,
+            items.map_or(0, |(axis, items)| items << 8 | axis as u64),
+        ]);
         let places: Vec<Option<Place>> = body.operands.iter().map(|value| self.place_of(*value)).collect();
         let base = self.region().base;
         let known = self
@@ -442,7 +454,7 @@ impl Lowering<'_> {
                 best = Some((choice, cuts));
             }
         }
-        let cuts = best.filter(|(choice, _)| choice.bytes <= self.budget).map(|(_, cuts)| cuts);
+        let cuts = best.filter(|(choice, _)| frame.fits(choice)).map(|(_, cuts)| cuts);
         if let Some(known) = self.chosen.get_mut(&key) {
             known.grids.push((places, cuts.clone()));
         }

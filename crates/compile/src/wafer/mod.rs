@@ -12,12 +12,15 @@ pub mod floor_plan;
 mod grid;
 mod items;
 mod lowering;
+mod room;
+mod streamed;
 
 use crate::groups::{Group, GroupKind};
 use crate::lower::Emitter;
 use crate::needed::needed;
 use crate::{Compiled, Options, states};
 use beside::{in_order, needed_later};
+
 use floor_plan::floor_plan;
 use items::by_sample;
 use lowering::{Lowering, Way};
@@ -27,33 +30,16 @@ use orrery_cost::rectangles::pipeline;
 use orrery_cost::wafer::Core;
 use orrery_cost::{StepCost, Target, step_cost};
 use orrery_ir::infer::Facts;
+use orrery_ir::op::Engine;
 use orrery_ir::{Def, Graph, ValueId};
 use orrery_machine::{Losses, WaferLosses, WaferMachine};
 use orrery_program::{Phase, Program, Region, StepKind, Unit, verify};
-use std::collections::BTreeMap;
+use room::{FRUGAL, Sparing, THRIFTS, rooms};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 /// How often areas are dealt anew by what the layers took in them.
 const PLANS: usize = 3;
-/// Parts of a PE's memory that one step is given, tried in turn: what other steps keep there is known only at the end.
-const BUDGETS: [f64; 3] = [1.0, 0.5, 0.25];
-/// The same where a backward pass follows, for which more is kept.
-const TRAINING_BUDGETS: [f64; 3] = [0.5, 0.2, 0.08];
-
-/// Numbers of equal items that so many samples can be dealt to, from one to one sample each: at least twice as many each time.
-fn numbers_of_items(samples: u64) -> Vec<u64> {
-    let small = (1..=samples.isqrt().max(1)).filter(|divisor| samples.is_multiple_of(*divisor));
-    let mut divisors: Vec<u64> = small.flat_map(|divisor| [divisor, samples / divisor]).collect();
-    divisors.sort_unstable();
-    let mut counts: Vec<u64> = Vec::new();
-    for divisor in divisors {
-        let last = counts.last().copied();
-        if last.is_none_or(|last| divisor >= 2 * last || divisor == samples && divisor > last) {
-            counts.push(divisor);
-        }
-    }
-    counts
-}
-
 struct Wafer<'a> {
     graph: &'a Graph,
     facts: &'a Facts,
@@ -148,15 +134,19 @@ impl Wafer<'_> {
             let ready = step.after.iter().map(|before| ends[before.index()]).fold(*free, Picoseconds::max);
             let outside = step.unit == Unit::HostLink || step.region.is_some();
             *free = if outside { ready } else { ready + cost.time };
-            ends.push(*free);
+            ends.push(*free + cost.latency);
         }
         Ok(ends.into_iter().fold(Picoseconds::ZERO, Picoseconds::max) + pipeline(program, &costs).time)
     }
     /// Bytes of weights that wait on the wafer at a time: two of the largest.
     fn room(&self) -> f64 {
-        let types = self.graph.values.iter().filter(|(id, value)| {
-            matches!(value.def, Def::Constant(_)) || self.graph.state_of_input(*id).is_some()
-        });
+        let states: BTreeSet<ValueId> =
+            self.graph.states.iter().map(|s| self.graph.inputs[s.input]).collect();
+        let types = self
+            .graph
+            .values
+            .iter()
+            .filter(|(id, value)| matches!(value.def, Def::Constant(_)) || states.contains(id));
         let bytes = types.filter_map(|(id, _)| {
             let ty = self.facts[id].ty.as_tensor()?;
             let elements: usize = ty.extents()?.iter().product();
@@ -171,7 +161,12 @@ impl Wafer<'_> {
         program.steps.values().map(|step| step_cost(program, step, &nominal, self.target)).collect()
     }
 
-    fn lowering(&self, way: Way, regions: Vec<Region>, items: u64, share: f64) -> Lowering<'_> {
+    /// Bytes of a PE beside the program.
+    fn capacity(&self) -> f64 {
+        self.machine.sram_bytes.saturating_sub(self.machine.pe_reserved_bytes).max(1) as f64
+    }
+
+    fn lowering(&self, way: Way, regions: Vec<Region>, items: u64) -> Lowering<'_> {
         let mut emitter = Emitter::new(self.graph, self.facts, self.target, self.options);
         let pes = self.machine.grid_columns * self.machine.grid_rows;
         let host = emitter.memory("host", 1, u64::MAX, 0);
@@ -186,7 +181,6 @@ impl Wafer<'_> {
         if way == Way::Resident {
             emitter.program.regions = regions.clone();
         }
-        let capacity = self.machine.sram_bytes.saturating_sub(self.machine.pe_reserved_bytes) as f64;
         Lowering {
             emitter,
             host,
@@ -195,7 +189,7 @@ impl Wafer<'_> {
             memoryx,
             way,
             core: Core::new(self.machine, self.losses, self.target.precision),
-            budget: capacity * share,
+            thrift: Sparing::Alike(FRUGAL).of(0, false, self.capacity()),
             nominal: self.options.nominal(),
             moved: BTreeMap::new(),
             regions,
@@ -206,13 +200,15 @@ impl Wafer<'_> {
             room: self.room(),
             sent: BTreeMap::new(),
             leaving: Vec::new(),
+            looked_up: None,
             brought: BTreeMap::new(),
             put_away: BTreeMap::new(),
             chosen: BTreeMap::new(),
         }
     }
 
-    fn emit(&self, mut lowering: Lowering<'_>) -> Result<Compiled> {
+    /// Emits all groups; with the room of each, where they are alike sparing.
+    fn emit(&self, mut lowering: Lowering<'_>, sparing: &Sparing) -> Result<(Compiled, Vec<f64>)> {
         let order = in_order(self.graph, self.groups);
         let later = needed_later(self.graph, self.groups, self.options);
         let mut forward = true;
@@ -223,7 +219,11 @@ impl Wafer<'_> {
             lowering.host_input(value, !state && lowering.is_for_memoryx(value, &order))?;
         }
         lowering.stage = 0;
-        for (group, beside) in order {
+        let mut steps: Vec<Range<usize>> = Vec::with_capacity(order.len());
+        for (number, (group, beside)) in order.into_iter().enumerate() {
+            let product = self.graph.nodes[group.nodes[0]].op.def().engine == Engine::Matrix;
+            lowering.thrift = sparing.of(number, product, self.capacity());
+            let first = lowering.emitter.program.steps.len();
             lowering.emitter.enter(group);
             if forward && lowering.emitter.phase != Phase::Forward {
                 lowering.turn();
@@ -240,6 +240,7 @@ impl Wafer<'_> {
             for value in made.filter(|value| forward && later.contains(value)) {
                 lowering.put_away(*value)?;
             }
+            steps.push(first..lowering.emitter.program.steps.len());
         }
         let way: states::Way<'_> =
             &|from, to| (if from == to { StepKind::Exchange } else { StepKind::Stream }, Unit::Outward);
@@ -257,10 +258,13 @@ impl Wafer<'_> {
         lowering.emitter.list_inputs();
         let reserved = lowering.staging_bytes();
         let pe = lowering.pe;
-        let Emitter { program, nodes, .. } = lowering.emitter;
-        let mut program = needed(program);
+        let Emitter { mut program, nodes, .. } = lowering.emitter;
         program.memories[pe].reserved += reserved;
-        Ok(Compiled { program, nodes, notes: Vec::new() })
+        let rooms = match sparing {
+            Sparing::Alike(_) => rooms(&program, pe, &steps, &self.options.nominal())?,
+            Sparing::Rooms(..) => Vec::new(),
+        };
+        Ok((Compiled { program: needed(program), nodes, notes: Vec::new() }, rooms))
     }
 
     /// For each input the first stage that takes it, moved or not: there it lies, as a cache of keys does with its layer.
@@ -282,68 +286,6 @@ impl Wafer<'_> {
             stage += usize::from(group.kind == GroupKind::Compute);
         }
         stages
-    }
-
-    /// Activations on the wafer, weights from MemoryX.
-    fn streamed(&self) -> Result<Compiled> {
-        let whole =
-            Region { base: 0, x: 0, y: 0, columns: self.machine.grid_columns, rows: self.machine.grid_rows };
-        let samples = self.samples();
-        let counts = numbers_of_items(samples);
-        let budgets = if self.graph.states.is_empty() { BUDGETS } else { TRAINING_BUDGETS };
-        let mut error = None;
-        let mut compiled = |passes: u64| -> Result<Option<(Picoseconds, Compiled)>> {
-            for share in budgets {
-                let compiled = self.emit(self.lowering(Way::Streamed, vec![whole], passes, share))?;
-                match verify::capacity(&compiled.program) {
-                    Err(too_much) => error = Some(too_much),
-                    Ok(()) => return Ok(Some((self.time(&compiled.program)?, compiled))),
-                }
-            }
-            Ok(None)
-        };
-        // The fewest micro-batches whose activations fit: ever more of them, then the least between the last two.
-        let (mut low, mut at, mut ahead) = (0, 0, 1);
-        let mut best = compiled(counts[at])?;
-        while best.is_none() && at + 1 < counts.len() {
-            low = at + 1;
-            at = (at + ahead).min(counts.len() - 1);
-            ahead *= 2;
-            best = compiled(counts[at])?;
-        }
-        while best.is_some() && low < at {
-            let middle = low + (at - low) / 2;
-            match compiled(counts[middle])? {
-                Some(found) => (best, at) = (Some(found), middle),
-                None => low = middle + 1,
-            }
-        }
-        // Or more as long as that is faster: with fewer rows on a PE sums may stay in its cache, while weights stream in
-        // more often.
-        while let (Some((time, _)), Some(&passes)) = (&best, counts.get(at + 1)) {
-            let Some(found) = compiled(passes)?.filter(|found| found.0 < *time) else { break };
-            (best, at) = (Some(found), at + 1);
-        }
-        let Some((_, mut compiled)) = best else {
-            let error = error.unwrap_or_else(|| Box::new(Diagnostic::error("does-not-fit", "no batch fits")));
-            return Err(Box::new(
-                error.help("weights are in MemoryX already; the activations of one sample lie on the wafer"),
-            ));
-        };
-        let passes = counts[at];
-        if states::in_place(&mut compiled.program) {
-            compiled.program = needed(compiled.program);
-        }
-        if passes > 1 {
-            compiled.notes.push(Diagnostic::note(
-                "wafer-micro-batch",
-                format!(
-                    "activations of {} samples are on the wafer at a time: {passes} micro-batches, for each of which all weights stream in",
-                    samples / passes
-                ),
-            ));
-        }
-        Ok(compiled)
     }
 
     /// Every layer in a rectangle of its own. Samples go through one by one, or several at once where a layer has too
@@ -380,9 +322,9 @@ impl Wafer<'_> {
         let mut shares = self.work()?;
         let mut best: Option<(Picoseconds, Compiled)> = None;
         let mut error = None;
-        let mut budgets = BUDGETS.into_iter();
-        let mut budget = budgets.next().unwrap_or(1.0);
-        for _ in 0..PLANS + BUDGETS.len() - 1 {
+        let mut others = THRIFTS.into_iter().skip(1);
+        let mut sparing = Sparing::Alike(THRIFTS[0]);
+        for _ in 0..PLANS + THRIFTS.len() - 1 {
             let plan = floor_plan(&shares, self.machine.grid_columns, self.machine.grid_rows);
             let Some(regions) = plan else {
                 return Diagnostic::error(
@@ -393,7 +335,7 @@ impl Wafer<'_> {
                 .err();
             };
             let areas: Vec<f64> = regions.iter().map(|region| region.cores() as f64).collect();
-            let compiled = self.emit(self.lowering(Way::Resident, regions, items, budget))?;
+            let (compiled, _) = self.emit(self.lowering(Way::Resident, regions, items), &sparing)?;
             let pipeline = pipeline(&compiled.program, &self.costs(&compiled.program)?);
             let times: Vec<f64> = (0..areas.len())
                 .map(|stage| pipeline.stages.get(&(stage as u32)).map_or(0.0, |time| time.seconds()))
@@ -402,7 +344,7 @@ impl Wafer<'_> {
             match verify::capacity(&compiled.program) {
                 Err(found) => {
                     error = Some(found);
-                    budget = budgets.next().unwrap_or(budget);
+                    sparing = others.next().map_or(sparing, Sparing::Alike);
                 }
                 Ok(()) if best.as_ref().is_none_or(|(time, _)| pipeline.time < *time) => {
                     best = Some((pipeline.time, compiled));
@@ -439,7 +381,7 @@ impl Wafer<'_> {
     fn filled(&self, program: &Program) -> Result<Vec<f64>> {
         const ROOM: f64 = 1.15;
         let nominal = self.options.nominal();
-        let capacity = self.machine.sram_bytes.saturating_sub(self.machine.pe_reserved_bytes).max(1) as f64;
+        let capacity = self.capacity();
         let mut bytes = vec![0_u64; program.regions.len()];
         let passing = program.passing();
         for (id, buffer) in program.buffers.iter() {
@@ -501,18 +443,5 @@ impl Wafer<'_> {
                 Ok(number(&work.macs)? / macs + vector + special)
             })
             .collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::numbers_of_items;
-
-    #[test]
-    fn items_are_equal_and_twice_as_many_each_time() {
-        assert_eq!(numbers_of_items(1), [1]);
-        assert_eq!(numbers_of_items(12), [1, 2, 4, 12]);
-        assert_eq!(numbers_of_items(7), [1, 7]);
-        assert_eq!(numbers_of_items(1_000_000_000_000).last(), Some(&1_000_000_000_000));
     }
 }

@@ -194,7 +194,7 @@ fn a_batch_that_does_not_fit_runs_in_micro_batches() {
     };
     let (whole, once, notes) = bytes(400_000).unwrap();
     assert_eq!((whole, notes.len()), (1, 0));
-    let (passes, again, notes) = bytes(9_000).unwrap();
+    let (passes, again, notes) = bytes(6_000).unwrap();
     assert!(passes > 1, "{passes}");
     assert_eq!(notes, ["wafer-micro-batch"]);
     assert_eq!(again, once * passes, "all weights stream in for each micro-batch");
