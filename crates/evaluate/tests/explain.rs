@@ -5,7 +5,7 @@ use orrery_evaluate::explain::{Explanation, explain};
 use orrery_evaluate::model::Options;
 use orrery_evaluate::{Model, Setup, Work};
 use orrery_record::Scope;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn explained(model: &str, batch: u64, setup: Setup, work: &Work) -> Explanation {
     let model = Model::open(model, &Options::default()).unwrap();
@@ -33,5 +33,27 @@ fn on_a_floor_plan_ops_steps_and_resources_divide_the_same_time() {
     }
     for resource in &explanation.by_resource {
         assert!((bound[&resource.name[..]] - resource.time_s).abs() < 1e-3 * whole, "{}", resource.name);
+    }
+}
+
+#[test]
+fn each_machine_is_told_of_in_its_own_words() {
+    let told = |model: &str, machine: &str| {
+        let explanation = explained(model, 1, Setup::find(machine).unwrap(), &Work::Inference);
+        let steps = explanation.steps.into_iter();
+        let mut words: BTreeSet<String> = steps.flat_map(|s| [s.op, s.bound_by.to_owned()]).collect();
+        words.extend(explanation.by_resource.into_iter().map(|share| share.name));
+        words
+    };
+    // Rows of embeddings are picked by a kernel, or by an exchange.
+    for (machine, picks) in [("a100", "Gather"), ("gaudi2", "Gather"), ("gc200", "exchange (Gather)")] {
+        let words = told("bert_base", machine);
+        assert!(words.contains(picks), "{machine}: {words:?}");
+    }
+    for (machine, own) in [("cs2", "PEs: "), ("sn30", "PCUs: "), ("sn40l", "PCUs: ")] {
+        let words = told("braggnn", machine);
+        assert!(words.iter().any(|word| word.starts_with(own)), "{machine}: {words:?}");
+        let foreign = ["launch", "matrix unit", "vector unit"];
+        assert!(!words.iter().any(|word| foreign.contains(&&word[..])), "{machine}: {words:?}");
     }
 }

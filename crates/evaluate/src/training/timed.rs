@@ -178,7 +178,7 @@ pub fn time_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<TimedS
 pub(super) fn time_one(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<TimedStep> {
     let (step, bound, built) = build_step(model, setup, wanted)?;
     let timeline = simulate(&built.compiled.program, &Bindings::new(), &setup.target()?)?;
-    let anatomy = anatomy(&built.compiled.program, &timeline);
+    let anatomy = anatomy(&built.compiled.program, &timeline, &setup.system.model);
     let holdings = holdings(&built.compiled.program, &timeline, &step.states);
     Ok(TimedStep { step: bound, built, timeline, anatomy, holdings })
 }
