@@ -7,7 +7,7 @@ use orrery_compile::{Compiled, Options};
 use orrery_cost::Target;
 use orrery_cost::stream::chips_used;
 use orrery_ir::{Bindings, Graph};
-use orrery_machine::ExecutionModel;
+use orrery_machine::{ExecutionModel, Precision};
 use orrery_simulate::{Timeline, simulate};
 use orrery_transform::legalise::{Legalised, PrecisionSpec, legalise, store_border};
 use orrery_transform::{Options as Preparation, Prepared, Report, Weights, prepare};
@@ -66,13 +66,39 @@ pub struct Built {
 pub fn build(model: &Bound, setup: &Setup, weights: Weights, options: &Options) -> Result<Built> {
     let target = setup.target()?;
     let ready = make_ready(&model.graph, &target, weights)?;
-    let compiled = orrery_compile::compile(&ready.graph, &target, options)?;
+    let compiled = orrery_compile::compile(&ready.graph, &target, options)
+        .map_err(|refused| with_room(refused, model, setup))?;
     let notes = ready.notes.into_iter().chain(compiled.notes.iter().cloned()).collect();
     let devices = match &target.system.model {
         ExecutionModel::Stream(machine) => chips_used(&compiled.program, machine),
         _ => 1,
     };
     Ok(Built { compiled, report: ready.report, notes, devices })
+}
+
+/// Adds to what does not fit how there could be room: what this model on this machine leaves to choose, nothing else.
+pub(crate) fn with_room(refused: Box<Diagnostic>, model: &Bound, setup: &Setup) -> Box<Diagnostic> {
+    if refused.code != "does-not-fit" {
+        return refused;
+    }
+    let mut ways: Vec<String> = Vec::new();
+    if let Some(batch) = model.batch.filter(|batch| *batch > 1) {
+        ways.push(format!("a smaller batch than {batch}"));
+    }
+    if let Some(length) = model.sequence().filter(|length| *length > 1) {
+        ways.push(format!("sequences shorter than {length}"));
+    }
+    if let Ok(target) = setup.target() {
+        let bits = |precision: &Precision| precision.storage.bits();
+        let narrower = setup.system.precisions.iter().filter(|other| bits(other) < bits(target.precision));
+        ways.extend(
+            narrower.max_by_key(|other| bits(other)).map(|other| format!("--precision {}", other.name)),
+        );
+    }
+    if setup.most_devices() > 1 && setup.shards.is_none() && model.sharded(2).is_some() {
+        ways.push("more devices that share a copy (--shards)".to_owned());
+    }
+    if ways.is_empty() { refused } else { Box::new(refused.help(ways.join(", or "))) }
 }
 
 /// Compiles a bound model without its weights' elements, and times it.
