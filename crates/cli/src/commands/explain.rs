@@ -2,7 +2,7 @@
 
 use crate::args::{Common, Explain};
 use crate::commands::shared::{notes, open, setup, work};
-use crate::output::{Answer, Exit, diagnostic_json, table, wrapped};
+use crate::output::{Answer, Exit, diagnostic_json, expected, table, wrapped};
 use orrery::record::{Record, Scope};
 use orrery::{
     Explanation, MOST_SAMPLES, MemoryPart, Result, StepPart, Suggestion, TrainingParts, explain, show_bytes,
@@ -148,14 +148,18 @@ fn head(record: &Record) -> String {
     if let Some(refusal) = record.refusal() {
         text += &wrapped(&format!("cannot run: {} [{}]", refusal.reason, refusal.code), "  ");
         for remedy in &refusal.remedies {
-            text += &wrapped(&format!("  {remedy}"), "    ");
+            text += &wrapped(&format!("help: {remedy}"), "  ");
         }
         return text;
     }
     let figure = |metric, scope| record.figure(metric, scope).map(|m| m.value);
-    let seconds = |scope| figure("latency_ms", scope).map_or_else(String::new, |ms| show_seconds(ms / 1e3));
+    let shown = |ms: f64| show_seconds(ms / 1e3);
+    let seconds = |scope| figure("latency_ms", scope).map_or_else(String::new, shown);
+    let band = record.figure("latency_ms", Scope::Device).and_then(|m| m.interval);
+    let measured =
+        band.map_or_else(String::new, |_| format!(" (expected measured: {})", expected(band, &shown)));
     text += &format!(
-        "{} on the device, {} end to end from the host",
+        "{} on the device{measured}, {} end to end from the host",
         seconds(Scope::Device),
         seconds(Scope::EndToEnd)
     );
