@@ -39,6 +39,10 @@ pub struct StepPart {
     pub resources: BTreeMap<&'static str, f64>,
     /// Seconds that the device waited for the host to issue it.
     pub waited_s: f64,
+    /// Cores that it computes on, or brings data to; none where they are not told apart, and where how they are used is a
+    /// guess.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cores: Option<u64>,
     /// Part of the matrix unit's slots that hold no work of the model.
     pub idle_slots: f64,
     /// Multiply-accumulates.
@@ -259,6 +263,7 @@ fn account(
             bound_by: if time_s > 0.0 { event.cost.bound.name(on) } else { "nothing" },
             resources: event.cost.resources.iter().map(|(r, t)| (r.name(on), t.seconds())).collect(),
             waited_s: event.waited.seconds(),
+            cores: program.cores_of(step, &Bindings::new())?,
             idle_slots: event.cost.idle_slots,
             macs: measure.macs,
             bytes: measure.total_read() + measure.written_bytes,

@@ -57,3 +57,16 @@ fn each_machine_is_told_of_in_its_own_words() {
         assert!(!words.iter().any(|word| foreign.contains(&&word[..])), "{machine}: {words:?}");
     }
 }
+
+#[test]
+fn the_cores_of_a_step_are_told_where_cores_differ() {
+    let cores = |machine: &str| -> Vec<u64> {
+        let explanation = explained("braggnn", 1, Setup::find(machine).unwrap(), &Work::Inference);
+        explanation.steps.iter().filter_map(|step| step.cores).collect()
+    };
+    assert!(cores("a100").is_empty());
+    for (machine, all) in [("gc200", 1472), ("sn30", 1280), ("cs3", 883_350)] {
+        let cores = cores(machine);
+        assert!(!cores.is_empty() && cores.iter().all(|n| (1..=all).contains(n)), "{machine}: {cores:?}");
+    }
+}

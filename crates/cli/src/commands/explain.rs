@@ -204,18 +204,24 @@ fn steps(parts: &[StepPart], all: bool) -> String {
         shown.truncate(LONGEST);
         format!("\nthe {LONGEST} longest of {count} steps; --all lists them in order\n")
     };
+    let told_apart = shown.iter().any(|step| step.cores.is_some());
     let row = |step: &&StepPart| {
-        vec![
-            step.name.clone(),
-            step.op.clone(),
-            step.bound_by.to_owned(),
+        let mut row = vec![step.name.clone(), step.op.clone(), step.bound_by.to_owned()];
+        if told_apart {
+            row.push(step.cores.map_or_else(|| "-".to_owned(), |cores| cores.to_string()));
+        }
+        row.extend([
             show_seconds(step.time_s),
             step.share.map_or_else(|| "host".to_owned(), percent),
             show_bytes(step.memory_bytes as f64),
-        ]
+        ]);
+        row
     };
     let rows: Vec<Vec<String>> = shown.iter().map(row).collect();
-    heading + &table(&["step", "op", "bound by", "time", "share", "memory"], 3, &rows)
+    let headings = ["step", "op", "bound by", "cores", "time", "share", "memory"];
+    let headings: Vec<&str> =
+        headings.into_iter().filter(|heading| told_apart || *heading != "cores").collect();
+    heading + &table(&headings, 3, &rows)
 }
 
 /// Part of a memory that is in use at its peak.
