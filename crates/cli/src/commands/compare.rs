@@ -90,9 +90,9 @@ fn in_common(setups: &[Setup]) -> Option<String> {
 }
 
 /// What the band of a latency means.
-const EXPECTED: &str = "expected: where 8 of 10 measured times are to be found, by how measured times of such work lay to \
-                        predicted ones in cross-validation: beside the latency where predictions lean one way; \
-                        `uncalibrated`: too few measurements of the machine to say";
+const EXPECTED: &str = "expected: where 8 of 10 measured times of such work should lie, judging by cross-validation; not \
+                        around the latency where predictions lean one way; `uncalibrated`: too few measurements of \
+                        the machine to say";
 
 /// What the energy is of.
 const ENERGY: &str = "energy: of the chips alone, between their idle and full power by how busy they are, uncalibrated; \
