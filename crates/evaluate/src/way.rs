@@ -6,11 +6,12 @@ use orrery_base::{Diagnostic, Result};
 use orrery_compile::{Compiled, Options};
 use orrery_cost::Target;
 use orrery_cost::stream::chips_used;
-use orrery_ir::{Bindings, Graph};
+use orrery_ir::{Bindings, Graph, Node, Op};
 use orrery_machine::{ExecutionModel, Precision};
-use orrery_simulate::{Timeline, simulate};
+use orrery_program::Step;
+use orrery_simulate::{Timeline, device_time, simulate};
 use orrery_transform::legalise::{Legalised, PrecisionSpec, legalise, store_border};
-use orrery_transform::{Options as Preparation, Prepared, Report, Weights, prepare};
+use orrery_transform::{Options as Preparation, Prepared, Report, Weights, prepare, spread_attention};
 
 /// A graph that a machine could take, and what was done to make it so.
 #[derive(Clone, Debug)]
@@ -66,7 +67,9 @@ pub struct Built {
 pub fn build(model: &Bound, setup: &Setup, weights: Weights, options: &Options) -> Result<Built> {
     let target = setup.target()?;
     let ready = make_ready(&model.graph, &target, weights)?;
-    let compiled = orrery_compile::compile(&ready.graph, &target, options)
+    let whole = orrery_compile::compile(&ready.graph, &target, options);
+    let compiled = spread(&ready.graph, &whole, &target, options)
+        .map_or(whole, Ok)
         .map_err(|refused| with_room(refused, model, setup))?;
     let notes = ready.notes.into_iter().chain(compiled.notes.iter().cloned()).collect();
     let devices = match &target.system.model {
@@ -74,6 +77,31 @@ pub fn build(model: &Bound, setup: &Setup, weights: Weights, options: &Options) 
         _ => 1,
     };
     Ok(Built { compiled, report: ready.report, notes, devices })
+}
+
+/// The program with attention spelled out, where that is better than in one piece: on tiles that do not hold the parts of
+/// attention in one piece, and on a wafer where it is faster. What a wafer cuts by guess stays so: its losses were fitted to it.
+fn spread(
+    graph: &Graph,
+    whole: &Result<Compiled>,
+    target: &Target<'_>,
+    options: &Options,
+) -> Option<Compiled> {
+    let attends = |node: &Node| node.op == Op::Attention;
+    let guessed = |step: &Step| step.approximate && step.body.nodes.values().next().is_some_and(attends);
+    let time = |compiled: &Compiled| device_time(&compiled.program, &options.nominal(), target).ok();
+    let most = match (&target.system.model, whole) {
+        (ExecutionModel::BulkSynchronous(_), Err(refused)) if refused.code == "does-not-fit" => None,
+        (ExecutionModel::Wafer(_), Ok(compiled)) if !compiled.program.steps.values().any(guessed) => {
+            Some(time(compiled)?)
+        }
+        _ => return None,
+    };
+    if !graph.nodes.values().any(attends) {
+        return None;
+    }
+    let spelled = orrery_compile::compile(&spread_attention(graph).ok()?, target, options).ok()?;
+    most.is_none_or(|most| time(&spelled).is_some_and(|time| time < most)).then_some(spelled)
 }
 
 /// Adds to what does not fit how there could be room: what this model on this machine leaves to choose, nothing else.

@@ -70,3 +70,19 @@ fn the_cores_of_a_step_are_told_where_cores_differ() {
         assert!(!cores.is_empty() && cores.iter().all(|n| (1..=all).contains(n)), "{machine}: {cores:?}");
     }
 }
+
+#[test]
+fn attention_is_spelled_out_where_that_is_better() {
+    let told = |model: &str, dims: &[(&str, i64)], machine: &str| {
+        let parameters = if dims.is_empty() { Vec::new() } else { vec!["form=decode".to_owned()] };
+        let dims = dims.iter().map(|(name, extent)| ((*name).to_owned(), *extent)).collect();
+        let model = Model::open(model, &Options { parameters, dims }).unwrap();
+        explain(&model, &Work::Inference, None, &Setup::find(machine).unwrap()).unwrap()
+    };
+    let pieces = |explanation: &Explanation| explanation.steps.iter().any(|step| step.op == "Attention");
+    // Keys and values of a head come to each PE that has a query of it, or only a part of them.
+    assert!(!pieces(&told("bert_tiny", &[], "cs3")));
+    // One query of a head sees keys that one tile does not hold.
+    let decoding = told("gpt2_small", &[("seq", 1), ("past", 512)], "gc200");
+    assert!(decoding.record.refusal().is_none() && !pieces(&decoding), "{:?}", decoding.record.refusal());
+}
