@@ -46,6 +46,14 @@ fn the_parts_of_a_step_are_its_time_and_its_holdings_its_memory() {
 }
 
 #[test]
+fn convolutions_with_strides_train_on_a_wafer() {
+    // What follows a cut sum of blocks of the result is cut between blocks as well.
+    let setup = Setup::find("cs2").unwrap();
+    let step = time_step(&at("resnet50", 8), &setup, &Wanted::default());
+    assert!(step.is_ok_and(|step| step.timeline.device > Picoseconds::ZERO));
+}
+
+#[test]
 fn a_machine_for_inference_says_so() {
     let error =
         time_step(&at("braggnn", 8), &Setup::find("groqchip").unwrap(), &Wanted::default()).unwrap_err();
