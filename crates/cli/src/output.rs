@@ -155,6 +155,11 @@ pub(crate) fn wrapped(text: &str, indent: &str) -> String {
     lines.join("\n") + "\n"
 }
 
+/// Where a measured value is to be expected, given the band of a predicted one.
+pub(crate) fn expected(band: Option<(f64, f64)>, show: &dyn Fn(f64) -> String) -> String {
+    band.map_or_else(|| "uncalibrated".to_owned(), |(low, high)| format!("{} to {}", show(low), show(high)))
+}
+
 /// Whether progress can be shown.
 pub(crate) fn progress_is_visible(quiet: bool) -> bool {
     !quiet && io::stderr().is_terminal()

@@ -1,10 +1,10 @@
 //! Kernel-by-kernel machines: every group is a kernel on one queue, over buffers in device memory.
 
 use crate::groups::{Group, GroupKind};
-use crate::lower::{Emitter, fill, grid, reads, reduction_body, retype_output};
+use crate::lower::{Body, Emitter, fill, reads, reduction_body, retype_output};
 use crate::needed::needed;
 use crate::states::{Kept, Way, growing, in_place};
-use crate::{Compiled, Fidelity, Options};
+use crate::{Compiled, Options};
 use orrery_base::Result;
 use orrery_cost::contraction::SPLIT;
 use orrery_cost::{Measure, Role, Target, kernel};
@@ -76,27 +76,18 @@ struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
-    fn whole(&self, value: ValueId) -> Vec<Access> {
-        vec![Access::Whole; self.emitter.type_of(value).1.len()]
-    }
     fn host_input(&mut self, value: ValueId, host: MemoryId) {
-        let layout = Layout::whole(self.whole(value).len(), 0);
         if self.emitter.is_state(value) || self.states.values().any(|past| *past == value) {
+            let layout = Layout::whole(self.emitter.whole(value).len(), 0);
             let state = self.emitter.state(value, self.device, layout);
             self.emitter.buffer_of.insert(value, state);
             return;
         }
-        let from = self.emitter.buffer(value, "@host", BufferClass::Input, host, layout.clone());
+        let from = self.emitter.whole_buffer(value, "@host", BufferClass::Input, host);
         self.emitter.given.insert(value, from);
-        let to = self.emitter.buffer(value, "", BufferClass::Scratch, self.device, layout);
-        let mut step = self.emitter.step(
-            format!("{} to device", self.emitter.name_of(value)),
-            StepKind::Host,
-            self.emitter.identity(value),
-        );
-        step.reads = reads(&[from], vec![self.whole(value)]);
-        step.writes = vec![fill(to, self.whole(value))];
-        self.emitter.push(step);
+        let to = self.emitter.whole_buffer(value, "", BufferClass::Scratch, self.device);
+        let name = format!("{} to device", self.emitter.name_of(value));
+        self.emitter.pass(name, StepKind::Host, &[value], &[from], &[to]);
         self.emitter.buffer_of.insert(value, to);
     }
     fn host_output(&mut self, value: ValueId, name: &str, host: MemoryId) -> Result<()> {
@@ -107,14 +98,9 @@ impl Lowering<'_> {
             self.emitter.program.outputs.push((name.to_owned(), from));
             return Ok(());
         }
-        let layout = Layout::whole(self.whole(value).len(), 0);
         let suffix = format!("@host.{}", self.emitter.program.outputs.len());
-        let to = self.emitter.buffer(value, &suffix, BufferClass::Scratch, host, layout);
-        let mut step =
-            self.emitter.step(format!("{name} to host"), StepKind::Host, self.emitter.identity(value));
-        step.reads = reads(&[from], vec![self.whole(value)]);
-        step.writes = vec![fill(to, self.whole(value))];
-        self.emitter.push(step);
+        let to = self.emitter.whole_buffer(value, &suffix, BufferClass::Scratch, host);
+        self.emitter.pass(format!("{name} to host"), StepKind::Host, &[value], &[from], &[to]);
         self.emitter.program.outputs.push((name.to_owned(), to));
         Ok(())
     }
@@ -125,57 +111,25 @@ impl Lowering<'_> {
         Ok(Kept { name: self.emitter.name_of(input), from, moved: None, to })
     }
     fn operand(&mut self, value: ValueId) -> Result<BufferId> {
-        let layout = Layout::whole(self.whole(value).len(), 0);
         let device = self.device;
-        self.emitter.source(value, |e| Ok(e.buffer(value, "", BufferClass::Parameter, device, layout)))
+        self.emitter.source(value, |e| Ok(e.whole_buffer(value, "", BufferClass::Parameter, device)))
     }
-    fn results(&mut self, values: &[ValueId], home: MemoryId) -> Vec<BufferId> {
-        let mut made = Vec::new();
-        for &value in values {
-            let layout = Layout::whole(self.whole(value).len(), 0);
-            let buffer = self.emitter.buffer(value, "", BufferClass::Scratch, home, layout);
-            self.emitter.buffer_of.insert(value, buffer);
-            made.push(buffer);
-        }
-        made
+    fn operands(&mut self, body: &Body) -> Result<Vec<BufferId>> {
+        body.operands.iter().map(|value| self.operand(*value)).collect()
     }
     /// A group as one step without a grid.
     fn simple(&mut self, group: &Group, kind: StepKind, home: MemoryId) -> Result<()> {
         let body = self.emitter.body(&group.nodes, None);
-        let mut sources = Vec::new();
-        for &value in &body.operands {
-            sources.push(self.operand(value)?);
-        }
-        let results = self.results(&body.results, home);
-        if let (GroupKind::View, [from, ..], [to, ..]) = (group.kind, &sources[..], &results[..])
-            && self.emitter.program.buffers[*from].home == home
-        {
-            self.emitter.program.buffers[*to].view_of = Some(*from);
-        }
-        let mut step = self.emitter.step(group.name(self.emitter.graph), kind, body.graph);
-        step.reads = reads(&sources, body.reads);
-        step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
+        let sources = self.operands(&body)?;
+        let step = self.emitter.uncut(group, kind, body, &sources, home);
         self.emitter.push(step);
-        self.emitter.mapped(group, Fidelity::Exact);
         Ok(())
     }
     fn compute(&mut self, group: &Group) -> Result<()> {
         let body = self.emitter.body(&group.nodes, group.space.as_ref());
-        let mut sources = Vec::new();
-        for &value in &body.operands {
-            sources.push(self.operand(value)?);
-        }
+        let sources = self.operands(&body)?;
         let engine = self.emitter.graph.nodes[group.nodes[0]].op.def().engine;
-        let mut step = self.emitter.step(group.name(self.emitter.graph), StepKind::Compute, body.graph);
-        step.work = self.emitter.work(&group.nodes);
-        step.approximate = engine == Engine::Control || (engine == Engine::Matrix && group.space.is_none());
-        let fidelity = if step.approximate { Fidelity::Approximated } else { Fidelity::Exact };
-        step.reads = reads(&sources, body.reads);
-        if let Some(space) = &group.space {
-            step.grid = grid(space, |_| Cutting::Parts(1));
-            step.part_attrs = space.part_attrs.clone();
-            step.padding = space.padding;
-        }
+        let (mut step, fidelity) = self.emitter.computing(group, &body, &sources);
         let attends =
             matches!(self.emitter.graph.nodes[group.nodes[0]].op, Op::Attention | Op::AttentionGrad);
         if engine == Engine::Matrix && group.space.is_some() && !attends {
@@ -210,8 +164,7 @@ impl Lowering<'_> {
                 }
             }
         }
-        let results = self.results(&body.results, self.device);
-        step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
+        self.emitter.make_results(&mut step, &body.results, body.writes, self.device);
         self.emitter.push(step);
         self.emitter.mapped(group, fidelity);
         Ok(())
@@ -268,12 +221,12 @@ impl Lowering<'_> {
         second.work = self.emitter.work(&group.nodes[1..]);
         second.work.vector =
             second.work.vector.clone() + first_elements(&self.emitter, output) * Dim::from(splits as i64);
-        let whole = |value: &ValueId| self.whole(*value);
+        let whole = |value: &ValueId| self.emitter.whole(*value);
         let rank = self.emitter.program.buffers[partials].shape.len();
         let accesses = std::iter::once(vec![Access::Whole; rank]).chain(sum.operands[1..].iter().map(whole));
         second.reads = reads(&sources, accesses.collect());
-        let results = self.results(&sum.results, self.device);
-        second.writes = results.iter().zip(&sum.results).map(|(b, v)| fill(*b, self.whole(*v))).collect();
+        let writes = sum.results.iter().map(whole).collect();
+        self.emitter.make_results(&mut second, &sum.results, writes, self.device);
         self.emitter.push(second);
         true
     }

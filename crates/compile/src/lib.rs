@@ -16,6 +16,7 @@ pub mod spatial;
 mod states;
 pub mod stream;
 pub mod wafer;
+mod whole;
 
 use orrery_base::{Diagnostic, Result};
 use orrery_cost::Target;

@@ -4,14 +4,14 @@
 //! its results are made. What a step needs from another memory is brought once, by a step of its own.
 
 use crate::groups::{Group, GroupKind};
-use crate::lower::{Emitter, fill, grid, join, reads};
+use crate::lower::Emitter;
 use crate::needed::needed;
 use crate::states::{Kept, Way, in_place};
-use crate::{Compiled, Fidelity, Options};
+use crate::{Compiled, Options};
 use orrery_base::Result;
 use orrery_cost::{Role, Target};
 use orrery_ir::infer::Facts;
-use orrery_ir::op::{Access, Engine};
+use orrery_ir::op::Engine;
 use orrery_ir::{Bindings, Graph, ValueId};
 use orrery_program::{BufferClass, BufferId, Cutting, Layout, Memory, MemoryId, StepKind, Unit};
 use std::collections::BTreeMap;
@@ -97,23 +97,8 @@ struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
-    fn whole(&self, value: ValueId) -> Vec<Access> {
-        vec![Access::Whole; self.emitter.type_of(value).1.len()]
-    }
     fn here(&self) -> MemoryId {
         self.memories[self.at]
-    }
-    fn make(&mut self, value: ValueId, suffix: &str, class: BufferClass, home: MemoryId) -> BufferId {
-        let layout = Layout::whole(self.whole(value).len(), 0);
-        self.emitter.buffer(value, suffix, class, home, layout)
-    }
-    /// Values from one memory to another in one transfer.
-    fn pass(&mut self, name: String, kind: StepKind, values: &[ValueId], from: &[BufferId], to: &[BufferId]) {
-        let body = join(values.iter().map(|value| self.emitter.identity(*value)));
-        let mut step = self.emitter.step(name, kind, body);
-        step.reads = reads(from, values.iter().map(|value| self.whole(*value)).collect());
-        step.writes = to.iter().zip(values).map(|(to, value)| fill(*to, self.whole(*value))).collect();
-        self.emitter.push(step);
     }
     /// All inputs that are used in one transfer, each to the memory of its first use.
     fn host_inputs(&mut self, first_use: &BTreeMap<ValueId, usize>) {
@@ -121,15 +106,15 @@ impl Lowering<'_> {
         for &value in &self.emitter.graph.inputs {
             if self.emitter.is_state(value) {
                 let at = first_use.get(&value).copied().unwrap_or(0);
-                let layout = Layout::whole(self.whole(value).len(), 0);
+                let layout = Layout::whole(self.emitter.whole(value).len(), 0);
                 let state = self.emitter.state(value, self.memories[at], layout);
                 self.emitter.buffer_of.insert(value, state);
                 continue;
             }
-            let given = self.make(value, "@host", BufferClass::Input, self.host);
+            let given = self.emitter.whole_buffer(value, "@host", BufferClass::Input, self.host);
             self.emitter.given.insert(value, given);
             if let Some(&at) = first_use.get(&value) {
-                let made = self.make(value, "", BufferClass::Scratch, self.memories[at]);
+                let made = self.emitter.whole_buffer(value, "", BufferClass::Scratch, self.memories[at]);
                 self.emitter.buffer_of.insert(value, made);
                 values.push(value);
                 from.push(given);
@@ -137,7 +122,7 @@ impl Lowering<'_> {
             }
         }
         if !values.is_empty() {
-            self.pass("inputs to device".to_owned(), StepKind::Host, &values, &from, &to);
+            self.emitter.pass("inputs to device".to_owned(), StepKind::Host, &values, &from, &to);
         }
     }
     /// The buffer of a value where it was made.
@@ -163,13 +148,14 @@ impl Lowering<'_> {
                 continue;
             }
             from.push(self.made(value)?);
-            let made = self.make(value, &format!("@host.{i}"), BufferClass::Scratch, self.host);
+            let made =
+                self.emitter.whole_buffer(value, &format!("@host.{i}"), BufferClass::Scratch, self.host);
             self.emitter.program.outputs.push((graph.output_name(i).to_owned(), made));
             to.push(made);
             values.push(value);
         }
         if !values.is_empty() {
-            self.pass("outputs to host".to_owned(), StepKind::Host, &values, &from, &to);
+            self.emitter.pass("outputs to host".to_owned(), StepKind::Host, &values, &from, &to);
         }
         self.emitter.keep(kept, way);
         Ok(())
@@ -184,7 +170,7 @@ impl Lowering<'_> {
         let here = self.here();
         let Some(&made) = self.emitter.buffer_of.get(&value) else {
             let suffix = if self.at == 0 { String::new() } else { format!("@{}", self.at) };
-            let buffer = self.make(value, &suffix, BufferClass::Parameter, here);
+            let buffer = self.emitter.whole_buffer(value, &suffix, BufferClass::Parameter, here);
             self.placed.insert(key, buffer);
             return Ok(buffer);
         };
@@ -192,23 +178,14 @@ impl Lowering<'_> {
         if home == here || home == self.host {
             return Ok(made);
         }
-        let to = self.make(value, &format!("@{}", self.at), BufferClass::Scratch, here);
+        let to = self.emitter.whole_buffer(value, &format!("@{}", self.at), BufferClass::Scratch, here);
         let name = format!("{} to the next chip", self.emitter.name_of(value));
-        self.pass(name, StepKind::Exchange, &[value], &[made], &[to]);
+        self.emitter.pass(name, StepKind::Exchange, &[value], &[made], &[to]);
         self.placed.insert(key, to);
         Ok(to)
     }
     fn operands(&mut self, values: &[ValueId]) -> Result<Vec<BufferId>> {
         values.iter().map(|value| self.operand(*value)).collect()
-    }
-    fn results(&mut self, values: &[ValueId], home: MemoryId) -> Vec<BufferId> {
-        let mut made = Vec::new();
-        for &value in values {
-            let buffer = self.make(value, "", BufferClass::Scratch, home);
-            self.emitter.buffer_of.insert(value, buffer);
-            made.push(buffer);
-        }
-        made
     }
     /// Integers that follow from extents stay on the host.
     fn extents(&mut self, group: &Group) -> Result<()> {
@@ -221,32 +198,15 @@ impl Lowering<'_> {
     fn emit_whole(&mut self, group: &Group, kind: StepKind, home: MemoryId) -> Result<()> {
         let body = self.emitter.body(&group.nodes, None);
         let sources = self.operands(&body.operands)?;
-        let results = self.results(&body.results, home);
-        if let (GroupKind::View, [from, ..], [to, ..]) = (group.kind, &sources[..], &results[..])
-            && self.emitter.program.buffers[*from].home == home
-        {
-            self.emitter.program.buffers[*to].view_of = Some(*from);
-        }
-        let mut step = self.emitter.step(group.name(self.emitter.graph), kind, body.graph);
-        step.reads = reads(&sources, body.reads);
-        step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
+        let step = self.emitter.uncut(group, kind, body, &sources, home);
         self.emitter.push(step);
-        self.emitter.mapped(group, Fidelity::Exact);
         Ok(())
     }
     fn compute(&mut self, group: &Group) -> Result<()> {
         let body = self.emitter.body(&group.nodes, group.space.as_ref());
         let sources = self.operands(&body.operands)?;
         let engine = self.emitter.graph.nodes[group.nodes[0]].op.def().engine;
-        let mut step = self.emitter.step(group.name(self.emitter.graph), StepKind::Compute, body.graph);
-        step.work = self.emitter.work(&group.nodes);
-        step.approximate = engine == Engine::Control || (engine == Engine::Matrix && group.space.is_none());
-        step.reads = reads(&sources, body.reads);
-        if let Some(space) = &group.space {
-            step.grid = grid(space, |_| Cutting::Parts(1));
-            step.part_attrs = space.part_attrs.clone();
-            step.padding = space.padding;
-        }
+        let (mut step, fidelity) = self.emitter.computing(group, &body, &sources);
         if engine == Engine::Matrix
             && let Some(contraction) = self.emitter.contraction(group, &self.nominal)?
         {
@@ -257,9 +217,8 @@ impl Lowering<'_> {
                 }
             }
         }
-        let fidelity = if step.approximate { Fidelity::Approximated } else { Fidelity::Exact };
-        let results = self.results(&body.results, self.here());
-        step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
+        let here = self.here();
+        self.emitter.make_results(&mut step, &body.results, body.writes, here);
         self.emitter.push(step);
         self.emitter.mapped(group, fidelity);
         Ok(())

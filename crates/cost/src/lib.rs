@@ -14,6 +14,7 @@ pub mod rectangles;
 pub mod spatial;
 pub mod stream;
 pub mod wafer;
+pub mod words;
 
 pub use contraction::{Contraction, Product, Role};
 pub use measure::Measure;
@@ -81,37 +82,6 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// Its name in reports.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Matrix => "matrix unit",
-            Self::Vector => "vector unit",
-            Self::Special => "special functions",
-            Self::Local => "core memory",
-            Self::L2 => "L2 cache",
-            Self::DeviceMemory => "device memory",
-            Self::Launch => "launch",
-            Self::Exchange => "exchange",
-            Self::Sync => "sync",
-            Self::Streaming => "streaming memory",
-            Self::HostLink => "host link",
-            Self::Interval => "slowest stage",
-            Self::Fill => "fill and drain",
-            Self::ProgramLoad => "program load",
-            Self::ArgumentLoad => "argument load",
-            Self::Ddr => "DDR",
-            Self::Hbm => "HBM",
-            Self::Install => "weight install (MXM)",
-            Self::Shape => "shape unit (SXM)",
-            Self::Stream => "streams",
-            Self::Transit => "stream transit",
-            Self::ChipLink => "chip links",
-            Self::Ingress => "weight ingress",
-            Self::Egress => "gradient egress",
-            Self::Ramp => "ramp",
-            Self::Mesh => "mesh",
-        }
-    }
     /// True where stages that run at the same time share it.
     pub const fn is_shared(self) -> bool {
         matches!(self, Self::Ddr | Self::Hbm)

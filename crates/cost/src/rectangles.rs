@@ -20,8 +20,22 @@ pub struct Pipeline {
     pub stages: BTreeMap<u32, Picoseconds>,
     /// The stage that takes longest; the first of equals.
     pub slowest: Option<u32>,
-    /// When each staged step starts on the first item and ends on the last, from the start of the pipeline.
-    pub spans: BTreeMap<StepId, (Picoseconds, Picoseconds)>,
+    /// Every staged step in time.
+    pub spans: BTreeMap<StepId, Span>,
+}
+
+/// A staged step in time, from the start of the pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// When it starts on the first item.
+    pub start: Picoseconds,
+    /// When it ends on the last.
+    pub end: Picoseconds,
+    /// Its part of the pipeline's time: all items in the slowest stage, the first one, on its way through, elsewhere. The
+    /// parts make up the whole, though the stages run at the same time.
+    pub share: Picoseconds,
+    /// Belongs to the slowest stage.
+    pub decides: bool,
 }
 
 /// The pipeline of a program whose steps cost `costs`, for all items together.
@@ -32,7 +46,7 @@ pub fn pipeline(program: &Program, costs: &[StepCost]) -> Pipeline {
     for ((id, step), cost) in program.steps.iter().zip(costs) {
         let Some(stage) = step.region else { continue };
         let one = Picoseconds(cost.time.0 / items);
-        found.spans.insert(id, (filled, filled + one));
+        found.spans.insert(id, Span { start: filled, end: filled + one, share: one, decides: false });
         filled += one;
         *found.stages.entry(stage).or_default() += one;
     }
@@ -43,7 +57,13 @@ pub fn pipeline(program: &Program, costs: &[StepCost]) -> Pipeline {
     }
     let rest = Picoseconds(found.interval.0 * (items - 1));
     found.time = filled + rest;
-    found.spans.values_mut().for_each(|(_, end)| *end += rest);
+    for (id, span) in &mut found.spans {
+        span.decides = found.slowest.is_some() && program.steps[*id].region == found.slowest;
+        span.end += rest;
+        if span.decides {
+            span.share = span.share * items;
+        }
+    }
     if found.spans.is_empty() {
         found.time = Picoseconds::ZERO;
     }

@@ -10,6 +10,7 @@ use crate::work::{Timed, Work};
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_cost::Measure;
+use orrery_cost::words::movement;
 use orrery_ir::Bindings;
 use orrery_machine::ExecutionModel;
 use orrery_program::{Program, Step, StepKind, Unit};
@@ -32,12 +33,16 @@ pub struct StepPart {
     pub time_s: f64,
     /// Part of the time of all steps on the device; none for transfers from and to the host.
     pub share: Option<f64>,
-    /// What decides its time.
+    /// What decides its time, in the machine's words; `nothing` where it takes none.
     pub bound_by: &'static str,
     /// Seconds that each resource alone would take.
     pub resources: BTreeMap<&'static str, f64>,
     /// Seconds that the device waited for the host to issue it.
     pub waited_s: f64,
+    /// Cores that it computes on, or brings data to; none where they are not told apart, and where how they are used is a
+    /// guess.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cores: Option<u64>,
     /// Part of the matrix unit's slots that hold no work of the model.
     pub idle_slots: f64,
     /// Multiply-accumulates.
@@ -161,7 +166,7 @@ pub fn explain(model: &Model, work: &Work, batch: Option<u64>, setup: &Setup) ->
     match &timed {
         Ok(timed) => {
             enter(&mut explanation.record, setup, work, timed)?;
-            account(&mut explanation, &timed.built, &timed.timeline)?;
+            account(&mut explanation, &timed.built, &timed.timeline, &setup.system.model)?;
         }
         Err(diagnostic) => explanation.record.outcome = Outcome::Refused(refusal(diagnostic)),
     }
@@ -221,7 +226,13 @@ fn training(
     })
 }
 
-fn account(explanation: &mut Explanation, built: &Built, timeline: &Timeline) -> Result<()> {
+/// Divides a run on a machine that executes so.
+fn account(
+    explanation: &mut Explanation,
+    built: &Built,
+    timeline: &Timeline,
+    on: &ExecutionModel,
+) -> Result<()> {
     let program = &built.compiled.program;
     let seconds = |id| {
         let event = &timeline.events[id];
@@ -237,7 +248,7 @@ fn account(explanation: &mut Explanation, built: &Built, timeline: &Timeline) ->
     for (id, step) in program.steps.iter() {
         let event = &timeline.events[id];
         let time_s = seconds(id);
-        let op = operation(step);
+        let op = operation(step, on);
         if on_device(step) && time_s > 0.0 {
             let sum = by_op.entry(op.clone()).or_default();
             *sum = (sum.0 + 1, sum.1 + time_s);
@@ -249,9 +260,10 @@ fn account(explanation: &mut Explanation, built: &Built, timeline: &Timeline) ->
             start_s: event.start.seconds(),
             time_s,
             share: on_device(step).then(|| share(time_s)),
-            bound_by: event.cost.bound.name(),
-            resources: event.cost.resources.iter().map(|(r, t)| (r.name(), t.seconds())).collect(),
+            bound_by: if time_s > 0.0 { event.cost.bound.name(on) } else { "nothing" },
+            resources: event.cost.resources.iter().map(|(r, t)| (r.name(on), t.seconds())).collect(),
             waited_s: event.waited.seconds(),
+            cores: program.cores_of(step, &Bindings::new())?,
             idle_slots: event.cost.idle_slots,
             macs: measure.macs,
             bytes: measure.total_read() + measure.written_bytes,
@@ -275,7 +287,7 @@ fn account(explanation: &mut Explanation, built: &Built, timeline: &Timeline) ->
             .by_resource
             .iter()
             .map(|(resource, time)| Share {
-                name: resource.name().to_owned(),
+                name: resource.name(on).to_owned(),
                 steps: None,
                 time_s: time.seconds(),
                 share: if decided > 0.0 { time.seconds() / decided } else { 0.0 },
@@ -292,14 +304,14 @@ fn filled(track: &MemoryTrack) -> f64 {
     track.peak.bytes as f64 / track.capacity.max(1) as f64
 }
 
-fn operation(step: &Step) -> String {
-    let first = step.body.nodes.values().next().map(|node| node.op.name());
+fn operation(step: &Step, on: &ExecutionModel) -> String {
+    let op = step.body.nodes.values().next().map_or("copy", |node| node.op.name());
     match step.kind {
         StepKind::Host => "host transfer".to_owned(),
         StepKind::Stream => "streaming".to_owned(),
         StepKind::Load => "program and arguments".to_owned(),
-        StepKind::Exchange => first.map_or_else(|| "exchange".to_owned(), |op| format!("exchange ({op})")),
-        StepKind::Compute | StepKind::View => first.unwrap_or("copy").to_owned(),
+        StepKind::Exchange => movement(on).map_or_else(|| op.to_owned(), |moved| format!("{moved} ({op})")),
+        StepKind::Compute | StepKind::View => op.to_owned(),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::work::{Timed, Work, note_training};
 use orrery_base::units::show_si;
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_ir::count;
-use orrery_machine::{Band, System};
+use orrery_machine::{Band, ExecutionModel, System};
 use orrery_program::{BufferClass, MemoryId, Unit};
 use orrery_record::{
     Batch, Counted, Identity, Lengths, Measurement, Outcome, Phase, Provenance, Record, Refusal, Scope,
@@ -194,7 +194,7 @@ fn fill(record: &mut Record, system: &System, mode: &str, timed: &Timed) -> Resu
     record
         .extra
         .insert("memory".into(), timeline.memory.iter().filter(|track| counts(track)).map(memory).collect());
-    record.extra.insert("bound_by".into(), bound_by(timeline));
+    record.extra.insert("bound_by".into(), bound_by(timeline, &system.model));
     if built.devices > 1 {
         let interval = busiest_chip(built, timeline).seconds();
         let samples = counted.samples.unwrap_or(1) as f64;
@@ -268,10 +268,10 @@ fn memory(track: &MemoryTrack) -> Value {
 }
 
 /// Shares of the device time, largest first.
-fn bound_by(timeline: &Timeline) -> Value {
+fn bound_by(timeline: &Timeline, on: &ExecutionModel) -> Value {
     let total: f64 = timeline.by_resource.values().map(|t| t.seconds()).sum();
     let mut shares: Vec<(&str, f64)> =
-        timeline.by_resource.iter().map(|(r, t)| (r.name(), t.seconds() / total)).collect();
+        timeline.by_resource.iter().map(|(r, t)| (r.name(on), t.seconds() / total)).collect();
     shares.sort_by(|a, b| b.1.total_cmp(&a.1));
     shares.into_iter().map(|(resource, share)| json!({ "resource": resource, "share": share })).collect()
 }

@@ -48,8 +48,7 @@ pub(crate) fn place(
     times_sums: f64,
     on_one: &dyn Fn(&Bound) -> Result<Timed>,
 ) -> Result<Timed> {
-    let chips = setup.system.links.installation_chips;
-    let most = chips.unwrap_or(setup.system.links.chips_per_machine);
+    let (chips, most) = (setup.system.links.installation_chips, setup.most_devices());
     if let Some(shards) = setup.shards.filter(|shards| *shards > 1) {
         if shards > most {
             let cause = format!("{} has {most} devices, which {shards} are more than", setup.system.title);

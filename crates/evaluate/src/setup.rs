@@ -49,6 +49,11 @@ impl Setup {
         self.shards = shards;
         self
     }
+    /// Devices that a copy of a model can be shared by.
+    pub fn most_devices(&self) -> u64 {
+        let links = &self.system.links;
+        links.installation_chips.unwrap_or(links.chips_per_machine)
+    }
     /// On some tiles of a chip, where not on all: `None` leaves the machine as it is.
     ///
     /// # Errors

@@ -203,6 +203,15 @@ impl Run<'_> {
                 found.push(runs(precision.name.clone(), format!("--precision {}", precision.name)));
             }
         }
+        if self.setup.shards.is_none() {
+            let powers = std::iter::successors(Some(2), |n| Some(n * 2));
+            let mut counts = powers.take_while(|n| *n <= self.setup.most_devices());
+            let fits =
+                counts.find(|n| self.attempt(self.batch, &self.setup.clone().shards(Some(*n))).is_some());
+            found.extend(
+                fits.map(|n| runs(format!("{n} devices that share a copy"), format!("--shards {n}"))),
+            );
+        }
         // Installations of the machine come before other machines.
         let configured = orrery_machine::registry()
             .iter()

@@ -6,11 +6,12 @@ use orrery_base::{Diagnostic, Result};
 use orrery_compile::{Compiled, Options};
 use orrery_cost::Target;
 use orrery_cost::stream::chips_used;
-use orrery_ir::{Bindings, Graph};
-use orrery_machine::ExecutionModel;
-use orrery_simulate::{Timeline, simulate};
+use orrery_ir::{Bindings, Graph, Node, Op};
+use orrery_machine::{ExecutionModel, Precision};
+use orrery_program::Step;
+use orrery_simulate::{Timeline, device_time, simulate};
 use orrery_transform::legalise::{Legalised, PrecisionSpec, legalise, store_border};
-use orrery_transform::{Options as Preparation, Prepared, Report, Weights, prepare};
+use orrery_transform::{Options as Preparation, Prepared, Report, Weights, prepare, spread_attention};
 
 /// A graph that a machine could take, and what was done to make it so.
 #[derive(Clone, Debug)]
@@ -66,13 +67,66 @@ pub struct Built {
 pub fn build(model: &Bound, setup: &Setup, weights: Weights, options: &Options) -> Result<Built> {
     let target = setup.target()?;
     let ready = make_ready(&model.graph, &target, weights)?;
-    let compiled = orrery_compile::compile(&ready.graph, &target, options)?;
+    let whole = orrery_compile::compile(&ready.graph, &target, options);
+    let compiled = spread(&ready.graph, &whole, &target, options)
+        .map_or(whole, Ok)
+        .map_err(|refused| with_room(refused, model, setup))?;
     let notes = ready.notes.into_iter().chain(compiled.notes.iter().cloned()).collect();
     let devices = match &target.system.model {
         ExecutionModel::Stream(machine) => chips_used(&compiled.program, machine),
         _ => 1,
     };
     Ok(Built { compiled, report: ready.report, notes, devices })
+}
+
+/// The program with attention spelled out, where that is better than in one piece: on tiles that do not hold the parts of
+/// attention in one piece, and on a wafer where it is faster. What a wafer cuts by guess stays so: its losses were fitted to it.
+fn spread(
+    graph: &Graph,
+    whole: &Result<Compiled>,
+    target: &Target<'_>,
+    options: &Options,
+) -> Option<Compiled> {
+    let attends = |node: &Node| node.op == Op::Attention;
+    let guessed = |step: &Step| step.approximate && step.body.nodes.values().next().is_some_and(attends);
+    let time = |compiled: &Compiled| device_time(&compiled.program, &options.nominal(), target).ok();
+    let most = match (&target.system.model, whole) {
+        (ExecutionModel::BulkSynchronous(_), Err(refused)) if refused.code == "does-not-fit" => None,
+        (ExecutionModel::Wafer(_), Ok(compiled)) if !compiled.program.steps.values().any(guessed) => {
+            Some(time(compiled)?)
+        }
+        _ => return None,
+    };
+    if !graph.nodes.values().any(attends) {
+        return None;
+    }
+    let spelled = orrery_compile::compile(&spread_attention(graph).ok()?, target, options).ok()?;
+    most.is_none_or(|most| time(&spelled).is_some_and(|time| time < most)).then_some(spelled)
+}
+
+/// Adds to what does not fit how there could be room: what this model on this machine leaves to choose, nothing else.
+pub(crate) fn with_room(refused: Box<Diagnostic>, model: &Bound, setup: &Setup) -> Box<Diagnostic> {
+    if refused.code != "does-not-fit" {
+        return refused;
+    }
+    let mut ways: Vec<String> = Vec::new();
+    if let Some(batch) = model.batch.filter(|batch| *batch > 1) {
+        ways.push(format!("a smaller batch than {batch}"));
+    }
+    if let Some(length) = model.sequence().filter(|length| *length > 1) {
+        ways.push(format!("sequences shorter than {length}"));
+    }
+    if let Ok(target) = setup.target() {
+        let bits = |precision: &Precision| precision.storage.bits();
+        let narrower = setup.system.precisions.iter().filter(|other| bits(other) < bits(target.precision));
+        ways.extend(
+            narrower.max_by_key(|other| bits(other)).map(|other| format!("--precision {}", other.name)),
+        );
+    }
+    if setup.most_devices() > 1 && setup.shards.is_none() && model.sharded(2).is_some() {
+        ways.push("more devices that share a copy (--shards)".to_owned());
+    }
+    if ways.is_empty() { refused } else { Box::new(refused.help(ways.join(", or "))) }
 }
 
 /// Compiles a bound model without its weights' elements, and times it.

@@ -10,7 +10,7 @@ use orrery_execute::kernels::reduce::{Normalize, Reduction, reduce};
 use orrery_execute::kernels::softmax::softmax;
 use orrery_execute::kernels::threads::Threads;
 use orrery_execute::kernels::transposed::Transposed;
-use orrery_execute::kernels::window::{Pool, Pooling, Samples, resize};
+use orrery_execute::kernels::window::{Pool, Pooling, Samples, Windows, resize};
 use orrery_execute::kernels::winograd::Winograd;
 use orrery_ir::weights::hash64;
 
@@ -615,7 +615,8 @@ fn windows_pool_and_resize() {
         let counts = |d: usize| (0..out[d]).map(|i| (i + 1) as f32).collect::<Vec<_>>();
         for kind in [Pooling::Max, Pooling::Average(counts(0), counts(1))] {
             let average = matches!(kind, Pooling::Average(..));
-            let pool = Pool { kind, channels, place, taps, stride, dilation: [1, 1] };
+            let windows = Windows { channels, place, taps, stride, dilation: [1, 1] };
+            let pool = Pool { kind, windows };
             let got =
                 same_on_all(2 * out[0] * out[1] * channels, |threads, out| pool.run(threads, &data, out));
             for (i, &got) in got.iter().enumerate() {

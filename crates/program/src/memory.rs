@@ -1,6 +1,8 @@
 //! Lifetimes and the memory a program takes, worst core first.
 
-use crate::{BufferClass, BufferId, MemoryId, Pieces, PipelineId, Program, StepId};
+use crate::{
+    BoundGrid, BufferClass, BufferId, MemoryId, Pieces, PipelineId, Program, Step, StepId, StepKind,
+};
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, IndexVec, Result};
 use orrery_ir::Bindings;
@@ -41,6 +43,27 @@ pub struct Passing {
 }
 
 impl Program {
+    /// Cores that a step computes on, or brings data to; none where they are not told apart: in a memory that all share, for
+    /// what is only renamed, and where the step is approximate.
+    ///
+    /// # Errors
+    /// `unbound-symbol` where a symbol has no value.
+    pub fn cores_of(&self, step: &Step, bindings: &Bindings) -> Result<Option<u64>> {
+        if let Some(stage) = step.stage {
+            return Ok(Some(stage.cores).filter(|cores| *cores > 0));
+        }
+        let Some(to) = step.writes.first().map(|write| &self.buffers[write.buffer]) else { return Ok(None) };
+        if self.memories[to.home].cores <= 1 || step.approximate {
+            return Ok(None);
+        }
+        let (base, cuts) = match step.kind {
+            StepKind::View | StepKind::Load => return Ok(None),
+            StepKind::Compute => (step.base, &step.grid),
+            StepKind::Exchange | StepKind::Stream | StepKind::Host => (to.layout.base, &to.layout.cuts),
+        };
+        let parts = BoundGrid::new(base, cuts, bindings).map_err(|s| Box::new(unbound(&s)))?.parts();
+        Ok(u64::try_from(parts).ok())
+    }
     /// Lifetimes of buffers: views count for what they rename; inputs, parameters, states and outputs live throughout. What
     /// a stage of a pipeline touches lives as long as the pipeline runs.
     pub fn lifetimes(&self) -> Lifetimes {

@@ -25,7 +25,8 @@ pub struct Event {
     pub end: Picoseconds,
     /// How long its unit stood idle because the host had not issued it.
     pub waited: Picoseconds,
-    /// Its cost. Of a stage of a pipeline the time is its part of the pipeline's time.
+    /// Its cost. Of a stage of a pipeline the time is its part of the pipeline's time, which on a floor plan filling and
+    /// draining bound where another stage is the slowest.
     pub cost: StepCost,
 }
 
@@ -180,18 +181,17 @@ fn schedule(
         issued += cost.issue;
         let ready = step.after.iter().map(|s| events[*s].end).max().unwrap_or(Picoseconds::ZERO);
         let ready = ready.max(free.get(&step.unit).copied().unwrap_or(Picoseconds::ZERO));
-        if let Some((from, to)) = mesh.spans.get(&id) {
+        if let Some(span) = mesh.spans.get(&id) {
             // Stages overlap; the pipeline as a whole starts when its first step can.
             let begin = *filled.get_or_insert(ready);
-            let end = free.entry(step.unit).or_default();
-            *end = (*end).max(begin + *to);
-            events.push(Event {
-                unit: step.unit,
-                start: begin + *from,
-                end: begin + *to,
-                waited: Picoseconds::ZERO,
-                cost,
-            });
+            let (start, end) = (begin + span.start, begin + span.end);
+            let busy = free.entry(step.unit).or_default();
+            *busy = (*busy).max(end);
+            cost.time = span.share;
+            if !span.decides {
+                cost.bound = Resource::Fill;
+            }
+            events.push(Event { unit: step.unit, start, end, waited: Picoseconds::ZERO, cost });
             continue;
         }
         let start = if is_issued(step) { ready.max(issued) } else { ready };
@@ -217,14 +217,9 @@ fn by_resource(
     for (resource, time) in runs.values().flat_map(|run| &run.parts) {
         *times.entry(*resource).or_insert(Picoseconds::ZERO) += *time;
     }
-    let costs: Vec<StepCost> = events.values().map(|event| event.cost.clone()).collect();
-    let mesh = rectangles::pipeline(program, &costs);
-    // While all regions are at work the slowest decides; the rest is filling and draining.
-    let filling = mesh.time - mesh.interval * program.items.max(1);
     for (id, event) in events.iter() {
         let step = &program.steps[id];
-        let hidden = step.region.is_some_and(|region| mesh.slowest != Some(region));
-        if step.unit == Unit::HostLink || step.stage.is_some() || hidden {
+        if step.unit == Unit::HostLink || step.stage.is_some() {
             continue;
         }
         let mut count = |resource, time| *times.entry(resource).or_insert(Picoseconds::ZERO) += time;
@@ -235,7 +230,6 @@ fn by_resource(
         }
         count(Resource::Launch, event.waited);
     }
-    *times.entry(Resource::Fill).or_insert(Picoseconds::ZERO) += filling;
     times.retain(|_, time| *time > Picoseconds::ZERO);
     times
 }

@@ -15,8 +15,8 @@ use orrery_numerics::{DType, Tensor};
 /// A score that a softmax makes nothing of, in any format.
 const HIDDEN: f64 = -6e4;
 
-/// Spells out attention without earlier keys, and its gradients, where each head of queries has keys and values of its own,
-/// nothing caps the scores, nothing else reads them, and a mask, if any, is added to them or is true where they stay.
+/// Spells out attention, and its gradients where each head of queries has keys and values of its own, where nothing caps the
+/// scores, nothing else reads them, and a mask, if any, is added to them or is true where they stay.
 ///
 /// # Errors
 /// `open-shape` where the shape of one is not known.
@@ -24,21 +24,23 @@ pub fn spread_attention(graph: &Graph) -> Result<Graph> {
     let mut rewriter = Rewriter::new(graph.clone());
     for id in rewriter.node_ids() {
         let node = rewriter.node(id).clone();
-        // Operands before the mask, and results.
-        let (operands, results) = match node.op {
-            Op::Attention => (3, 1),
-            Op::AttentionGrad => (4, 3),
+        // Operands before the mask, all operands, and results.
+        let (operands, most, results) = match node.op {
+            Op::Attention => (3, 6, 3),
+            Op::AttentionGrad => (4, 5, 3),
             _ => continue,
         };
-        let inputs: Vec<ValueId> = (0..node.inputs.len()).filter_map(|i| rewriter.input(id, i)).collect();
+        let inputs: Vec<Option<ValueId>> = (0..node.inputs.len()).map(|i| rewriter.input(id, i)).collect();
         let others = (results..node.outputs.len()).filter_map(|i| rewriter.output(id, i));
         let read = others.into_iter().any(|other| rewriter.uses(other) > 0 || rewriter.is_output(other));
         let capped = node.attrs.float_or("softcap", 0.0) > 0.0;
-        let plain = inputs.len() == node.inputs.len() && inputs.len() <= operands + 1;
+        let plain = inputs.iter().take(operands).flatten().count() == operands
+            && inputs.iter().skip(most).all(Option::is_none);
         if read || capped || !plain || rewriter.is_dead(id) {
             continue;
         }
-        let types: Vec<Type> = inputs.iter().map(|v| rewriter.ty(*v).clone()).collect();
+        let types = inputs.iter().map(|v| v.map(|v| rewriter.ty(v).clone())).collect();
+        let inputs: Vec<ValueId> = inputs.into_iter().flatten().collect();
         let Some(body) = spelled(&node, types, operands)? else { continue };
         let made = rewriter.inline(id, &body, &inputs);
         rewriter.replace_outputs(id, &made);
@@ -48,12 +50,19 @@ pub fn spread_attention(graph: &Graph) -> Result<Graph> {
     Ok(graph)
 }
 
-/// What a node becomes, as a graph of its inputs and results; none where heads share keys.
-fn spelled(node: &Node, types: Vec<Type>, operands: usize) -> Result<Option<Graph>> {
+/// What a node becomes, as a graph of its inputs and results; none where a gradient is of heads that share keys, or a mask is
+/// shorter than the keys.
+fn spelled(node: &Node, types: Vec<Option<Type>>, operands: usize) -> Result<Option<Graph>> {
     let mut graph = Extend::new(Graph::new("attention"))?;
-    let names = ["q", "k", "v", "dy", "mask"];
-    let inputs: Vec<ValueId> = names.iter().zip(types).map(|(name, ty)| graph.input(name, ty)).collect();
-    let given: Vec<Vec<i64>> = inputs[..operands].iter().map(|v| graph.shape(*v)).collect::<Result<_>>()?;
+    let names = match operands {
+        3 => &["q", "k", "v", "mask", "past_key", "past_value"][..],
+        _ => &["q", "k", "v", "dy", "mask"],
+    };
+    let inputs: Vec<Option<ValueId>> =
+        names.iter().zip(types).map(|(name, ty)| Some(graph.input(name, ty?))).collect();
+    let input = |i: usize| inputs.get(i).copied().flatten();
+    let given: Vec<Vec<i64>> =
+        inputs[..operands].iter().flatten().map(|v| graph.shape(*v)).collect::<Result<_>>()?;
     let four = given[0].len() == 4;
     let heads = |number: usize, name: &str| match given[number][..] {
         [_, heads, _, _] => heads,
@@ -64,29 +73,57 @@ fn spelled(node: &Node, types: Vec<Type>, operands: usize) -> Result<Option<Grap
         _ => 0,
     };
     let count = heads(0, "q_num_heads");
-    if count < 1 || heads(1, "kv_num_heads") != count {
+    let own = heads(1, "kv_num_heads");
+    if count < 1 || own < 1 || count % own != 0 || (operands > 3 && own != count) {
         return Ok(None);
     }
     // Heads before tokens.
     let mut apart = Vec::new();
-    for (value, shape) in inputs[..operands].iter().zip(&given) {
+    for (number, (value, shape)) in inputs[..operands].iter().flatten().zip(&given).enumerate() {
+        let heads = if matches!(number, 1 | 2) { own } else { count };
         apart.push(match shape[..] {
             [batch, length, width] => {
-                let split = graph.ints(&[batch, length, count, width / count]);
-                let split = graph.op(Op::Reshape, &[*value, split], Attrs::new())?;
+                let split = graph.reshape(*value, &[batch, length, heads, width / heads])?;
                 graph.transpose(split, &[0, 2, 1, 3])?
             }
             _ => *value,
         });
     }
-    let [q, k, v] = apart[..3] else { return Ok(None) };
-    let (queries, keys, size) = (graph.shape(q)?[2], graph.shape(k)?[2], graph.shape(q)?[3]);
+    let [q, mut k, mut v] = apart[..3] else { return Ok(None) };
+    // Earlier keys and values come first.
+    let mut earlier = 0;
+    if let (3, Some(keys), Some(values)) = (operands, input(4), input(5)) {
+        earlier = graph.shape(keys)?[2];
+        let tokens = || Attrs::new().with("axis", 2_i64);
+        k = graph.op(Op::Concat, &[keys, k], tokens())?;
+        v = graph.op(Op::Concat, &[values, v], tokens())?;
+    }
+    let (batch, queries, keys, size) =
+        (graph.shape(q)?[0], graph.shape(q)?[2], graph.shape(k)?[2], graph.shape(q)?[3]);
+    let mask = input(operands);
+    if let Some(mask) = mask
+        && graph.shape(mask)?.last().is_some_and(|last| *last != keys && *last != 1)
+    {
+        return Ok(None);
+    }
     let turned = |graph: &mut Extend, value: ValueId| graph.transpose(value, &[0, 1, 3, 2]);
+    // Queries of heads that share keys are rows of one product.
+    let rows = count / own * queries;
+    let shared = |graph: &mut Extend, value: ValueId, width: i64| match own == count {
+        true => Ok(value),
+        false => graph.reshape(value, &[batch, own, rows, width]),
+    };
+    let each = |graph: &mut Extend, value: ValueId, width: i64| match own == count {
+        true => Ok(value),
+        false => graph.reshape(value, &[batch, count, queries, width]),
+    };
     let scale = node.attrs.float_or("scale", 1.0 / (size as f64).sqrt());
     let across = turned(&mut graph, k)?;
-    let products = graph.matmul(q, across)?;
+    let together = shared(&mut graph, q, size)?;
+    let products = graph.matmul(together, across)?;
+    let products = each(&mut graph, products, keys)?;
     let mut scores = graph.scale(products, scale)?;
-    if let Some(&mask) = inputs.get(operands) {
+    if let Some(mask) = mask {
         scores = if graph.dtype(mask) == DType::Bool {
             let hidden = graph.scalar_like(scores, HIDDEN);
             graph.op(Op::Where, &[mask, scores, hidden], Attrs::new())?
@@ -95,7 +132,7 @@ fn spelled(node: &Node, types: Vec<Type>, operands: usize) -> Result<Option<Grap
         };
     }
     if node.attrs.flag("is_causal") {
-        let sees = (0..queries).flat_map(|i| (0..keys).map(move |j| j <= i));
+        let sees = (0..queries).flat_map(|i| (0..keys).map(move |j| j <= earlier + i));
         let sees = Tensor::from_bools(vec![queries as usize, keys as usize], sees);
         let sees = graph.tensor("sees", sees);
         let hidden = graph.scalar_like(scores, HIDDEN);
@@ -103,7 +140,13 @@ fn spelled(node: &Node, types: Vec<Type>, operands: usize) -> Result<Option<Grap
     }
     let weights = graph.op(Op::Softmax, &[scores], Attrs::new().with("axis", -1_i64))?;
     let results = match apart.get(3) {
-        None => vec![("y", graph.matmul(weights, v)?, 0)],
+        None => {
+            let width = graph.shape(v)?[3];
+            let together = shared(&mut graph, weights, keys)?;
+            let y = graph.matmul(together, v)?;
+            let y = each(&mut graph, y, width)?;
+            vec![("y", y, Some(0)), ("present_key", k, None), ("present_value", v, None)]
+        }
         Some(&dy) => {
             let across = turned(&mut graph, weights)?;
             let dv = graph.matmul(across, dy)?;
@@ -117,18 +160,17 @@ fn spelled(node: &Node, types: Vec<Type>, operands: usize) -> Result<Option<Grap
             let dq = graph.matmul(dscores, k)?;
             let across = turned(&mut graph, dscores)?;
             let dk = graph.matmul(across, q)?;
-            vec![("dq", dq, 0), ("dk", dk, 1), ("dv", dv, 2)]
+            vec![("dq", dq, Some(0)), ("dk", dk, Some(1)), ("dv", dv, Some(2))]
         }
     };
     for (name, made, like) in results {
-        let made = match four {
-            true => made,
-            false => {
+        let made = match like {
+            Some(like) if !four => {
                 let width = graph.shape(made)?[3] * count;
                 let joined = graph.transpose(made, &[0, 2, 1, 3])?;
-                let shape = graph.ints(&[given[like][0], given[like][1], width]);
-                graph.op(Op::Reshape, &[joined, shape], Attrs::new())?
+                graph.reshape(joined, &[given[like][0], given[like][1], width])?
             }
+            _ => made,
         };
         graph.output(name, made);
     }
@@ -185,6 +227,39 @@ mod tests {
                 let read = |d: &Datum| d.as_tensor().unwrap().to_f64().unwrap().into_owned();
                 for (e, f) in read(expected).iter().zip(read(found)) {
                     assert!((e - f).abs() < 1e-9, "{e} and {f}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn earlier_keys_and_keys_that_heads_share_are_spelled_out_too() {
+        for (causal, mask) in [(0, ""), (1, ""), (0, ", %mask")] {
+            let source = format!(
+                "graph \"g\" {{\n  input %q: f64[2, 3, 16]\n  input %k: f64[2, 3, 8]\n  input %v: f64[2, 3, 8]\n  \
+                 input %mask: f64[3, 8]\n  input %pk: f64[2, 2, 5, 4]\n  input %pv: f64[2, 2, 5, 4]\n  %y: f64[2, 3, 16], \
+                 %nk: f64[2, 2, 8, 4], %nv: f64[2, 2, 8, 4] = Attention(%q, %k, %v, {}, %pk, %pv) {{is_causal = {causal}, \
+                 kv_num_heads = 2, q_num_heads = 4}}\n  output %y\n  output %nk\n  output %nv\n}}\n",
+                if mask.is_empty() { "_" } else { "%mask" }
+            );
+            let graph = text::parse(&source).unwrap();
+            let mut spread = spread_attention(&graph).unwrap();
+            infer::infer(&mut spread).unwrap();
+            assert!(spread.nodes.values().all(|n| n.op != Op::Attention), "{source}");
+            let shapes: [&[usize]; 6] =
+                [&[2, 3, 16], &[2, 3, 8], &[2, 3, 8], &[3, 8], &[2, 2, 5, 4], &[2, 2, 5, 4]];
+            let draw = |(i, shape): (usize, &&[usize])| {
+                let count = shape.iter().product();
+                let numbers = normal(i as u64, count, 1.0, 0.5).into_iter().map(f64::from).collect();
+                Datum::from(Tensor::from_vec(shape.to_vec(), numbers))
+            };
+            let inputs: Vec<Datum> = shapes.iter().enumerate().map(draw).collect();
+            let read = |d: &Datum| d.as_tensor().unwrap().to_f64().unwrap().into_owned();
+            let expected = interpret::run(&graph, inputs.clone(), 0).unwrap();
+            let found = interpret::run(&spread, inputs, 0).unwrap();
+            for (expected, found) in expected.iter().zip(&found) {
+                for (e, f) in read(expected).iter().zip(read(found)) {
+                    assert!((e - f).abs() < 1e-9, "{e} and {f}, {source}");
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use crate::args::{Common, Compare};
 use crate::commands::shared::{open, setups, threads, work};
-use crate::output::{Answer, Exit, table, wrapped};
+use crate::output::{Answer, Exit, expected, table, wrapped};
 use crate::progress::progress;
 use orrery::record::{Record, Refusal, Scope, Unfairness, compare as side_by_side};
 use orrery::{Result, Setup, compare, show_bytes, show_joules, show_seconds, show_si};
@@ -30,7 +30,7 @@ pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
         let rows: Vec<Vec<String>> = rows.iter().map(|row| shown(row)).collect();
         text += &table(&headings, 1, &rows);
         text.push('\n');
-        text += &wrapped(WITHIN, "  ");
+        text += &wrapped(EXPECTED, "  ");
         text += &wrapped(ENERGY, "  ");
     }
     for record in &records {
@@ -73,7 +73,7 @@ const HEADINGS: [&str; 11] = [
     "batch",
     "precision",
     "latency",
-    "within",
+    "expected",
     "end to end",
     "samples/s",
     "energy/sample",
@@ -90,8 +90,9 @@ fn in_common(setups: &[Setup]) -> Option<String> {
 }
 
 /// What the band of a latency means.
-const WITHIN: &str = "within: where 8 of 10 measured times of such work lay by cross-validation; `uncalibrated`: too few \
-                      measurements of the machine to say";
+const EXPECTED: &str = "expected: where 8 of 10 measured times of such work should lie, judging by cross-validation; not \
+                        around the latency where predictions lean one way; `uncalibrated`: too few measurements of \
+                        the machine to say";
 
 /// What the energy is of.
 const ENERGY: &str = "energy: of the chips alone, between their idle and full power by how busy they are, uncalibrated; \
@@ -125,7 +126,9 @@ fn row(record: &Record) -> Vec<String> {
         identity.workload.batch.global.map_or_else(|| "-".to_owned(), |n| n.to_string()),
         identity.precision.clone().unwrap_or_default(),
         latency(Scope::Device),
-        within(record),
+        expected(record.figure("latency_ms", Scope::Device).and_then(|m| m.interval), &|ms| {
+            show_seconds(ms / 1e3)
+        }),
         latency(Scope::EndToEnd),
         value("samples_per_s", Scope::Device)
             .map_or_else(|| "-".to_owned(), |v| show_si(v, "").trim_end().to_owned()),
@@ -133,15 +136,6 @@ fn row(record: &Record) -> Vec<String> {
         memory(record),
         bound(record),
     ]
-}
-
-/// The band of the latency.
-fn within(record: &Record) -> String {
-    let interval = record.figure("latency_ms", Scope::Device).and_then(|m| m.interval);
-    interval.map_or_else(
-        || "uncalibrated".to_owned(),
-        |(low, high)| format!("{} to {}", show_seconds(low / 1e3), show_seconds(high / 1e3)),
-    )
 }
 
 /// Energy for a sample.

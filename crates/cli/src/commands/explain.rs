@@ -2,7 +2,7 @@
 
 use crate::args::{Common, Explain};
 use crate::commands::shared::{notes, open, setup, work};
-use crate::output::{Answer, Exit, diagnostic_json, table, wrapped};
+use crate::output::{Answer, Exit, diagnostic_json, expected, table, wrapped};
 use orrery::record::{Record, Scope};
 use orrery::{
     Explanation, MOST_SAMPLES, MemoryPart, Result, StepPart, Suggestion, TrainingParts, explain, show_bytes,
@@ -138,39 +138,42 @@ fn head(record: &Record) -> String {
         batch.global.map_or_else(String::new, |n| format!(" at batch {n}{}", each.unwrap_or_default()));
     let chips = identity.devices.filter(|n| *n > 1.0).map(|n| format!(", {n} chips,")).unwrap_or_default();
     let train = if identity.workload.mode.as_deref() == Some("train") { " training" } else { "" };
-    let mut text = format!(
-        "{}{train}{batch} on {}{chips} in {} ({})\n",
+    let title = format!(
+        "{}{train}{batch} on {}{chips} in {} ({})",
         identity.workload.model,
         identity.machine,
         identity.precision.clone().unwrap_or_default(),
         record.provenance.label()
     );
+    let mut text = wrapped(&title, "  ");
     if let Some(refusal) = record.refusal() {
         text += &wrapped(&format!("cannot run: {} [{}]", refusal.reason, refusal.code), "  ");
         for remedy in &refusal.remedies {
-            text += &wrapped(&format!("  {remedy}"), "    ");
+            text += &wrapped(&format!("help: {remedy}"), "  ");
         }
         return text;
     }
     let figure = |metric, scope| record.figure(metric, scope).map(|m| m.value);
-    let seconds = |scope| figure("latency_ms", scope).map_or_else(String::new, |ms| show_seconds(ms / 1e3));
+    let shown = |ms: f64| show_seconds(ms / 1e3);
+    let seconds = |scope| figure("latency_ms", scope).map_or_else(String::new, shown);
+    let band = record.figure("latency_ms", Scope::Device).and_then(|m| m.interval);
+    let measured =
+        band.map_or_else(String::new, |_| format!(" (expected measured: {})", expected(band, &shown)));
     text += &format!(
-        "{} on the device, {} end to end from the host",
+        "{} on the device{measured}, {} end to end from the host\n",
         seconds(Scope::Device),
         seconds(Scope::EndToEnd)
     );
-    if let Some(rate) = figure("samples_per_s", Scope::Device) {
-        text += &format!("; {} samples/s", show_si(rate, "").trim_end());
-    }
-    if let Some(tflops) = figure("tflops", Scope::Device) {
-        text += &format!(", {}", show_si(tflops * 1e12, "FLOP/s"));
-    }
+    let mut rates = Vec::new();
+    let samples = |rate| format!("{} samples/s", show_si(rate, "").trim_end());
+    rates.extend(figure("samples_per_s", Scope::Device).map(samples));
+    rates.extend(figure("tflops", Scope::Device).map(|tflops| show_si(tflops * 1e12, "FLOP/s")));
     if let (Some(watts), Some(joules)) = (figure("power_w", Scope::Device), figure("energy_j", Scope::Device))
     {
         let of = if identity.devices.is_some_and(|n| n > 1.0) { " in all" } else { "" };
-        text += &format!("; {} W{of}, {} a run, uncalibrated", watts.round(), show_joules(joules));
+        rates.push(format!("{} W{of} and {} a run, uncalibrated", watts.round(), show_joules(joules)));
     }
-    text + "\n"
+    text + &rates.join(", ") + "\n"
 }
 
 fn shares(shares: &[orrery::Share], counted: bool) -> Vec<Vec<String>> {
@@ -195,23 +198,31 @@ fn steps(parts: &[StepPart], all: bool) -> String {
     let heading = if all || shown.len() <= LONGEST {
         format!("\nall {} steps that take time, in order\n", shown.len())
     } else {
+        shown.retain(|step| step.share.is_some());
         let count = shown.len();
         shown.sort_by(|a, b| b.time_s.total_cmp(&a.time_s).then_with(|| a.start_s.total_cmp(&b.start_s)));
         shown.truncate(LONGEST);
-        format!("\nthe {LONGEST} longest of {count} steps; --all lists them in order\n")
+        let longest = shown.len();
+        format!("\nthe {longest} longest of {count} steps on the device; --all lists all in order\n")
     };
+    let told_apart = shown.iter().any(|step| step.cores.is_some());
     let row = |step: &&StepPart| {
-        vec![
-            step.name.clone(),
-            step.op.clone(),
-            step.bound_by.to_owned(),
+        let mut row = vec![step.name.clone(), step.op.clone(), step.bound_by.to_owned()];
+        if told_apart {
+            row.push(step.cores.map_or_else(|| "-".to_owned(), |cores| cores.to_string()));
+        }
+        row.extend([
             show_seconds(step.time_s),
             step.share.map_or_else(|| "host".to_owned(), percent),
             show_bytes(step.memory_bytes as f64),
-        ]
+        ]);
+        row
     };
     let rows: Vec<Vec<String>> = shown.iter().map(row).collect();
-    heading + &table(&["step", "op", "bound by", "time", "share", "memory"], 3, &rows)
+    let headings = ["step", "op", "bound by", "cores", "time", "share", "memory"];
+    let headings: Vec<&str> =
+        headings.into_iter().filter(|heading| told_apart || *heading != "cores").collect();
+    heading + &table(&headings, 3, &rows)
 }
 
 /// Part of a memory that is in use at its peak.

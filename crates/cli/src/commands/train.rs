@@ -3,7 +3,7 @@
 use crate::args::{Common, Train};
 use crate::commands::data::part;
 use crate::commands::shared::{note, open, setup, threads};
-use crate::output::{self, Answer, progress_is_visible, table, wrapped};
+use crate::output::{self, Answer, expected, progress_is_visible, table, wrapped};
 use crate::progress::Line;
 use orrery::data::{Dataset, Options as DataOptions, open as open_data};
 use orrery::training::{
@@ -289,10 +289,10 @@ fn times(trained: &Trained, forecast: &Forecast) -> String {
         return format!("{here}; nothing is predicted of {machine}: {} [{}]", refusal.reason, refusal.code);
     }
     let shown = |predicted: Option<Predicted>, show: &dyn Fn(f64) -> String| match predicted {
-        Some(Predicted { value, interval: Some((low, high)) }) => {
-            format!("{} (within {} to {})", show(value), show(low), show(high))
+        Some(Predicted { value, interval }) => {
+            let measured = if interval.is_some() { "expected measured: " } else { "" };
+            format!("{} ({measured}{})", show(value), expected(interval, show))
         }
-        Some(Predicted { value, interval: None }) => format!("{} (uncalibrated)", show(value)),
         None => "-".to_owned(),
     };
     let seconds = shown(forecast.seconds(steps), &|x| show_seconds(x));

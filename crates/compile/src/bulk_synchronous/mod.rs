@@ -61,7 +61,7 @@ pub fn compile(
             show_bytes(weights.staying as f64),
             show_bytes(room as f64)
         );
-        return Diagnostic::error("does-not-fit", cause).help("more chips in a pipeline").err();
+        return Diagnostic::error("does-not-fit", cause).err();
     }
     let mut wanted = 0_u64;
     let mut first: Option<Box<Diagnostic>> = None;
@@ -87,12 +87,12 @@ pub fn compile(
             if options.beyond_memory {
                 return Ok(compiled);
             }
-            return Err(Box::new(match options.streamed {
-                Streamed::Weights => refused.help(
+            return Err(match options.streamed {
+                Streamed::Weights => Box::new(refused.help(
                     "all weights are in streaming memory already; the rest is what one step needs at once",
-                ),
-                _ => refused.help("more chips in a pipeline"),
-            }));
+                )),
+                _ => refused,
+            });
         }
         first.get_or_insert(refused);
     }

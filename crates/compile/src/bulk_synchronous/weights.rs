@@ -76,7 +76,6 @@ impl Weights {
             refused.cause
         );
         Diagnostic::note("weights-streamed", cause)
-            .help("more chips in a pipeline would keep them on the tiles")
     }
 }
 

@@ -1,7 +1,7 @@
 //! The plain program: every group a step over memory behind the chip, cut into pieces that follow one another.
 
 use crate::groups::{Group, GroupKind};
-use crate::lower::{Emitter, fill, grid, reads};
+use crate::lower::{Body, Emitter};
 use crate::needed::needed;
 use crate::states::{Kept, Way};
 use crate::{Fidelity, Options};
@@ -9,7 +9,7 @@ use orrery_base::Result;
 use orrery_cost::spatial::{DDR, HBM, PMU, Units, read_again, stage_cycles, stage_work};
 use orrery_cost::{Measure, Target};
 use orrery_ir::infer::Facts;
-use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};
+use orrery_ir::op::{Access, AxisKind, Combine, IterSpace};
 use orrery_ir::{Bindings, Graph, Op, ValueId};
 use orrery_program::memory::unbound;
 use orrery_program::{
@@ -87,53 +87,34 @@ struct Plain<'a> {
 }
 
 impl Plain<'_> {
-    fn whole(&self, value: ValueId) -> Vec<Access> {
-        vec![Access::Whole; self.emitter.type_of(value).1.len()]
-    }
-    fn made(&mut self, value: ValueId, suffix: &str, class: BufferClass, home: MemoryId) -> BufferId {
-        let layout = Layout::whole(self.whole(value).len(), 0);
-        self.emitter.buffer(value, suffix, class, home, layout)
-    }
-    /// A step that passes a value on as it is.
-    fn passes(&mut self, name: String, value: ValueId, from: BufferId, to: BufferId) {
-        let mut step = self.emitter.step(name, StepKind::Host, self.emitter.identity(value));
-        step.reads = reads(&[from], vec![self.whole(value)]);
-        step.writes = vec![fill(to, self.whole(value))];
-        self.emitter.push(step);
-    }
     fn host_input(&mut self, value: ValueId, host: MemoryId) {
         if self.emitter.is_state(value) {
-            let layout = Layout::whole(self.whole(value).len(), 0);
+            let layout = Layout::whole(self.emitter.whole(value).len(), 0);
             let state = self.emitter.state(value, self.ddr, layout);
             self.emitter.buffer_of.insert(value, state);
             return;
         }
-        let from = self.made(value, "@host", BufferClass::Input, host);
+        let from = self.emitter.whole_buffer(value, "@host", BufferClass::Input, host);
         self.emitter.given.insert(value, from);
-        let to = self.made(value, "", BufferClass::Scratch, self.ddr);
-        self.passes(format!("{} to device", self.emitter.name_of(value)), value, from, to);
+        let to = self.emitter.whole_buffer(value, "", BufferClass::Scratch, self.ddr);
+        let name = format!("{} to device", self.emitter.name_of(value));
+        self.emitter.pass(name, StepKind::Host, &[value], &[from], &[to]);
         self.emitter.buffer_of.insert(value, to);
     }
     fn host_output(&mut self, value: ValueId, name: &str, host: MemoryId) -> Result<()> {
         let from = self.operand(value)?;
         let suffix = format!("@host.{}", self.emitter.program.outputs.len());
-        let to = self.made(value, &suffix, BufferClass::Scratch, host);
-        self.passes(format!("{name} to host"), value, from, to);
+        let to = self.emitter.whole_buffer(value, &suffix, BufferClass::Scratch, host);
+        self.emitter.pass(format!("{name} to host"), StepKind::Host, &[value], &[from], &[to]);
         self.emitter.program.outputs.push((name.to_owned(), to));
         Ok(())
     }
     fn operand(&mut self, value: ValueId) -> Result<BufferId> {
-        let (layout, ddr) = (Layout::whole(self.whole(value).len(), 0), self.ddr);
-        self.emitter.source(value, |e| Ok(e.buffer(value, "", BufferClass::Parameter, ddr, layout)))
+        let ddr = self.ddr;
+        self.emitter.source(value, |e| Ok(e.whole_buffer(value, "", BufferClass::Parameter, ddr)))
     }
-    fn results(&mut self, values: &[ValueId], home: MemoryId) -> Vec<BufferId> {
-        let mut made = Vec::new();
-        for &value in values {
-            let buffer = self.made(value, "", BufferClass::Scratch, home);
-            self.emitter.buffer_of.insert(value, buffer);
-            made.push(buffer);
-        }
-        made
+    fn operands(&mut self, body: &Body) -> Result<Vec<BufferId>> {
+        body.operands.iter().map(|value| self.operand(*value)).collect()
     }
     fn is_weight(&self, buffer: BufferId) -> bool {
         let program = &self.emitter.program;
@@ -150,44 +131,18 @@ impl Plain<'_> {
     /// A group as one step without a grid.
     fn simple(&mut self, group: &Group, kind: StepKind, home: MemoryId) -> Result<()> {
         let body = self.emitter.body(&group.nodes, None);
-        let mut sources = Vec::new();
-        for &value in &body.operands {
-            sources.push(self.operand(value)?);
-        }
-        let results = self.results(&body.results, home);
-        if let (GroupKind::View, [from, ..], [to, ..]) = (group.kind, &sources[..], &results[..])
-            && self.emitter.program.buffers[*from].home == home
-        {
-            self.emitter.program.buffers[*to].view_of = Some(*from);
-        }
-        let mut step = self.emitter.step(group.name(self.emitter.graph), kind, body.graph);
-        step.reads = reads(&sources, body.reads);
-        step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
+        let sources = self.operands(&body)?;
+        let step = self.emitter.uncut(group, kind, body, &sources, home);
         self.push(step);
-        self.emitter.mapped(group, Fidelity::Exact);
         Ok(())
     }
     fn compute(&mut self, group: &Group) -> Result<()> {
         let body = self.emitter.body(&group.nodes, group.space.as_ref());
-        let mut sources = Vec::new();
-        for &value in &body.operands {
-            sources.push(self.operand(value)?);
-        }
-        let engine = self.emitter.graph.nodes[group.nodes[0]].op.def().engine;
-        let mut step = self.emitter.step(group.name(self.emitter.graph), StepKind::Compute, body.graph);
-        step.work = self.emitter.work(&group.nodes);
-        step.approximate = engine == Engine::Control || (engine == Engine::Matrix && group.space.is_none());
-        let fidelity = if step.approximate { Fidelity::Approximated } else { Fidelity::Exact };
-        step.reads = reads(&sources, body.reads);
-        let results = self.results(&body.results, self.ddr);
-        step.writes = results.iter().zip(body.writes).map(|(b, access)| fill(*b, access)).collect();
-        if let Some(space) = &group.space {
-            step.grid = grid(space, |_| Cutting::Parts(1));
-            step.part_attrs = space.part_attrs.clone();
-            step.padding = space.padding;
-            if !step.approximate {
-                self.cut(&mut step, space)?;
-            }
+        let sources = self.operands(&body)?;
+        let (mut step, fidelity) = self.emitter.computing(group, &body, &sources);
+        self.emitter.make_results(&mut step, &body.results, body.writes, self.ddr);
+        if let Some(space) = group.space.as_ref().filter(|_| !step.approximate) {
+            self.cut(&mut step, space)?;
         }
         let cut_sum = |axis: usize| {
             step.grid[axis].is_cut()

@@ -376,7 +376,14 @@ impl Lowering<'_> {
             return Ok(());
         }
         let (dtype, shape) = self.emitter.type_of(output);
-        let over_output = IterSpace::over_output(&shape);
+        let mut over_output = IterSpace::over_output(&shape);
+        // Where a part makes whole blocks of the result, what follows is cut between blocks too.
+        for (d, access) in layout.access.iter().enumerate() {
+            if let Access::Along { axis, scale } = access {
+                over_output.axes[d].extent = layout.cuts[*axis].extent.clone();
+                over_output.outputs[0][d] = Access::Along { axis: d, scale: scale.clone() };
+            }
+        }
         let Some(body) = reduction_body(&self.emitter, group, &over_output, None, dtype) else {
             return Ok(());
         };

@@ -1,6 +1,8 @@
 //! Where the time of a training step goes.
 
 use orrery_base::Picoseconds;
+use orrery_cost::words::movement;
+use orrery_machine::ExecutionModel;
 use orrery_program::{Phase, Program, StepKind, Unit};
 use orrery_simulate::Timeline;
 use std::collections::BTreeMap;
@@ -61,8 +63,9 @@ impl Anatomy {
 }
 
 /// Divides the time of a step. What the cores do is counted as it is; what of the rest of the device's time nothing hides is
-/// streaming; what is left from end to end is the host's.
-pub(super) fn anatomy(program: &Program, timeline: &Timeline) -> Anatomy {
+/// streaming; what is left from end to end is the host's. Streams of a section run beside its stages and are of its part,
+/// and where a step that moves data is a step like any other it is of its part too.
+pub(super) fn anatomy(program: &Program, timeline: &Timeline, on: &ExecutionModel) -> Anatomy {
     let mut anatomy = Anatomy::default();
     let mut busy = Picoseconds::ZERO;
     for (id, step) in program.steps.iter() {
@@ -73,11 +76,12 @@ pub(super) fn anatomy(program: &Program, timeline: &Timeline) -> Anatomy {
             }
             continue;
         }
+        let alone = step.stage.is_none();
         let part = match (step.kind, step.phase) {
-            (StepKind::Stream, _) => Part::Streaming,
             (StepKind::Load, _) => Part::Load,
-            (StepKind::Exchange, _) => Part::Exchange,
             (StepKind::Host, _) => Part::Host,
+            (StepKind::Stream, _) if alone => Part::Streaming,
+            (StepKind::Exchange, _) if alone && movement(on).is_some() => Part::Exchange,
             (_, Phase::Forward) => Part::Forward,
             (_, Phase::Backward) => Part::Backward,
             (_, Phase::Update) => Part::Optimizer,

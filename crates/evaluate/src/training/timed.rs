@@ -7,7 +7,7 @@ use super::holdings::{Holdings, holdings};
 use crate::model::Bound;
 use crate::run::Place;
 use crate::setup::Setup;
-use crate::way::Built;
+use crate::way::{Built, with_room};
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, Result};
 use orrery_compile::{Options, Streamed};
@@ -135,7 +135,8 @@ pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step
         streamed: if on_tiles { wanted.streamed } else { Streamed::default() },
         ..Options::default()
     };
-    let compiled = orrery_compile::compile(&graph, &target, &options)?;
+    let compiled = orrery_compile::compile(&graph, &target, &options)
+        .map_err(|refused| with_room(refused, model, setup))?;
     let notes = step.notes.iter().chain(&compiled.notes).cloned().collect();
     let built = Built { compiled, report: step.report.clone(), notes, devices: chips };
     Ok((step, Bound { graph, ..model.clone() }, built))
@@ -178,7 +179,7 @@ pub fn time_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<TimedS
 pub(super) fn time_one(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<TimedStep> {
     let (step, bound, built) = build_step(model, setup, wanted)?;
     let timeline = simulate(&built.compiled.program, &Bindings::new(), &setup.target()?)?;
-    let anatomy = anatomy(&built.compiled.program, &timeline);
+    let anatomy = anatomy(&built.compiled.program, &timeline, &setup.system.model);
     let holdings = holdings(&built.compiled.program, &timeline, &step.states);
     Ok(TimedStep { step: bound, built, timeline, anatomy, holdings })
 }

@@ -74,9 +74,8 @@ impl HostKernel for MaxPoolGrad {
             return Ok(Outcome::Declined);
         };
         let mut out = call.room_for(&shape)?;
-        let WindowAttrs { taps, stride, dilation, .. } = self.window;
-        MaxGradient { data: &data, given: &given, channels: shape[1], place, taps, stride, dilation }
-            .run(&call.machine.threads, &mut out);
+        let windows = self.window.windows(shape[1], place);
+        MaxGradient { data: &data, given: &given, windows }.run(&call.machine.threads, &mut out);
         call.make(shape, out, Layout::ChannelsLast)
     }
 }
@@ -116,8 +115,8 @@ impl HostKernel for ConvWeightGrad {
         let threads = &call.machine.threads;
         if channels == 1 && out_channels == 1 {
             let mut turned = call.room(out.len());
-            DepthwiseBack { data: &data, given: &given, channels: all, place, taps, stride, dilation }
-                .run(threads, &mut turned);
+            let windows = self.window.windows(all, place);
+            DepthwiseBack { data: &data, given: &given, windows }.run(threads, &mut turned);
             transpose(threads, &turned, &[area, all], &[1, 0], &mut out);
             call.machine.give(turned);
             return call.make(out_shape, out, Layout::Plain);

@@ -6,7 +6,7 @@ use super::value::Layout;
 use crate::kernels::conv::{Convolution, Geometry, Placement};
 use crate::kernels::reduce::{Reduction, reduce};
 use crate::kernels::transposed::Transposed;
-use crate::kernels::window::{Pool, Pooling, Samples, resize};
+use crate::kernels::window::{Pool, Pooling, Samples, Windows, resize};
 use orrery_ir::{Dim, Node, Op};
 
 pub(crate) fn choose(choice: &Choice<'_>) -> Option<Box<dyn HostKernel>> {
@@ -132,6 +132,11 @@ impl WindowAttrs {
     /// The window on an image of that size, at as many places as given.
     pub(super) fn at(&self, size: [usize; 2], out: [usize; 2]) -> Placement {
         Placement { size, out, pad: self.before }
+    }
+    /// A window on each of so many channels.
+    pub(super) const fn windows(&self, channels: usize, place: Placement) -> Windows {
+        let Self { taps, stride, dilation, .. } = *self;
+        Windows { channels, place, taps, stride, dilation }
     }
     /// Length of the window in dimension `d`.
     fn reach(&self, d: usize) -> usize {
@@ -336,12 +341,8 @@ impl HostKernel for PoolKernel {
         };
         let out_shape = window.shape(shape[0], shape[1], place.out);
         let mut out = call.room_for(&out_shape)?;
-        let WindowAttrs { taps, stride, dilation, .. } = *window;
-        Pool { kind, channels: shape[1], place, taps, stride, dilation }.run(
-            &call.machine.threads,
-            &data,
-            &mut out,
-        );
+        let windows = window.windows(shape[1], place);
+        Pool { kind, windows }.run(&call.machine.threads, &data, &mut out);
         call.make(out_shape, out, Layout::ChannelsLast)
     }
 }

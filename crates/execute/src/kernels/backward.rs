@@ -10,6 +10,7 @@ use super::scratch::with_scratch;
 use super::simd::{Kernel, MAX_LANES, Simd, dispatch};
 use super::softmax::softmax_here;
 use super::threads::Threads;
+use super::window::Windows;
 
 /// Rows in one partial sum over rows; fixed, so that the result depends on no number of threads.
 const PART: usize = 64;
@@ -277,22 +278,14 @@ pub struct DepthwiseBack<'a> {
     pub data: &'a [f32],
     /// What comes back for each place of the window.
     pub given: &'a [f32],
-    /// Channels of both.
-    pub channels: usize,
-    /// Where the window is put.
-    pub place: Placement,
-    /// Taps down and across.
-    pub taps: [usize; 2],
-    /// Step down and across.
-    pub stride: [usize; 2],
-    /// Distance of taps down and across.
-    pub dilation: [usize; 2],
+    /// The windows.
+    pub windows: Windows,
 }
 
 impl DepthwiseBack<'_> {
     /// Computes, for each tap, that of all channels.
     pub fn run(&self, threads: &Threads, out: &mut [f32]) {
-        threads.chunks(out, self.channels, |tap, out| dispatch(DepthwiseTap { of: *self, tap, out }));
+        threads.chunks(out, self.windows.channels, |tap, out| dispatch(DepthwiseTap { of: *self, tap, out }));
     }
 }
 
@@ -305,8 +298,8 @@ impl Kernel for DepthwiseTap<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Self { of: DepthwiseBack { data, given, channels, place, taps, stride, dilation }, tap, out } =
-            self;
+        let Self { of: DepthwiseBack { data, given, windows }, tap, out } = self;
+        let Windows { channels, place, taps, stride, dilation } = windows;
         let Placement { size: [height, width], out: [out_height, out_width], pad } = place;
         let (down, across) = (tap / taps[1] * dilation[0], tap % taps[1] * dilation[1]);
         out.fill(0.0);

@@ -4,23 +4,12 @@ use super::conv::Placement;
 use super::simd::{Kernel, Simd, dispatch};
 use super::threads::Threads;
 
-/// What a pooling window gives.
-#[derive(Clone, Debug)]
-pub enum Pooling {
-    /// The largest.
-    Max,
-    /// The sum over the product of what row `y` and column `x` count.
-    Average(Vec<f32>, Vec<f32>),
-}
-
-/// A pooling window on images of `channels` channels.
-#[derive(Clone, Debug)]
-pub struct Pool {
-    /// What it gives.
-    pub kind: Pooling,
-    /// Numbers in a pixel.
+/// Windows on channels-last images, each over one channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Windows {
+    /// Channels.
     pub channels: usize,
-    /// Where it is put.
+    /// Where they are put.
     pub place: Placement,
     /// Taps down and across.
     pub taps: [usize; 2],
@@ -30,10 +19,28 @@ pub struct Pool {
     pub dilation: [usize; 2],
 }
 
+/// What a pooling window gives.
+#[derive(Clone, Debug)]
+pub enum Pooling {
+    /// The largest.
+    Max,
+    /// The sum over the product of what row `y` and column `x` count.
+    Average(Vec<f32>, Vec<f32>),
+}
+
+/// Pooling of images.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// What a window gives.
+    pub kind: Pooling,
+    /// The windows.
+    pub windows: Windows,
+}
+
 impl Pool {
     /// Pools the images of `data` into `out`.
     pub fn run(&self, threads: &Threads, data: &[f32], out: &mut [f32]) {
-        let row_len = self.place.out[1] * self.channels;
+        let row_len = self.windows.place.out[1] * self.windows.channels;
         if out.is_empty() {
             return;
         }
@@ -57,25 +64,25 @@ impl Kernel for PoolRow<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { pool, data, row, out } = self;
-        let Placement { size: [height, width], out: [out_height, _], pad } = pool.place;
-        let channels = pool.channels;
+        let Windows { channels, place, taps, stride, dilation } = pool.windows;
+        let Placement { size: [height, width], out: [out_height, _], pad } = place;
         let (image, y) = (row / out_height, row % out_height);
-        let top = y * pool.stride[0];
+        let top = y * stride[0];
         for (x, pixel) in out.chunks_exact_mut(channels).enumerate() {
-            let left = x * pool.stride[1];
+            let left = x * stride[1];
             for (v, to) in pixel.chunks_mut(S::LANES).enumerate() {
                 let c = v * S::LANES;
                 let mut sum = match pool.kind {
                     Pooling::Max => s.splat(f32::NEG_INFINITY),
                     Pooling::Average(..) => s.splat(0.0),
                 };
-                for ky in 0..pool.taps[0] {
-                    let from_y = (top + ky * pool.dilation[0]).wrapping_sub(pad[0]);
+                for ky in 0..taps[0] {
+                    let from_y = (top + ky * dilation[0]).wrapping_sub(pad[0]);
                     if from_y >= height {
                         continue;
                     }
-                    for kx in 0..pool.taps[1] {
-                        let from_x = (left + kx * pool.dilation[1]).wrapping_sub(pad[1]);
+                    for kx in 0..taps[1] {
+                        let from_x = (left + kx * dilation[1]).wrapping_sub(pad[1]);
                         if from_x >= width {
                             continue;
                         }
@@ -103,22 +110,15 @@ pub struct MaxGradient<'a> {
     pub data: &'a [f32],
     /// What comes back for each window.
     pub given: &'a [f32],
-    /// Channels.
-    pub channels: usize,
-    /// Where windows go.
-    pub place: Placement,
-    /// Taps down and across.
-    pub taps: [usize; 2],
-    /// Step down and across.
-    pub stride: [usize; 2],
-    /// Distance of taps down and across.
-    pub dilation: [usize; 2],
+    /// The windows.
+    pub windows: Windows,
 }
 
 impl MaxGradient<'_> {
     /// Computes the gradient of all images: what comes back goes to the first of the largest of its window.
     pub fn run(&self, threads: &Threads, out: &mut [f32]) {
-        let image = self.place.size[0] * self.place.size[1] * self.channels;
+        let [height, width] = self.windows.place.size;
+        let image = height * width * self.windows.channels;
         threads.chunks(out, image, |i, out| dispatch(MaxGradientKernel { of: self, image: i, out }));
     }
 }
@@ -133,19 +133,20 @@ impl Kernel for MaxGradientKernel<'_, '_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Self { of, image, out } = self;
-        let Placement { size: [height, width], out: [out_height, out_width], pad } = of.place;
-        let (channels, area) = (of.channels, of.taps[0] * of.taps[1]);
+        let Windows { channels, place, taps, stride, dilation } = of.windows;
+        let Placement { size: [height, width], out: [out_height, out_width], pad } = place;
+        let area = taps[0] * taps[1];
         let data = &of.data[image * height * width * channels..][..height * width * channels];
         let given = &of.given[image * out_height * out_width * channels..];
         out.fill(0.0);
         // Taps inside of the image, and where their channels start.
         let mut places: Vec<(f32, usize)> = Vec::with_capacity(area);
         for (window, given) in given.chunks_exact(channels).take(out_height * out_width).enumerate() {
-            let (top, left) = (window / out_width * of.stride[0], window % out_width * of.stride[1]);
+            let (top, left) = (window / out_width * stride[0], window % out_width * stride[1]);
             places.clear();
             for tap in 0..area {
-                let y = (top + tap / of.taps[1] * of.dilation[0]).wrapping_sub(pad[0]);
-                let x = (left + tap % of.taps[1] * of.dilation[1]).wrapping_sub(pad[1]);
+                let y = (top + tap / taps[1] * dilation[0]).wrapping_sub(pad[0]);
+                let x = (left + tap % taps[1] * dilation[1]).wrapping_sub(pad[1]);
                 if y < height && x < width {
                     places.push((tap as f32, (y * width + x) * channels));
                 }

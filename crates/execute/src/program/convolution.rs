@@ -10,17 +10,21 @@ const LAID_OUT: usize = 1 << 20;
 /// Where a tap sees nothing but padding.
 const OUTSIDE: u32 = u32::MAX;
 
+/// What a convolution, or its transpose, is of.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a> {
+    /// Images, and their shape.
+    pub(super) x: (&'a [f32], &'a [usize]),
+    /// Weights, and their shape.
+    pub(super) w: (&'a [f32], &'a [usize]),
+    /// What is added to each channel.
+    pub(super) bias: Option<&'a [f32]>,
+}
+
 impl Evaluator<'_> {
     /// A convolution as a product: every output position is a row of what its window sees.
-    pub(super) fn convolution(
-        &self,
-        node: &Node,
-        x: &[f32],
-        xs: &[usize],
-        w: &[f32],
-        ws: &[usize],
-        bias: Option<&[f32]>,
-    ) -> Option<Array> {
+    pub(super) fn convolution(&self, node: &Node, operands: Operands<'_>) -> Option<Array> {
+        let Operands { x: (x, xs), w: (w, ws), bias } = operands;
         let spatial = xs.len().checked_sub(2)?;
         if ws.len() != xs.len() {
             return None;
@@ -94,15 +98,8 @@ impl Evaluator<'_> {
         Some(Array::floats(DType::F32, shape, out))
     }
     /// The transpose of a convolution as a product: every output position is a column of what added its window to it.
-    pub(super) fn transposed(
-        &self,
-        node: &Node,
-        x: &[f32],
-        xs: &[usize],
-        w: &[f32],
-        ws: &[usize],
-        bias: Option<&[f32]>,
-    ) -> Option<Array> {
+    pub(super) fn transposed(&self, node: &Node, operands: Operands<'_>) -> Option<Array> {
+        let Operands { x: (x, xs), w: (w, ws), bias } = operands;
         let spatial = xs.len().checked_sub(2)?;
         let given = matches!(node.attrs.str_or("auto_pad", "NOTSET"), "" | "NOTSET");
         if !given || node.attrs.ints("output_shape").is_some() || ws.len() != xs.len() || xs[1] != ws[0] {

@@ -2,6 +2,7 @@
 
 use super::Array;
 use super::array::is_carried;
+use super::convolution::Operands;
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::interpret::eval_node;
 use orrery_ir::op::Datum;
@@ -179,12 +180,12 @@ impl Evaluator<'_> {
             Op::Conv => {
                 let (left, right) = (self.narrowed(left), self.narrowed(right));
                 let bias = operand(2).and_then(Array::as_f32);
-                self.convolution(node, &left, a.shape(), &right, b.shape(), bias)
+                self.convolution(node, Operands { x: (&left, a.shape()), w: (&right, b.shape()), bias })
             }
             Op::ConvTranspose => {
                 let (left, right) = (self.narrowed(left), self.narrowed(right));
                 let bias = operand(2).and_then(Array::as_f32);
-                self.transposed(node, &left, a.shape(), &right, b.shape(), bias)
+                self.transposed(node, Operands { x: (&left, a.shape()), w: (&right, b.shape()), bias })
             }
             Op::ConvWeightGrad => {
                 let (left, right) = (self.narrowed(left), self.narrowed(right));

@@ -300,6 +300,10 @@ impl Op {
         let at = BY_OP.binary_search_by_key(&self, |def| def.op);
         BY_OP[at.unwrap_or_else(|_| panic!("{self} has an entry in the table of its family"))]
     }
+    /// Whether it is of the family that makes each element of those at the same place.
+    pub fn is_elementwise(self) -> bool {
+        elementwise::TABLE.iter().any(|def| def.op == self)
+    }
 }
 
 impl std::fmt::Display for Op {

@@ -441,8 +441,21 @@ fn optimizers() -> Vec<Case> {
     ]
 }
 
+/// Images resized by such scales of width and height.
+fn resized(mode: &str, transformation: &str, scales: [f64; 2]) -> Case {
+    let scales = Tensor::from_vec(vec![4], vec![1.0, 1.0, scales[0], scales[1]]);
+    let case = on(Op::Resize, &[&[2, 3, 4, 5]]).without().with(scales);
+    case.attr("mode", mode).attr("coordinate_transformation_mode", transformation)
+}
+
 fn rest() -> Vec<Case> {
     vec![
+        resized("nearest", "asymmetric", [2.0, 1.0]).attr("nearest_mode", "floor"),
+        resized("nearest", "half_pixel", [2.0, 3.0]),
+        resized("nearest", "half_pixel", [0.5, 2.0]),
+        resized("nearest", "asymmetric", [2.0, 2.0]).attr("nearest_mode", "ceil"),
+        resized("nearest", "align_corners", [2.0, 2.0]),
+        resized("linear", "half_pixel", [2.0, 2.0]),
         on(Op::QuantizeLinear, &[&[3, 4]]).with(scalar(0.1)).with(Tensor::scalar(9_u8)),
         on_tensors(Op::QuantizeLinear, vec![floats(&[3, 8]), positive(&[3, 2])]).attr("block_size", 4),
         on_tensors(Op::DequantizeLinear, vec![bytes(&[3, 4]), positive(&[4])]),

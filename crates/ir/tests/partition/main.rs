@@ -78,7 +78,6 @@ const WHOLE: &[Op] = &[
     // Transforms and resampling.
     Op::DFT,
     Op::STFT,
-    Op::Resize,
     Op::GridSample,
     Op::Col2Im,
     Op::ResizeGrad,
@@ -129,6 +128,20 @@ fn transposed_convolutions_are_cut_over_positions() {
         all.iter().filter(|case| case.op == Op::ConvTranspose).partition(cut);
     // Where strides leave part of a block over, nothing is.
     assert_eq!((cut.len(), whole.len()), (7, 1));
+}
+
+/// Places that become blocks of themselves do without their neighbours; others do not.
+#[test]
+fn images_are_resized_in_parts_where_places_repeat() {
+    let all = cases::all();
+    let cut = |case: &&cases::Case| -> [bool; 2] {
+        let axes = case.space().unwrap().axes;
+        [2, 3].map(|d| axes[d].extent != orrery_ir::Dim::Known(1))
+    };
+    let found: Vec<[bool; 2]> =
+        all.iter().filter(|case| case.op == Op::Resize).map(|case| cut(&case)).collect();
+    let (both, second, none) = ([true, true], [false, true], [false, false]);
+    assert_eq!(found, [both, both, second, none, none, none]);
 }
 
 #[test]

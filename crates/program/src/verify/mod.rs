@@ -106,7 +106,6 @@ pub fn capacity(program: &Program) -> Result<()> {
                         show_bytes(memory.reserved as f64),
                     ),
                 )
-                .help("a smaller batch or sequence, a narrower precision, or more devices")
                 .err();
             }
         }

@@ -66,7 +66,7 @@ pub const TABLE: &[OpDef] = &[
         class: Class::Rounding,
         infer: resize::gradient_infer,
         work: |ctx| Work::vector(ctx.input_elements(0) * Dim::Known(8), Dim::Known(0)),
-        space: resize::cut,
+        space: resize::cut_elsewhere,
         eval: resize::gradient,
         ..OpDef::new(
             Op::ResizeGrad,

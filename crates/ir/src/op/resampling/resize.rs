@@ -2,7 +2,7 @@
 
 use super::super::context::normalize_axis;
 use super::super::elements::{Float, by_float, element_count};
-use super::super::{Ctx, Datum, EvalCtx, Fact, IterSpace, rules, space};
+use super::super::{Access, Ctx, Datum, EvalCtx, Fact, IterSpace, rules, space};
 use crate::{Attrs, Dim};
 use orrery_numerics::{DType, Tensor};
 
@@ -144,8 +144,24 @@ fn scaled(extent: &Dim, scale: f64) -> Option<Dim> {
     }
 }
 
-/// Parallel over dimensions that do not change, where no operand names their sizes.
+/// Parallel over dimensions that do not change, where no operand names their sizes, and over the places of those in which
+/// each place becomes a block of its own copies.
 pub(super) fn cut(ctx: &Ctx<'_>) -> Option<IterSpace> {
+    let mut space = cut_elsewhere(ctx)?;
+    let (from, scales) = (ctx.shape(0)?, ctx.constant(2)?.to_f64().ok()?.into_owned());
+    let filter = Filter::new(ctx.attrs());
+    for (d, scale) in axes(ctx.attrs(), from.len()).ok()?.into_iter().zip(scales) {
+        if scale > 1.0 && filter.repeats(scale) {
+            space.axes[d].extent = from[d].clone();
+            space.inputs[0][d] = Access::along(d);
+            space.outputs[0][d] = Access::Along { axis: d, scale: Dim::Known(scale as i64) };
+        }
+    }
+    Some(space)
+}
+
+/// Parallel over dimensions that do not change, where no operand names their sizes.
+pub(super) fn cut_elsewhere(ctx: &Ctx<'_>) -> Option<IterSpace> {
     if ctx.shape(3).is_some_and(|s| !s.first().is_some_and(|n| n.is(0))) {
         return None;
     }
@@ -223,6 +239,9 @@ impl Plan {
     }
 }
 
+/// Scales up to this one are looked at for repeating places.
+const MOST_REPEATED: f64 = 1024.0;
+
 /// For one output place along a dimension: input places with weights, or nothing where it lies outside of the roi.
 type Taps = Option<Vec<(usize, f64)>>;
 
@@ -247,6 +266,17 @@ impl<'a> Filter<'a> {
             return Ok(None);
         }
         (0..to).map(|x| self.taps(x, from, to, scale, roi)).collect::<Result<_, _>>().map(Some)
+    }
+    /// Whether each place becomes `scale` places that show nothing else, wherever it is.
+    fn repeats(&self, scale: f64) -> bool {
+        // The place after the first of three stands for all: these modes look at no border.
+        let shows_itself = |x: usize| {
+            let taps = self.taps(x, 3, 3 * scale as usize, scale, (0.0, 1.0));
+            taps.is_ok_and(|taps| taps.is_some_and(|taps| taps == [(1, 1.0)]))
+        };
+        let alike = matches!(self.transformation, "half_pixel" | "pytorch_half_pixel" | "asymmetric");
+        let whole = scale.fract() == 0.0 && scale <= MOST_REPEATED;
+        self.mode == "nearest" && alike && whole && (scale as usize..2 * scale as usize).all(shows_itself)
     }
     /// The place in the input that an output place shows.
     fn origin(

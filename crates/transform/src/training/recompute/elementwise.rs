@@ -55,30 +55,6 @@ fn is_elementwise(graph: &Graph, id: NodeId) -> bool {
     let shape = |value: ValueId| graph.values[value].ty.as_tensor().and_then(orrery_ir::TensorType::extents);
     let node = &graph.nodes[id];
     let Some(made) = node.outputs.first().copied().flatten().and_then(shape) else { return false };
-    matches!(
-        node.op,
-        Op::Add
-            | Op::Sub
-            | Op::Mul
-            | Op::Div
-            | Op::Neg
-            | Op::Sqrt
-            | Op::Pow
-            | Op::Cast
-            | Op::Relu
-            | Op::LeakyRelu
-            | Op::Elu
-            | Op::Selu
-            | Op::Sigmoid
-            | Op::Tanh
-            | Op::Erf
-            | Op::Exp
-            | Op::Gelu
-            | Op::Swish
-            | Op::Softplus
-            | Op::HardSigmoid
-            | Op::HardSwish
-            | Op::Mish
-            | Op::Clip
-    ) && node.inputs.iter().flatten().any(|value| shape(*value).as_ref() == Some(&made))
+    node.op.is_elementwise()
+        && node.inputs.iter().flatten().any(|value| shape(*value).as_ref() == Some(&made))
 }

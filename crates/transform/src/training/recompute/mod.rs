@@ -216,11 +216,9 @@ fn is_cheap(graph: &Graph, node: &Node, value: ValueId, products: i64) -> bool {
         let summed = weights.map(|weights| weights.iter().skip(1).product::<usize>());
         return summed.is_some_and(|summed| summed as i64 <= products);
     }
-    let elementwise = matches!(
-        node.op,
-        Op::BatchNormalization | Op::Relu | Op::Gelu | Op::Add | Op::Sum | Op::Mul | Op::Sub | Op::Clip
-    );
-    elementwise || matches!(node.op.def().engine, Engine::View)
+    // Means and deviations of channels are kept, so that only their use is made again.
+    let normalizes = node.op == Op::BatchNormalization;
+    normalizes || node.op.is_elementwise() || matches!(node.op.def().engine, Engine::View)
 }
 
 /// What is made again of a stretch.
