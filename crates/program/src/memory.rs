@@ -140,7 +140,7 @@ impl Program {
                     continue;
                 }
                 let Some((first, last)) = lives[id] else { continue };
-                let grid = crate::BoundGrid::new(buffer.layout.base, &buffer.layout.cuts, bindings)
+                let grid = BoundGrid::new(buffer.layout.base, &buffer.layout.cuts, bindings)
                     .map_err(|s| unbound(&s))?;
                 let staged = passing[id].stages.is_some() && description.cores > 1;
                 let bytes = if description.cores > 1 {
