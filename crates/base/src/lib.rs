@@ -4,10 +4,12 @@
 
 pub mod diagnostic;
 pub mod index;
+mod nearest;
 pub mod progress;
 pub mod units;
 
 pub use diagnostic::{Diagnostic, Result, Severity};
 pub use index::IndexVec;
+pub use nearest::nearest;
 pub use progress::Progress;
 pub use units::Picoseconds;

@@ -1,7 +1,21 @@
 //! What can be typed. Nothing is done here.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+mod train;
+
+pub(crate) use train::{Train, resumed};
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+
+/// What was typed; ends the process where that is no command.
+pub(crate) fn parse() -> Cli {
+    let matches = Cli::command().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let (Command::Train(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
+        args.options = train::options(matches);
+    }
+    cli
+}
 
 /// See how a model runs on machines you do not have.
 #[derive(Debug, Parser)]
@@ -111,15 +125,22 @@ docs/guide.md tells more.")]
     #[command(after_help = "Example:\n  orrery export gpt2_small gpt2.onnx --param form=decode")]
     Export(Export),
     /// Hold predictions against measured figures, row by row
-    #[command(
-        after_help = "Example:\n  orrery validate measurements/calibration.csv\n\nmeasurements/README.md describes the file."
-    )]
+    #[command(after_help = validate_help())]
     Validate(Validate),
     /// Fit the losses of machines to measured figures, and say how far that carries
     #[command(
         after_help = "Examples:\n  orrery calibrate measurements/calibration.csv --on gc200\n  orrery calibrate measurements/calibration.csv --write systems    what the project's own files come from"
     )]
     Calibrate(Calibrate),
+}
+
+fn validate_help() -> String {
+    let metrics: String =
+        orrery::METRICS.iter().map(|(name, what)| format!("\n  {name:<24} {what}")).collect();
+    format!(
+        "Example:\n  orrery validate measurements/calibration.csv\n\n\
+         Metrics that are predicted:{metrics}\n\nmeasurements/README.md describes the file."
+    )
 }
 
 #[derive(Args, Debug)]
@@ -186,6 +207,20 @@ pub(crate) struct MachineArgs {
     pub(crate) shards: Option<u64>,
     #[command(flatten)]
     pub(crate) files: SystemFiles,
+}
+
+impl MachineArgs {
+    /// The options that are given and say how a machine is used.
+    pub(crate) fn given(&self) -> Vec<&'static str> {
+        let options = [
+            ("--precision", self.precision.is_some()),
+            ("--stack", self.stack.is_some()),
+            ("--tiles", self.tiles.is_some()),
+            ("--shards", self.shards.is_some()),
+            ("--system", !self.files.systems.is_empty()),
+        ];
+        options.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
 }
 
 fn batch(text: &str) -> Result<u64, String> {
@@ -285,110 +320,6 @@ pub(crate) struct Run {
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct Train {
-    #[command(flatten)]
-    pub(crate) model: ModelArgs,
-    /// Data to train on: a path, or a set by name
-    #[arg(long, value_name = "DATA")]
-    pub(crate) data: String,
-    /// How files are read: features, target, labels, shape, text, tokenizer, sequence, image-size, grey
-    #[arg(long = "data-option", value_name = "KEY=VALUE", value_parser = pair)]
-    pub(crate) data_options: Vec<(String, String)>,
-    /// Which column goes into an input, where the names differ
-    #[arg(long = "column", value_name = "INPUT=COLUMN", value_parser = pair)]
-    pub(crate) columns: Vec<(String, String)>,
-    /// The column of labels
-    #[arg(long, value_name = "COLUMN")]
-    pub(crate) label: Option<String>,
-    /// Columns to bring to mean 0 and deviation 1, by the part that is trained on
-    #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
-    pub(crate) normalise: Vec<String>,
-    /// Move images a little, another way in each epoch
-    #[arg(long, value_name = "COLUMN:shift=PIXELS,rotate=DEGREES,scale=SHARE", value_parser = augmentation)]
-    pub(crate) augment: Option<Augmentation>,
-    /// Part that is held out and judged after each epoch: a share below 1, or a number of samples; 0 for none
-    #[arg(long, value_name = "PART", default_value_t = 0.1, value_parser = part)]
-    pub(crate) held_out: f64,
-    /// Where: `host` (fp32, fast), or a machine, whose arithmetic is then used on the host
-    #[arg(long, value_name = "NAME", default_value = "host")]
-    pub(crate) on: String,
-    #[command(flatten)]
-    pub(crate) machine: MachineArgs,
-    /// Samples in a step
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = batch)]
-    pub(crate) batch: Vec<u64>,
-    /// Learning rate
-    #[arg(long, value_name = "X,…", value_delimiter = ',', default_value = "0.001", value_parser = positive)]
-    pub(crate) lr: Vec<f64>,
-    /// Passes over the data
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = batch)]
-    pub(crate) epochs: Vec<u64>,
-    /// Steps, instead of epochs
-    #[arg(long, value_name = "N", conflicts_with_all = ["samples"], value_parser = batch)]
-    pub(crate) steps: Option<u64>,
-    /// Samples to learn from, instead of epochs: held fixed over batches
-    #[arg(long, value_name = "N", value_parser = batch)]
-    pub(crate) samples: Option<u64>,
-    /// Seed of split, order, dropout and rounding
-    #[arg(long, value_name = "N,…", value_delimiter = ',')]
-    pub(crate) seed: Vec<u64>,
-    /// cross-entropy, mse, mae, bce, dice or output; by the type of the labels where not given
-    #[arg(long, value_name = "NAME")]
-    pub(crate) loss: Option<String>,
-    /// The model's output that the loss is taken of; the first where not given
-    #[arg(long, value_name = "OUTPUT")]
-    pub(crate) loss_of: Option<String>,
-    /// sgd, adam, adamw, adamax, rmsprop or lamb, with the defaults of torch.optim
-    #[arg(long, value_name = "NAME", default_value = "adam")]
-    pub(crate) optimizer: String,
-    /// Momentum of sgd and rmsprop
-    #[arg(long, value_name = "X", value_parser = positive)]
-    pub(crate) momentum: Option<f64>,
-    /// Weight decay
-    #[arg(long, value_name = "X", value_parser = positive)]
-    pub(crate) weight_decay: Option<f64>,
-    /// Parameters that are not decayed: parts of names; `bias` stands for all of one dimension
-    #[arg(long, value_name = "PART,…", value_delimiter = ',')]
-    pub(crate) no_decay: Vec<String>,
-    /// Parameters that stay as they are: how their names begin
-    #[arg(long, value_name = "PREFIX,…", value_delimiter = ',')]
-    pub(crate) freeze: Vec<String>,
-    /// Factor of the learning rate: constant, linear, cosine, or pieces as in linear:0:1:500,cosine:1:0.1
-    #[arg(long, value_name = "PIECE,…", default_value = "constant")]
-    pub(crate) schedule: String,
-    /// Steps in which the learning rate rises from zero
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) warmup: u64,
-    /// Cut each batch in so many micro-batches, whose gradients are added before the update
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = batch)]
-    pub(crate) accumulate: u64,
-    /// Largest norm of all gradients together
-    #[arg(long, value_name = "X", value_parser = positive)]
-    pub(crate) clip_norm: Option<f64>,
-    /// none, dynamic or a factor; by the machine's habit where not given
-    #[arg(long, value_name = "HOW")]
-    pub(crate) loss_scale: Option<String>,
-    /// Round results at random in proportion; by the machine's habit where not given
-    #[arg(long, value_name = "BOOL")]
-    pub(crate) stochastic_rounding: Option<bool>,
-    /// Keep parameters in the machine's storage type instead of fp32
-    #[arg(long)]
-    pub(crate) narrow_weights: bool,
-    /// Write checkpoints to this file, at the end and as --checkpoint-every says
-    #[arg(long, value_name = "FILE.safetensors")]
-    pub(crate) checkpoint: Option<PathBuf>,
-    /// Steps from checkpoint to checkpoint
-    #[arg(long, value_name = "N", requires = "checkpoint", value_parser = batch)]
-    pub(crate) checkpoint_every: Option<u64>,
-    /// Go on from a checkpoint, to the same bits as if there had been no break
-    #[arg(long, value_name = "FILE.safetensors")]
-    pub(crate) resume: Option<PathBuf>,
-    /// Write the trained model
-    #[arg(long, value_name = "FILE.onnx")]
-    pub(crate) save: Option<PathBuf>,
-}
-
-#[derive(Args, Debug)]
 pub(crate) struct Data {
     /// A path, or a set by name with its options
     pub(crate) data: String,
@@ -404,13 +335,6 @@ pub(crate) struct Data {
     /// Where to write the columns, one array each
     #[arg(long, value_name = "FILE.npz")]
     pub(crate) output: Option<PathBuf>,
-}
-
-/// How the images of a column are moved.
-#[derive(Clone, Debug)]
-pub(crate) struct Augmentation {
-    pub(crate) column: String,
-    pub(crate) how: orrery::data::Augment,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -430,22 +354,6 @@ fn part(text: &str) -> Result<f64, String> {
         Ok(x) if (0.0..1.0).contains(&x) || (x.fract() == 0.0 && (1.0..1e15).contains(&x)) => Ok(x),
         _ => Err("a share from 0 to below 1, or a whole number of samples is wanted".to_owned()),
     }
-}
-
-fn augmentation(text: &str) -> Result<Augmentation, String> {
-    let (column, list) = text.split_once(':').ok_or("write it as column:shift=2,rotate=10,scale=0.1")?;
-    let mut how = orrery::data::Augment::default();
-    for item in list.split(',') {
-        let (key, value) = pair(item)?;
-        let number = positive(&value)?;
-        match key.as_str() {
-            "shift" if number.fract() == 0.0 => how.shift = number as usize,
-            "rotate" => how.rotate = number,
-            "scale" => how.scale = number,
-            _ => return Err(format!("`{item}` is none of shift=PIXELS, rotate=DEGREES, scale=SHARE")),
-        }
-    }
-    Ok(Augmentation { column: column.to_owned(), how })
 }
 
 fn loss(text: &str) -> Result<orrery::training::Loss, String> {

@@ -6,13 +6,12 @@ mod output;
 mod progress;
 
 use args::{Cli, Command};
-use clap::Parser;
 use output::{Answer, Exit};
 use std::panic;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = args::parse();
     panic::set_hook(Box::new(|_| {}));
     let json = cli.common.json;
     match panic::catch_unwind(|| answer(&cli)) {

@@ -139,14 +139,17 @@ fn shortened(text: &str, width: usize) -> String {
     letters[..head].iter().chain(&['…']).chain(&letters[letters.len() - tail..]).collect()
 }
 
-/// Breaks a text into lines of the width of the screen, each but the first behind `indent`.
+/// Breaks a text into lines of the width of the screen, each but the first behind `indent`. The first begins as far in as
+/// the text does.
 pub(crate) fn wrapped(text: &str, indent: &str) -> String {
     let mut lines: Vec<String> = Vec::new();
-    let mut line = String::new();
-    for word in text.split(' ') {
+    let words = text.trim_start_matches(' ');
+    let mut line = " ".repeat(text.len() - words.len());
+    let first = line.clone();
+    for word in words.split(' ') {
         if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > WIDTH {
             lines.push(std::mem::replace(&mut line, indent.to_owned()));
-        } else if !line.is_empty() && line != indent {
+        } else if !line.is_empty() && line != indent && line != first {
             line.push(' ');
         }
         line += word;
@@ -158,6 +161,18 @@ pub(crate) fn wrapped(text: &str, indent: &str) -> String {
 /// Where a measured value is to be expected, given the band of a predicted one.
 pub(crate) fn expected(band: Option<(f64, f64)>, show: &dyn Fn(f64) -> String) -> String {
     band.map_or_else(|| "uncalibrated".to_owned(), |(low, high)| format!("{} to {}", show(low), show(high)))
+}
+
+/// What is said of several, once: each text with all of whom it is said, in the order in which it first is.
+pub(crate) fn together<T: PartialEq>(said: impl IntoIterator<Item = (String, T)>) -> Vec<(Vec<String>, T)> {
+    let mut found: Vec<(Vec<String>, T)> = Vec::new();
+    for (of, text) in said {
+        match found.iter_mut().find(|(_, known)| *known == text) {
+            Some((all, _)) => all.push(of),
+            None => found.push((vec![of], text)),
+        }
+    }
+    found
 }
 
 /// Whether progress can be shown.
@@ -179,9 +194,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_said_of_several_is_said_once() {
+        let said = [("a", 1), ("b", 2), ("c", 1)].map(|(of, text)| (of.to_owned(), text));
+        assert_eq!(together(said), [(vec!["a".to_owned(), "c".to_owned()], 1), (vec!["b".to_owned()], 2)]);
+    }
+
+    #[test]
     fn long_texts_are_wrapped() {
         let text = wrapped(&"word ".repeat(50), "  ");
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH));
         assert!(text.lines().skip(1).all(|line| line.starts_with("  word")));
+        assert_eq!(wrapped("  one  two", "    "), "  one  two\n");
     }
 }

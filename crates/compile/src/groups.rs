@@ -5,13 +5,14 @@
 
 use crate::Options;
 use orrery_base::index::Id;
-use orrery_base::{IndexVec, Result};
+use orrery_base::{Diagnostic, IndexVec, Result};
 use orrery_cost::Target;
 use orrery_ir::infer::{Facts, at_node, node_place, with_ctx};
 use orrery_ir::op::{Access, AxisKind, Combine, Engine, IterSpace};
-use orrery_ir::{Def, Graph, NodeId, Op, Type, ValueId};
+use orrery_ir::{Def, Dim, Graph, NodeId, Op, Type, ValueId};
 use orrery_machine::ExecutionModel;
 use orrery_program::Phase;
+use std::collections::BTreeSet;
 
 /// How a group is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,7 @@ pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>, options: &Options
     );
     let on_tiles = matches!(target.system.model, ExecutionModel::BulkSynchronous(_));
     let uses = graph.uses();
+    check_sizes(graph, facts, &uses)?;
     // What MemoryX does to a gradient is no part of the step of the wafer that makes it.
     let apart = matches!(target.system.model, ExecutionModel::Wafer(_));
     let mut updates = vec![false; graph.nodes.len()];
@@ -303,6 +305,28 @@ pub fn is_elementwise(space: &IterSpace) -> bool {
         })
 }
 
+/// Refuses sizes that no input tells, as the number of what a `NonZero` finds.
+fn check_sizes(graph: &Graph, facts: &Facts, uses: &IndexVec<ValueId, u32>) -> Result<()> {
+    let symbols = |value: ValueId| {
+        let shape = facts[value].ty.as_tensor().and_then(|ty| ty.shape.as_ref());
+        shape.into_iter().flatten().flat_map(Dim::symbols).collect::<BTreeSet<String>>()
+    };
+    let given: BTreeSet<String> = graph.inputs.iter().flat_map(|id| symbols(*id)).collect();
+    for (id, node) in graph.nodes.iter() {
+        let made = node.outputs.iter().flatten().filter(|value| uses[**value] > 0);
+        if let Some(value) = made.copied().find(|value| !symbols(*value).is_subset(&given)) {
+            return by_running(graph, facts, id, value).err();
+        }
+    }
+    Ok(())
+}
+
+fn by_running(graph: &Graph, facts: &Facts, id: NodeId, value: ValueId) -> Diagnostic {
+    let (name, ty) = (&graph.values[value].name, &facts[value].ty);
+    at_node(graph, id, "unknown-type", format!("`{name}` has type {ty}: its size is known only by running"))
+        .help("machines compile for sizes that are known: fix those of the model's inputs, or run it with --on host")
+}
+
 fn check(graph: &Graph, facts: &Facts, id: NodeId) -> Result<()> {
     let node = &graph.nodes[id];
     if node.op.def().engine == Engine::Host {
@@ -318,17 +342,7 @@ fn check(graph: &Graph, facts: &Facts, id: NodeId) -> Result<()> {
     for value in node.inputs.iter().chain(&node.outputs).flatten() {
         match &facts[*value].ty {
             Type::Tensor(ty) if ty.shape.is_some() => {}
-            other => {
-                let name = &graph.values[*value].name;
-                return at_node(
-                    graph,
-                    id,
-                    "unknown-type",
-                    format!("`{name}` has type {other}: its size is known only by running"),
-                )
-                .help("fix the shapes of the model's inputs, or run it with --on host")
-                .err();
-            }
+            _ => return by_running(graph, facts, id, *value).err(),
         }
     }
     Ok(())

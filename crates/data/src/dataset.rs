@@ -2,6 +2,7 @@
 
 use crate::images::Images;
 use crate::order::Permutation;
+use crate::table::Places;
 use bytes::Bytes;
 use orrery_base::{Diagnostic, Result};
 use orrery_numerics::{DType, Tensor};
@@ -19,6 +20,10 @@ pub struct Dataset {
     held: usize,
     /// Those of them that this dataset has, in its order; none for all.
     rows: Option<Arc<[usize]>>,
+    /// The column of labels, where it is known.
+    label: Option<String>,
+    /// Where the held samples are in the file, and what it calls the labels, where they come from a table.
+    table: Option<(Arc<Places>, Option<String>)>,
 }
 
 /// One named column: a tensor for each sample, all of one type and shape.
@@ -214,7 +219,7 @@ impl Dataset {
         if held == 0 {
             return Diagnostic::error("data-empty", "there are no samples").err();
         }
-        Ok(Self { name: name.into(), about, columns, held, rows: None })
+        Ok(Self { name: name.into(), about, columns, held, rows: None, label: None, table: None })
     }
     /// A dataset of tensors, each with the samples along its first axis.
     ///
@@ -238,6 +243,43 @@ impl Dataset {
             return Diagnostic::error("data-column", format!("`{name}` holds {problem}")).err();
         }
         Self::new(name, about, columns)
+    }
+    /// With what its file says of the rows and the labels.
+    pub(crate) fn of_table(mut self, places: Places, label: Option<String>) -> Self {
+        if label.is_some() {
+            self.label = self.columns.last().map(|column| column.name.clone());
+        }
+        self.table = Some((Arc::new(places), label));
+        self
+    }
+    /// Whether its file is a table, of whose columns it made its own.
+    pub(crate) fn is_table(&self) -> bool {
+        self.table.is_some()
+    }
+    /// With the path that it was read from for its name.
+    pub(crate) fn named(self, name: String) -> Self {
+        Self { name, ..self }
+    }
+    /// With a column that holds the labels.
+    ///
+    /// # Errors
+    /// `data-column` where there is none of that name.
+    pub fn labelled(mut self, name: &str) -> Result<Self> {
+        self.label = Some(self.column(name)?.name.clone());
+        Ok(self)
+    }
+    /// The column that holds the labels, where it was named or the format says so.
+    pub fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+    /// Where a sample of the labels is, outermost first: file, line or number, column as the file calls it.
+    pub fn place_of_label(&self, sample: usize, column: &str) -> Vec<String> {
+        let row = self.rows.as_ref().map_or(sample, |rows| rows[sample]);
+        let (row, column) = match &self.table {
+            Some((places, label)) => (places.of(row), label.as_deref().unwrap_or(column)),
+            None => (format!("sample {row}, counted from 0"), column),
+        };
+        vec![self.name.clone(), row, format!("column `{column}`")]
     }
     /// What it is called: the file or the generator.
     pub fn name(&self) -> &str {
@@ -276,6 +318,15 @@ impl Dataset {
     #[expect(clippy::len_without_is_empty, reason = "there is no empty dataset")]
     pub fn len(&self) -> usize {
         self.rows.as_ref().map_or(self.held, |rows| rows.len())
+    }
+    /// One column of some samples that follow one another: a contiguous tensor `[samples.len(), ...]`. Panics for an index
+    /// that is no sample.
+    ///
+    /// # Errors
+    /// `data-column` where there is none of that name; as [`Dataset::batch`].
+    pub fn read(&self, column: &str, samples: std::ops::Range<usize>) -> Result<Tensor> {
+        let row = |i: usize| self.rows.as_ref().map_or(i, |rows| rows[i]);
+        self.column(column)?.read(samples.map(row))
     }
     /// All columns of some samples: contiguous tensors `[indices.len(), ...]`. Panics for an index that is no sample.
     ///
@@ -336,6 +387,9 @@ impl Dataset {
             return Diagnostic::error("data-column", cause).at(self.name.clone()).err();
         }
         to.clone_into(&mut self.column_mut(from)?.name);
+        if self.label.as_deref() == Some(from) {
+            self.label = Some(to.to_owned());
+        }
         Ok(())
     }
     /// Leaves out a column.
@@ -349,6 +403,7 @@ impl Dataset {
             return Diagnostic::error("data-column", cause).at(self.name.clone()).err();
         }
         self.columns.retain(|column| column.name != name);
+        self.label.take_if(|label| label == name);
         Ok(())
     }
     /// Mean and standard deviation of a column over this dataset's samples (its training part, say): one for each

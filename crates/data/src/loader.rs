@@ -80,10 +80,14 @@ impl Loader {
         let too_few = plan.last == Last::Drop && plan.batch > data.len();
         if plan.batch == 0 || too_few {
             let cause = format!("{} samples do not fill a batch of {}", data.len(), plan.batch);
-            return Diagnostic::error("data-batch", cause)
-                .at(data.name().to_owned())
-                .help("use a smaller batch of at least 1, or pad the last batch instead of dropping it")
-                .err();
+            let error = Diagnostic::error("data-batch", cause).at(data.name().to_owned());
+            let error = error.help(format!("use a batch of 1 to {}", data.len()));
+            return if too_few {
+                error.help("samples that do not fill a batch are left out of an epoch: training pads nothing")
+            } else {
+                error
+            }
+            .err();
         }
         if let Some((name, augment, _)) = &plan.augment {
             let column = data.column(name)?;

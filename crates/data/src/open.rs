@@ -14,12 +14,12 @@ use orrery_numerics::Tensor;
 use std::path::Path;
 use std::str::FromStr;
 
-/// How files are to be understood. What does not concern a format is not looked at.
+/// How files are to be understood. What has no effect on a format is refused.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
     /// Columns of a table that become features, in this order; all but the target where there are none.
     pub features: Vec<String>,
-    /// The column of a table that is to be learned; the last one where none is named.
+    /// The column that is to be learned; of a table the last one where none is named.
     pub target: Option<String>,
     /// Whether the target holds classes or values.
     pub labels: Labels,
@@ -84,6 +84,26 @@ impl Options {
         }
         Ok(())
     }
+    /// Refuses what was set and is none of `known`, the keys that have an effect on `what`. A target has one anywhere.
+    fn only(&self, what: &str, known: &[&str]) -> Result<()> {
+        let set = [
+            ("features", !self.features.is_empty()),
+            ("labels", self.labels != Labels::Auto),
+            ("shape", self.shape.is_some()),
+            ("text", self.text.is_some()),
+            ("tokenizer", self.tokenizer.is_some()),
+            ("sequence", self.sequence.is_some()),
+            ("image-size", self.images.size.is_some()),
+            ("grey", self.images.grey),
+        ];
+        let Some((key, _)) = set.iter().find(|(key, set)| *set && !known.contains(key)) else {
+            return Ok(());
+        };
+        let keys: Vec<&str> = known.iter().copied().chain(["target"]).collect();
+        Diagnostic::error("data-option", format!("`{key}` has no effect on {what}"))
+            .help(format!("what has one: {}", keys.join(", ")))
+            .err()
+    }
 }
 
 fn no_value(key: &str, value: &str) -> Box<Diagnostic> {
@@ -134,15 +154,25 @@ pub const NAMES: [(&str, &str); 4] = [
 pub fn open(name: &str, options: &Options) -> Result<Dataset> {
     let (base, given) = name.split_once(':').unwrap_or((name, ""));
     if let Some((_, keys)) = NAMES.iter().find(|(known, _)| *known == base) {
-        return named(base, given, keys).at(|| name.to_owned());
+        let opened = options.only("a set by name", &[]).and_then(|()| named(base, given, keys));
+        return opened.and_then(|data| with_target(data, options)).at(|| name.to_owned());
     }
     let path = Path::new(name);
     let opened = if path.is_dir() { folder(path, options) } else { file(path, options) };
     let place = path.display().to_string();
+    let opened = opened.map(|data| data.named(place.clone())).and_then(|data| with_target(data, options));
     // Readers of one file name it themselves where they know of others.
     opened.map_err(|error| {
         if error.place.iter().any(|p| p.starts_with(&place)) { error } else { Box::new(error.at(place)) }
     })
+}
+
+/// The data with the target that was named, where the format has not made its labels of it.
+fn with_target(data: Dataset, options: &Options) -> Result<Dataset> {
+    match &options.target {
+        Some(name) if !data.is_table() => data.labelled(name),
+        _ => Ok(data),
+    }
 }
 
 fn named(name: &str, given: &str, keys: &str) -> Result<Dataset> {
@@ -187,10 +217,12 @@ fn folder(path: &Path, options: &Options) -> Result<Dataset> {
     }
     let arrays: Vec<_> = entries.iter().filter(|entry| files::extension(entry) == "npy").collect();
     if !arrays.is_empty() {
+        options.only("arrays", &[])?;
         let tensor = |path: &&std::path::PathBuf| Ok((files::stem(path), npy::open(path)?));
         let tensors: Vec<(String, Tensor)> = arrays.iter().map(tensor).collect::<Result<_>>()?;
         return Dataset::from_tensors(files::stem(path), Vec::new(), tensors);
     }
+    options.only("a folder of images", &["image-size", "grey"])?;
     let Folder { images, labels, classes } = Folder::open(path, options.images)?;
     let about = vec![format!("{} images in {} classes: {}", images.len(), classes.len(), classes.join(", "))];
     let labels = Column::new("y", &Tensor::from_vec(vec![labels.len()], labels)).with_classes(classes);
@@ -201,15 +233,18 @@ fn file(path: &Path, options: &Options) -> Result<Dataset> {
     let (name, extension) = (files::stem(path), files::extension(path));
     let bytes = files::read(path)?;
     if bytes.starts_with(npy::MAGIC) {
+        options.only("arrays", &[])?;
         return Dataset::from_tensors(name.clone(), Vec::new(), [(name, npy::open(path)?)]);
     }
     if bytes.starts_with(b"PK\x03\x04") && extension == "npz" {
+        options.only("arrays", &[])?;
         return Dataset::from_tensors(name, Vec::new(), npy::read_npz(path)?);
     }
     if bytes.starts_with(b"PAR1") || extension == "parquet" {
         return from_table(table::read_parquet(bytes)?, name, options);
     }
     if idx::is_idx(&bytes) {
+        options.only("IDX files", &[])?;
         return from_idx(path);
     }
     match extension.as_str() {
@@ -233,13 +268,21 @@ fn sequence(options: &Options) -> Result<usize> {
     })
 }
 
+/// Options of text.
+const TEXT: &[&str] = &["tokenizer", "sequence"];
+
 fn from_text(bytes: &Bytes, name: String, tokenizer: &str, options: &Options) -> Result<Dataset> {
+    options.only("text", TEXT)?;
     let tokenizer = Tokenizer::open(options.tokenizer.as_deref().unwrap_or(tokenizer))?;
     text::pack(name, [files::text(bytes)?], |_| None, &tokenizer, sequence(options)?)
 }
 
 fn from_table(table: Table, name: String, options: &Options) -> Result<Dataset> {
-    let Some(text) = &options.text else { return table.dataset(name, Vec::new(), options) };
+    let Some(text) = &options.text else {
+        options.only("a table without `text`", &["features", "labels", "shape"])?;
+        return table.dataset(name, Vec::new(), options);
+    };
+    options.only("a table of text", &[&["text"], TEXT].concat())?;
     let tokenizer = Tokenizer::open(options.tokenizer.as_deref().unwrap_or("bytes"))?;
     let (texts, places) = table.texts(text)?;
     text::pack(
@@ -338,12 +381,47 @@ mod tests {
     }
 
     #[test]
+    fn options_without_an_effect_are_refused() {
+        let scratch = Scratch::new("no-effect");
+        let csv = scratch.file("t.csv", b"a,b,y\n1,2,0\n3,4,1\n");
+        let text = scratch.file("t.txt", b"some text");
+        for (name, set) in [
+            (csv.to_str().unwrap(), ("sequence", "4")),
+            (csv.to_str().unwrap(), ("grey", "true")),
+            (text.to_str().unwrap(), ("features", "a")),
+            ("codons:n=2", ("sequence", "4")),
+        ] {
+            let failed = open(name, &options(&[("labels", "auto"), set])).unwrap_err();
+            assert_eq!(failed.code, "data-option", "{failed}");
+            assert!(failed.cause.contains(&format!("`{}` has no effect on", set.0)), "{failed}");
+        }
+        let both = options(&[("target", "y"), ("labels", "none")]);
+        assert_eq!(open(csv.to_str().unwrap(), &both).unwrap_err().code, "data-option");
+    }
+
+    #[test]
+    fn labels_have_a_place_in_their_file() {
+        let scratch = Scratch::new("places");
+        let csv = scratch.file("t.csv", b"kind,a\ncat,2\n\ndog,4\n");
+        let data = open(csv.to_str().unwrap(), &options(&[("target", "kind")])).unwrap();
+        assert_eq!(data.label(), Some("y"));
+        let place = [csv.to_str().unwrap(), "line 4", "column `kind`"];
+        assert_eq!(data.place_of_label(1, "y"), place);
+        assert_eq!(data.select(&[1]).place_of_label(0, "y"), place);
+        assert_eq!(data.read("y", 1..2).unwrap().values::<i64>().unwrap().as_ref(), [1]);
+    }
+
+    #[test]
     fn generators_take_their_options() {
         let data = open("bragg-peaks:n=3,size=9,noise=0,width=2..3,seed=4", &Options::default()).unwrap();
         assert_eq!((data.len(), data.column("patch").unwrap().shape()), (3, &[1, 9, 9][..]));
         assert!(data.about()[0].contains("width 2 to 3 pixels"), "{}", data.about()[0]);
         let data = open("codons:n=2,seq=5", &Options::default()).unwrap();
         assert_eq!(data.column("labels").unwrap().shape(), [5]);
+        let labelled = Options { target: Some("labels".into()), ..Options::default() };
+        assert_eq!(open("codons:n=2", &labelled).unwrap().label(), Some("labels"));
+        let no_column = Options { target: Some("kind".into()), ..Options::default() };
+        assert_eq!(open("codons:n=2", &no_column).unwrap_err().code, "data-column");
         for name in ["codons:sequence=5", "codons:n=many", "bragg-peaks:noise"] {
             assert_eq!(open(name, &Options::default()).unwrap_err().code, "data-option");
         }

@@ -8,6 +8,7 @@ use crate::cut::Cut;
 use crate::model::{Bound, Model, Options};
 use crate::power::watts;
 use crate::setup::Setup;
+use crate::validate::no_metric;
 use crate::variant::variant;
 use crate::way::{build, time};
 use crate::workload::micro_batch;
@@ -111,7 +112,7 @@ pub(crate) fn predict(
         "tokens_per_s_per_device" => sequences * tokens as f64 / seconds / devices,
         "tokens_per_s_per_user" => tokens as f64 / seconds,
         "samples_per_s" => sequences / seconds,
-        other => return Err(format!("the metric `{other}` does not follow from the time of one device")),
+        other => return Err(no_metric(other, "the time of one device")),
     };
     if devices > cut.devices() {
         notes.push(format!("{devices} devices taken as so many times those of one copy"));

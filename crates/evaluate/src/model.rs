@@ -1,9 +1,8 @@
 //! Opening a model: of the zoo by name, or from a file, with its dimensions bound.
 
 use crate::cut::Cut;
-use crate::nearest::nearest;
 use orrery_base::diagnostic::Context;
-use orrery_base::{Diagnostic, Result};
+use orrery_base::{Diagnostic, Result, nearest};
 use orrery_import::onnx;
 use orrery_ir::{Bindings, Def, Dim, Graph, Type, ValueId, Weight, count, infer, text};
 use orrery_zoo as zoo;
@@ -215,6 +214,15 @@ impl Model {
     /// the one asked for; `type-rule` where the dimensions contradict each other.
     pub fn at_batch(&self, batch: Option<u64>) -> Result<Bound> {
         self.at_sizes(batch, &Bindings::new())
+    }
+    /// The batch that the user gave as the value of the symbol that counts samples.
+    pub fn given_batch(&self) -> Option<u64> {
+        let BatchAxis::Symbol(symbol) = &self.batch_axis else { return None };
+        self.given_size(symbol).and_then(|n| u64::try_from(n).ok())
+    }
+    /// The value that the user gave a symbol.
+    pub fn given_size(&self, symbol: &str) -> Option<i64> {
+        self.given.get(symbol).copied()
     }
     /// As [`Model::at_batch`], with values of some symbols that come before the user's.
     ///

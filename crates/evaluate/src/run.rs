@@ -1,7 +1,8 @@
 //! Computing a model's outputs: on this host in fp32, or in a machine's arithmetic through its Program.
 
 use crate::inputs::{Made, random};
-use crate::model::{Bound, Model};
+use crate::memory;
+use crate::model::{BatchAxis, Bound, Model};
 use crate::outcome::{blank, figure, program_name, workload};
 use crate::setup::Setup;
 use crate::way::build;
@@ -83,7 +84,7 @@ pub struct RunResult {
 /// Runs a model.
 ///
 /// # Errors
-/// `input-unknown` for inputs that the model does not have; `input-mismatch`, `input-random`, `weights-absent`,
+/// `host-memory`; `input-unknown` for inputs that the model does not have; `input-mismatch`, `input-random`, `weights-absent`,
 /// `evaluation`, and those of compiling.
 pub fn run(model: &Model, request: &RunRequest<'_>) -> Result<RunResult> {
     let (bound, inputs, drawn) = gather(model, request)?;
@@ -109,7 +110,14 @@ fn gather(model: &Model, request: &RunRequest<'_>) -> Result<(Bound, Vec<Datum>,
             .err();
     }
     let given = |name: &str| request.inputs.iter().find(|(n, _)| n == name).map(|(_, datum)| datum);
-    let bound = model.at_sizes(request.batch, &given_sizes(graph, &given)?)?;
+    let sizes = given_sizes(graph, &given)?;
+    check_sizes(model, request.batch, &sizes)?;
+    let bound = model.at_sizes(request.batch, &sizes)?;
+    let graph = &bound.graph;
+    let ends = memory::values(graph, &graph.inputs).saturating_add(memory::values(graph, &graph.outputs));
+    // In a machine's arithmetic weights are made one by one, each where it is first read.
+    let weights = if matches!(request.place, Place::Host) { memory::weights(graph) } else { 0 };
+    memory::check(&[("weights", weights), ("inputs and outputs", ends)])?;
     let mut all = Vec::with_capacity(names.len());
     let mut drawn = Vec::new();
     for (number, name) in names.iter().enumerate() {
@@ -146,6 +154,21 @@ fn given_sizes<'a>(graph: &Graph, given: &impl Fn(&str) -> Option<&'a Datum>) ->
         }
     }
     Ok(sizes)
+}
+
+/// Refuses inputs of other sizes than those that the user names.
+fn check_sizes(model: &Model, batch: Option<u64>, sizes: &orrery_ir::Bindings) -> Result<()> {
+    for (symbol, &extent) in sizes {
+        let batch = batch.filter(|_| model.batch_axis == BatchAxis::Symbol(symbol.clone()));
+        let named = batch.and_then(|n| i64::try_from(n).ok()).or_else(|| model.given_size(symbol));
+        if let Some(named) = named.filter(|named| *named != extent) {
+            let cause = format!("`{symbol}` is {extent} in the inputs, and {named} is asked for");
+            return Diagnostic::error("input-mismatch", cause)
+                .help("leave the size out: the inputs tell it")
+                .err();
+        }
+    }
+    Ok(())
 }
 
 type Ran = (Vec<(String, Datum)>, Record, Option<Checked>, Vec<Diagnostic>);

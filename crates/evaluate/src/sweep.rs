@@ -69,6 +69,10 @@ pub fn sweep(
             ))
             .err();
     };
+    if let Some(given) = model.given_size(dimension) {
+        let cause = format!("`{dimension}` cannot be {given} and go from {from} to {to}");
+        return Diagnostic::error("dimension-conflict", cause).at(model.name.clone()).err();
+    }
     let bound = model.with_open(batch, dimension)?;
     // Sizes that the model does not have show at the last value.
     model.at_sizes(batch, &[(dimension.to_owned(), to)].into())?;

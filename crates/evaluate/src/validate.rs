@@ -3,18 +3,20 @@
 mod calls;
 mod order;
 mod stages;
+mod terms;
 mod train;
 
 pub use order::{Order, WorkOrder};
+pub use terms::METRICS;
+pub(crate) use terms::{is_rate, no_metric};
 
 use crate::compare::in_parallel;
 use crate::generation::{self, generator, reason};
-use crate::nearest::nearest;
 use crate::outcome::confidence;
 use crate::setup::Setup;
 use crate::way::time_with;
 use crate::workload::{Assumed, Case, NO_BATCH, case, shared_batch, with_statistics};
-use orrery_base::{Progress, Result};
+use orrery_base::{Progress, Result, nearest};
 use orrery_compile::Options;
 use orrery_machine::{ExecutionModel, System};
 use orrery_numerics::DType;
@@ -23,6 +25,7 @@ use orrery_record::{Measurement, Record, Scope, Scored};
 use orrery_simulate::Timeline;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use terms::{conversion, metric};
 
 /// The status of a row that is predicted.
 pub const OK: &str = "ok";
@@ -70,6 +73,8 @@ pub struct ValidationRow {
     pub confidence: String,
     /// What else to know.
     pub note: Option<String>,
+    /// What the row says that is not known here and has no effect: keys of `spec`, a stack.
+    pub unknown: Vec<String>,
 }
 
 /// How far predictions are from figures.
@@ -169,6 +174,7 @@ fn row(at: usize, record: &Record, figure: &Measurement, own: &[System]) -> Vali
         scored: figure.scored,
         status,
         from_forward,
+        unknown: terms::unknown(record, system.as_ref().ok().copied()),
         confidence: system.map_or_else(|_| "uncalibrated".to_owned(), |system| confidence(system, kind)),
         note,
     }
@@ -219,9 +225,6 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
     }
     let (precision, mut notes) = precision(system, identity.precision.as_deref())?;
     let stack = identity.stack.as_deref().filter(|name| system.stack(name).is_ok());
-    if let (None, Some(name)) = (stack, &identity.stack) {
-        notes.push(format!("nothing is known of `{name}` on it: the machine's default losses"));
-    }
     let storage = system.precision(precision.as_deref()).map_err(|d| d.cause.clone())?.storage;
     if figure.scope == Scope::Service {
         notes.push("the devices' time; what the service adds is not modelled".to_owned());
@@ -312,13 +315,6 @@ fn better(one: Result<Prediction, String>, other: Result<Prediction, String>) ->
     }
 }
 
-/// What was measured: a rate of tokens whose unit is one device's is that of one.
-fn metric(figure: &Measurement) -> &str {
-    let of_one =
-        ["/GPU", "/HPU", "/device", "per GPU", "per device"].iter().any(|part| figure.unit.contains(part));
-    if figure.metric == "tokens_per_s" && of_one { "tokens_per_s_per_device" } else { &figure.metric }
-}
-
 /// A figure from the work of one device.
 fn one_device(
     record: &Record,
@@ -398,35 +394,8 @@ fn forward(case: &mut Case, setup: &Setup, scope: Scope, trained: bool) -> Resul
     Ok(seconds(&timeline, scope) * case.passes / chips as f64)
 }
 
-/// True for metrics that grow as the time of the work shrinks.
-pub(crate) fn is_rate(metric: &str) -> bool {
-    !metric.starts_with("latency")
-}
-
 fn seconds(timeline: &Timeline, scope: Scope) -> f64 {
     if scope == Scope::Device { timeline.device.seconds() } else { timeline.end_to_end.seconds() }
-}
-
-/// How a metric follows from the seconds of the work.
-fn conversion(metric: &str) -> Result<fn(&Case, f64) -> f64, String> {
-    match metric {
-        "tflops" => Ok(|case, seconds| case.flops / seconds * 1e-12),
-        "samples_per_s" => Ok(|case, seconds| case.devices * case.samples / seconds),
-        "latency_ms" => Ok(|_, seconds| seconds * 1e3),
-        "gelements_per_s" => Ok(|case, seconds| case.elements / seconds * 1e-9),
-        "tokens_per_s" => Ok(|case, seconds| {
-            let tokens = case.model.sequence().map_or(f64::NAN, |length| length as f64);
-            case.devices * case.samples * tokens / seconds
-        }),
-        "tokens_per_s_per_device" => Ok(|case, seconds| {
-            let tokens = case.model.sequence().map_or(f64::NAN, |length| length as f64);
-            case.samples * tokens / seconds / case.cut.devices()
-        }),
-        "time_to_train_min" | "time_to_train_h" => Err("convergence is not predicted".to_owned()),
-        "scaling_efficiency" => Err("scaling over devices is not modelled yet".to_owned()),
-        "bandwidth" => Err("a property of the machine, not a model's".to_owned()),
-        other => Err(format!("the metric `{other}` does not follow from the time of one device")),
-    }
 }
 
 /// The machine's precision that the row means, with what to know about it.

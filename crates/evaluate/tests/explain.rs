@@ -7,9 +7,9 @@ use orrery_evaluate::{Model, Setup, Work};
 use orrery_record::Scope;
 use std::collections::{BTreeMap, BTreeSet};
 
-fn explained(model: &str, batch: u64, setup: Setup, work: &Work) -> Explanation {
+fn explained(model: &str, batch: u64, setup: &Setup, work: &Work) -> Explanation {
     let model = Model::open(model, &Options::default()).unwrap();
-    let explanation = explain(&model, work, Some(batch), &setup).unwrap();
+    let explanation = explain(&model, work, Some(batch), setup).unwrap();
     assert!(explanation.record.refusal().is_none(), "{:?}", explanation.record.refusal());
     explanation
 }
@@ -21,7 +21,7 @@ fn seconds(explanation: &Explanation) -> f64 {
 #[test]
 fn on_a_floor_plan_ops_steps_and_resources_divide_the_same_time() {
     let setup = Setup::find("cs2").unwrap().stack(Some("cerebras_layer_pipelined"));
-    let explanation = explained("resnet50", 32, setup, &Work::Inference);
+    let explanation = explained("resnet50", 32, &setup, &Work::Inference);
     let whole = seconds(&explanation);
     let close = |sum: f64| assert!((sum / whole - 1.0).abs() < 1e-3, "{sum} of {whole}");
     close(explanation.by_op.iter().map(|share| share.time_s).sum());
@@ -39,7 +39,7 @@ fn on_a_floor_plan_ops_steps_and_resources_divide_the_same_time() {
 #[test]
 fn each_machine_is_told_of_in_its_own_words() {
     let told = |model: &str, machine: &str| {
-        let explanation = explained(model, 1, Setup::find(machine).unwrap(), &Work::Inference);
+        let explanation = explained(model, 1, &Setup::find(machine).unwrap(), &Work::Inference);
         let steps = explanation.steps.into_iter();
         let mut words: BTreeSet<String> = steps.flat_map(|s| [s.op, s.bound_by.to_owned()]).collect();
         words.extend(explanation.by_resource.into_iter().map(|share| share.name));
@@ -61,7 +61,7 @@ fn each_machine_is_told_of_in_its_own_words() {
 #[test]
 fn the_cores_of_a_step_are_told_where_cores_differ() {
     let cores = |machine: &str| -> Vec<u64> {
-        let explanation = explained("braggnn", 1, Setup::find(machine).unwrap(), &Work::Inference);
+        let explanation = explained("braggnn", 1, &Setup::find(machine).unwrap(), &Work::Inference);
         explanation.steps.iter().filter_map(|step| step.cores).collect()
     };
     assert!(cores("a100").is_empty());

@@ -36,7 +36,7 @@ pub use engines::{EnginesLosses, EnginesMachine};
 pub use kernel::{KernelLosses, KernelMachine};
 pub use parameter::{Alternative, Parameter, Status, TileShape, Value};
 pub use read::{FACTS, PEAK_TOLERANCE, SCHEMA, TABLE_ROWS};
-pub use registry::{find, find_or_load, load_path, registry};
+pub use registry::{find, find_among, find_or_load, load_path, registry};
 pub use render::{SummaryRow, key_reference};
 pub use spatial::{SpatialLosses, SpatialMachine};
 pub use stream::{StreamLosses, StreamMachine};

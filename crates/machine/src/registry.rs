@@ -52,10 +52,28 @@ pub fn find(name: &str) -> Result<&'static System> {
     if let Some(system) = all().find(|s| s.answers_to(name)) {
         return Ok(system);
     }
-    let names: Vec<&str> = all().map(|system| system.name.as_str()).collect();
+    unknown(name, all()).err()
+}
+
+/// As [`find_or_load`], the user's own machines and their configurations before all.
+///
+/// # Errors
+/// As [`find_or_load`], the nearest name being one of all these.
+pub fn find_among(name: &str, own: &[System]) -> Result<System> {
+    let configured: Vec<System> = own.iter().flat_map(System::configured).collect();
+    let known: Vec<&System> = own.iter().chain(&configured).chain(registry()).chain(&*CONFIGURED).collect();
+    match known.iter().find(|system| system.answers_to(name)) {
+        Some(system) => Ok((*system).clone()),
+        None if name.ends_with(".toml") => load_path(Path::new(name)),
+        None => unknown(name, known.into_iter()).err(),
+    }
+}
+
+fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a System>) -> Diagnostic {
+    let names: Vec<&str> =
+        known.flat_map(|system| system.aliases.iter().chain([&system.name])).map(String::as_str).collect();
     not_found("system-unknown", "machine", name, &names)
         .help("`orrery systems` lists them; a file of your own is given as --system my-chip.toml")
-        .err()
 }
 
 /// Reads a system file.
@@ -78,7 +96,7 @@ pub fn load_path(path: &Path) -> Result<System> {
 /// # Errors
 /// Those of [`find`] and [`load_path`].
 pub fn find_or_load(name: &str) -> Result<System> {
-    if name.ends_with(".toml") { load_path(Path::new(name)) } else { find(name).cloned() }
+    find_among(name, &[])
 }
 
 #[cfg(test)]

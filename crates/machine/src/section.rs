@@ -1,6 +1,6 @@
 //! A TOML table being read: every failure becomes a diagnostic with file, line and column.
 
-use orrery_base::{Diagnostic, Result};
+use orrery_base::{Diagnostic, Result, nearest};
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -203,30 +203,9 @@ pub(crate) const MAX_INTEGER: f64 = 9_007_199_254_740_992.0;
 
 /// Adds the nearest candidate, or the list of them, as advice.
 pub(crate) fn advise(error: Diagnostic, word: &str, candidates: &[&str]) -> Diagnostic {
-    let nearest = candidates
-        .iter()
-        .map(|candidate| (distance(&word.to_lowercase(), &candidate.to_lowercase()), *candidate))
-        .min()
-        .filter(|(distance, candidate)| *distance * 3 <= candidate.len().max(3));
-    match nearest {
-        Some((_, candidate)) => error.help(format!("did you mean `{candidate}`?")),
+    match nearest(word, candidates.iter().copied()) {
+        Some(candidate) => error.help(format!("did you mean `{candidate}`?")),
         None if candidates.len() <= 12 => error.help(format!("use one of: {}", candidates.join(", "))),
         None => error.help("docs/machines.md lists what can stand here"),
     }
-}
-
-/// Insertions, deletions and replacements between two words.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replace = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

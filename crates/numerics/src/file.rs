@@ -44,8 +44,7 @@ pub fn write_file(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
 ) -> Result<()> {
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let partial = path.with_file_name(format!(".{name}.{}.partial", std::process::id()));
+    let partial = partial(path);
     let written = File::create(&partial).and_then(|file| {
         let mut out = BufWriter::new(file);
         write(&mut out)?;
@@ -55,9 +54,36 @@ pub fn write_file(
     written.map_err(|error| {
         // The partial file may never have come to be; the first failure is what matters.
         let _ = std::fs::remove_file(&partial);
-        Box::new(
-            Diagnostic::error("file-write", format!("the file cannot be written: {error}"))
-                .at(path.display().to_string()),
-        )
+        unwritable(path, &error)
+    })
+}
+
+/// Finds out whether [`write_file`] can put a file there, before the work whose result it is to hold. What is there stays.
+///
+/// # Errors
+/// `file-write` where the folder is not there or takes no file, or the path is that of a folder.
+pub fn check_writable(path: &Path) -> Result<()> {
+    if path.is_dir() || path.file_name().is_none() {
+        return Err(unwritable(path, &std::io::Error::from(std::io::ErrorKind::IsADirectory)));
+    }
+    let partial = partial(path);
+    File::create(&partial)
+        .and_then(|_| std::fs::remove_file(&partial))
+        .map_err(|error| unwritable(path, &error))
+}
+
+/// Where a file is written before it is whole.
+fn partial(path: &Path) -> std::path::PathBuf {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    path.with_file_name(format!(".{name}.{}.partial", std::process::id()))
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Box<Diagnostic> {
+    let error = Diagnostic::error("file-write", format!("the file cannot be written: {error}"))
+        .at(path.display().to_string());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir());
+    Box::new(match folder {
+        Some(folder) => error.help(format!("there is no folder {}", folder.display())),
+        None => error,
     })
 }

@@ -20,7 +20,7 @@ pub use accumulate::Accumulation;
 pub use cast::{CastError, cast};
 pub use dtype::DType;
 pub use exact::ExactSum;
-pub use file::{map_file, write_file};
+pub use file::{check_writable, map_file, write_file};
 pub use format::{Flavour, Format};
 pub use random::{random_unit, random_word};
 pub use round::Rounding;

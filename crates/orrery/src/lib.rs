@@ -30,7 +30,9 @@ pub use orrery_evaluate::explain::{
 pub use orrery_evaluate::model::{BatchAxis, Bound, Options as ModelOptions, Origin};
 pub use orrery_evaluate::run::{Checked, OutputCheck, Place, RunRequest, RunResult, run};
 pub use orrery_evaluate::sweep::{Sweep, SweepPoint, sweep};
-pub use orrery_evaluate::validate::{OK, Order, Summary, Validation, ValidationRow, WorkOrder, validate};
+pub use orrery_evaluate::validate::{
+    METRICS, OK, Order, Summary, Validation, ValidationRow, WorkOrder, validate,
+};
 pub use orrery_evaluate::way::Built;
 pub use orrery_evaluate::{Model, Setup, Suggestion, Work};
 pub use orrery_import::onnx::{SaveOptions, save as save_onnx};
@@ -38,10 +40,10 @@ pub use orrery_ir::infer::facts;
 pub use orrery_ir::op::Datum;
 pub use orrery_ir::{Graph, Type, count};
 pub use orrery_machine::{
-    ExecutionModel, Parameter, SummaryRow, System, find_or_load as find_system, load_path as load_system,
+    ExecutionModel, Parameter, SummaryRow, System, find_among as find_system, load_path as load_system,
     registry as systems,
 };
-pub use orrery_numerics::{DType, Tensor, write_file};
+pub use orrery_numerics::{DType, Tensor, check_writable, write_file};
 pub use orrery_program::Program;
 pub use orrery_program::text::print as program_text;
 pub use orrery_record as record;

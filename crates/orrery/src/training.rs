@@ -4,7 +4,7 @@ use crate::{Graph, Model, Result, SaveOptions, Tensor, save_onnx};
 use orrery_base::Diagnostic;
 pub use orrery_evaluate::training::{
     Epoch, Event, Forecast, Habits, Length, LossScaling, Metric, Predicted, Request, Schedule, Trained,
-    Wanted, default_loss, habits, train,
+    Wanted, default_loss, habits, options_of, train,
 };
 use orrery_ir::{Def, Weight};
 pub use orrery_transform::training::{Loss, LossSpec, Optimizer, Recompute, Spec};
@@ -31,6 +31,15 @@ pub fn with_weights(model: &Model, states: &[(String, Tensor)]) -> Result<Graph>
         graph.values[id].def = Def::Constant(Weight::Data(tensor));
     }
     Ok(graph)
+}
+
+/// Finds out, before a model is trained, whether [`save`] can write it.
+///
+/// # Errors
+/// `onnx-export` where the format does not hold the model; `file-write` where the path takes no file.
+pub fn check_save(model: &Model, path: &Path) -> Result<()> {
+    orrery_import::onnx::to_model_proto(&model.with_dims()?, SaveOptions::default().opset)?;
+    orrery_numerics::check_writable(path)
 }
 
 /// Writes the model with trained weights as an ONNX file.

@@ -1,25 +1,30 @@
 //! `orrery calibrate`.
 
 use crate::args::{Calibrate, Common};
-use crate::commands::shared::{find, load, threads};
-use crate::output::{Answer, Exit, table};
+use crate::commands::shared::{load, threads};
+use crate::output::{self, Answer, Exit, table};
 use crate::progress::progress;
 use orrery::{
-    Calibrated, Result, System, calibrate, calibrated_file, read_measurements, systems, write_file,
+    Calibrated, Result, System, calibrate, calibrated_file, check_writable, find_system, read_measurements,
+    systems, write_file,
 };
 use serde_json::json;
 use std::io::Write;
-use std::path::Path;
 
 pub(crate) fn answer(args: &Calibrate, common: &Common) -> Result<Answer> {
     let records = read_measurements(&args.file)?;
     let own = load(&args.files)?;
     let machines: Vec<System> = match args.on.is_empty() {
-        false => args.on.iter().map(|name| find(name, &own)).collect::<Result<_>>()?,
+        false => args.on.iter().map(|name| find_system(name, &own)).collect::<Result<_>>()?,
         true => own.iter().chain(systems()).cloned().collect(),
     };
+    let path = |system: &str| args.write.as_ref().map(|folder| folder.join(format!("{system}.toml")));
+    for system in &machines {
+        path(&system.name).iter().try_for_each(|path| check_writable(path))?;
+    }
     let mut all = Vec::new();
     let mut text = String::new();
+    let mut written = true;
     for system in &machines {
         let Some(found) = calibrate(system, &records, threads(common), &progress(common.quiet))? else {
             text += &format!(
@@ -29,14 +34,15 @@ pub(crate) fn answer(args: &Calibrate, common: &Common) -> Result<Answer> {
             continue;
         };
         text += &shown(&found);
-        if let Some(folder) = &args.write {
-            let file =
-                args.files.systems.iter().zip(&own).find(|(_, s)| s.name == system.name).map(|(f, _)| f);
-            write(
-                folder,
-                &calibrated_file(&found, &args.file, file.map(std::path::PathBuf::as_path))?,
-                &found,
-            )?;
+        if let Some(path) = path(&found.system) {
+            let own = args.files.systems.iter().zip(&own).find(|(_, s)| s.name == system.name);
+            let file = calibrated_file(&found, &args.file, own.map(|(file, _)| file.as_path()));
+            // What was found is shown whether it can be written or not.
+            if let Err(error) = file.and_then(|file| write_file(&path, |out| out.write_all(file.as_bytes())))
+            {
+                output::report(&error);
+                written = false;
+            }
         }
         all.push(json!({
             "system": found.system,
@@ -51,7 +57,7 @@ pub(crate) fn answer(args: &Calibrate, common: &Common) -> Result<Answer> {
             })).collect::<Vec<_>>(),
         }));
     }
-    let exit = if all.is_empty() { Exit::Input } else { Exit::Done };
+    let exit = if all.is_empty() || !written { Exit::Input } else { Exit::Done };
     Ok(Answer { text, json: json!({ "calibrations": all }), exit })
 }
 
@@ -80,8 +86,4 @@ fn shown(found: &Calibrated) -> String {
         text += &table(&["loss", "stack", "assumed", "fitted", "unit"], 2, &losses);
     }
     text + "\n"
-}
-
-fn write(folder: &Path, text: &str, found: &Calibrated) -> Result<()> {
-    write_file(&folder.join(format!("{}.toml", found.system)), |out| out.write_all(text.as_bytes()))
 }

@@ -2,19 +2,20 @@
 
 use crate::args::{Check, Common};
 use crate::commands::shared::{notes, open, setups};
-use crate::output::{Answer, Exit, diagnostic_json, wrapped};
+use crate::output::{Answer, Exit, diagnostic_json, together, wrapped};
 use orrery::{CheckReport, Result, Verdict, check};
 use serde_json::Value;
 
 pub(crate) fn answer(args: &Check, common: &Common) -> Result<Answer> {
-    let model = open(&args.model)?;
+    let model = open(&args.model, args.batch.as_slice())?;
     let reports: Vec<CheckReport> = setups(&args.on, &args.machine)?
         .iter()
         .map(|setup| check(&model, args.batch, setup))
         .collect::<Result<_>>()?;
     let mut text = String::new();
-    for report in &reports {
-        text += &show(report, args.all);
+    for (headings, body) in together(reports.iter().map(|report| (heading(report), body(report, args.all)))) {
+        text += &headings.concat();
+        text += &body;
     }
     if let Some(first) = reports.first() {
         notes(common, &first.notes);
@@ -34,23 +35,41 @@ fn json(report: &CheckReport) -> Value {
     json
 }
 
-fn show(report: &CheckReport, all: bool) -> String {
+/// The machine, and how many nodes it takes.
+fn heading(report: &CheckReport) -> String {
     let [exact, approximated, unknown] = report.counts();
     let verdict = if report.refusal.is_none() { "runs" } else { "cannot run" };
-    let mut text = format!(
-        "{} in {}: {verdict}; {exact} nodes exact, {approximated} approximated, {unknown} unknown\n",
+    let s = if exact == 1 { "" } else { "s" };
+    format!(
+        "{} in {}: {verdict}; {exact} node{s} exact, {approximated} approximated, {unknown} unknown\n",
         report.machine, report.precision
-    );
+    )
+}
+
+/// Nodes that are named of those with the same reason.
+const NAMED: usize = 3;
+
+/// What is said of the nodes and the whole, the same of some machines.
+fn body(report: &CheckReport, all: bool) -> String {
+    let mut text = String::new();
     let recognised = report.nodes.iter().filter(|n| n.stage == "transform").count();
     if recognised > 0 && !all {
-        text += &format!("  {recognised} groups of nodes recognised as one op; --all lists them\n");
+        let what = if recognised == 1 { "group of nodes" } else { "groups of nodes" };
+        text += &format!("  {recognised} {what} recognised as one op; --all lists them\n");
     }
-    for node in &report.nodes {
-        if !all && node.verdict == Verdict::Exact {
-            continue;
-        }
-        let reason = node.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
-        text += &wrapped(&format!("  {:<12}  {}{reason}", node.verdict.name(), node.node), &" ".repeat(16));
+    let shown = report.nodes.iter().filter(|node| all || node.verdict != Verdict::Exact);
+    let shown = shown.map(|node| (node.node.clone(), (node.verdict, node.reason.as_deref())));
+    let shown = match all {
+        true => shown.map(|(node, said)| (vec![node], said)).collect(),
+        false => together(shown),
+    };
+    for (nodes, (verdict, reason)) in shown {
+        let reason = reason.map(|r| format!(": {r}")).unwrap_or_default();
+        let named = match nodes.len() {
+            n if n > NAMED => format!("{n} nodes, as {}; --all lists them", nodes[..NAMED].join(", ")),
+            _ => nodes.join(", "),
+        };
+        text += &wrapped(&format!("  {:<12}  {named}{reason}", verdict.name()), &" ".repeat(16));
     }
     if let Some(refusal) = &report.refusal {
         let place = if refusal.place.is_empty() {

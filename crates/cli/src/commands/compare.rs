@@ -2,7 +2,7 @@
 
 use crate::args::{Common, Compare};
 use crate::commands::shared::{open, setups, threads, work};
-use crate::output::{Answer, Exit, expected, table, wrapped};
+use crate::output::{Answer, Exit, expected, table, together, wrapped};
 use crate::progress::progress;
 use orrery::record::{Record, Refusal, Scope, Unfairness, compare as side_by_side};
 use orrery::{Result, Setup, compare, show_bytes, show_joules, show_seconds, show_si};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
-    let model = open(&args.model)?;
+    let model = open(&args.model, &args.batch)?;
     let setups = setups(&args.on, &args.machine)?;
     let common_precision = in_common(&setups);
     let work = work(&args.training);
@@ -33,10 +33,12 @@ pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
         text += &wrapped(EXPECTED, "  ");
         text += &wrapped(ENERGY, "  ");
     }
-    for record in &records {
-        for remark in &record.remarks {
-            text += &wrapped(&format!("{}: {remark}", record.identity.machine), "  ");
-        }
+    let remarks = records.iter().flat_map(|record| {
+        record.remarks.iter().map(|remark| (record.identity.machine.clone(), remark.as_str()))
+    });
+    for (mut machines, remark) in together(remarks) {
+        machines.dedup();
+        text += &wrapped(&format!("{}: {remark}", machines.join(", ")), "  ");
     }
     let mut said = BTreeSet::new();
     for group in &comparison.groups {
@@ -55,10 +57,9 @@ pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
             text += &format!("fastest{batch}: {}\n", identity.machine);
         }
     }
-    for record in &records {
-        if let Some(refusal) = record.refusal() {
-            text.push_str(&refused(record, refusal));
-        }
+    let refusals = records.iter().filter_map(|record| Some((who(record), record.refusal()?)));
+    for (machines, refusal) in together(refusals) {
+        text += &refused(&machines, refusal);
     }
     let json = json!({
         "records": records.iter().map(Record::to_value).collect::<Vec<Value>>(),
@@ -162,13 +163,17 @@ fn bound(record: &Record) -> String {
     format!("{} {:.0}%", first.get("resource").and_then(Value::as_str).unwrap_or_default(), 100.0 * share)
 }
 
-fn refused(record: &Record, refusal: &Refusal) -> String {
+/// A machine, and the batch that it is asked to run.
+fn who(record: &Record) -> String {
     let identity = &record.identity;
     let batch = identity.workload.batch.global.map(|n| format!(" at batch {n}")).unwrap_or_default();
+    format!("{}{batch}", identity.machine)
+}
+
+fn refused(machines: &[String], refusal: &Refusal) -> String {
     let place =
         if refusal.place.is_empty() { String::new() } else { format!(" (at {})", refusal.place.join(" > ")) };
-    let line =
-        format!("{}{batch} cannot run it: {} [{}]{place}", identity.machine, refusal.reason, refusal.code);
+    let line = format!("{} cannot run it: {} [{}]{place}", machines.join(", "), refusal.reason, refusal.code);
     let mut text = wrapped(&line, "  ");
     for remedy in &refusal.remedies {
         text += &wrapped(&format!("  would help: {remedy}"), "    ");

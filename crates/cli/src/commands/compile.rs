@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 pub(crate) fn answer(args: &Compile, common: &Common) -> Result<Answer> {
-    let model = open(&args.model)?.at_batch(args.batch)?;
+    let model = open(&args.model, args.batch.as_slice())?.at_batch(args.batch)?;
     let setup = setup(&args.on, &args.machine)?;
     let built = build(&model, &setup, Weights::ShapeOnly)?;
     notes(common, &built.notes);

@@ -4,10 +4,13 @@ use crate::args::{Common, Data};
 use crate::commands::shared::note;
 use crate::output::{Answer, table};
 use orrery::data::{Column, Dataset, Options, Part, npy, open};
-use orrery::{Diagnostic, Result};
+use orrery::{Diagnostic, Result, check_writable};
 use serde_json::{Value, json};
 
 pub(crate) fn answer(args: &Data, common: &Common) -> Result<Answer> {
+    if let Some(path) = &args.output {
+        check_writable(path)?;
+    }
     let mut options = Options::default();
     for (key, value) in &args.data_options {
         options.set(key, value)?;

@@ -25,7 +25,7 @@ const OVERLAP: f64 = 1.02;
 const MEMORIES: usize = 3;
 
 pub(crate) fn answer(args: &Explain, common: &Common) -> Result<Answer> {
-    let model = open(&args.model)?;
+    let model = open(&args.model, args.batch.as_slice())?;
     let setup = setup(&args.on, &args.machine)?;
     let explanation = explain(&model, &work(&args.training), args.batch, &setup)?;
     notes(common, &explanation.notes);

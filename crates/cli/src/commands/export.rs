@@ -7,7 +7,7 @@ use orrery::{Result, SaveOptions, save_onnx};
 use serde_json::json;
 
 pub(crate) fn answer(args: &Export, common: &Common) -> Result<Answer> {
-    let model = open(&args.model)?;
+    let model = open(&args.model, &[])?;
     let said = if args.model.dims.is_empty() {
         save_onnx(model.graph()?, &args.file, &SaveOptions::default())?
     } else {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 pub(crate) fn answer(args: &Inspect) -> Result<Answer> {
-    let model = open(&args.model)?;
+    let model = open(&args.model, args.batch.as_slice())?;
     if let Err(unknown) = model.graph() {
         return Ok(unknown_nodes(&model, &unknown));
     }

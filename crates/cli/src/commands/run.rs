@@ -1,21 +1,21 @@
 //! `orrery run`.
 
 use crate::args::{Common, Run};
-use crate::commands::shared::{note, notes, open, setup, threads};
+use crate::commands::shared::{note, notes, open, place, threads};
 use crate::output::{Answer, Exit, table};
 use crate::progress::progress;
-use orrery::{Checked, Datum, Place, Result, RunRequest, RunResult, npz, run, show_seconds};
+use orrery::{Checked, Datum, Result, RunRequest, RunResult, check_writable, npz, run, show_seconds};
 use serde_json::{Value, json};
 
 /// Outputs up to so many elements are printed.
 const SHOWN: usize = 8;
 
 pub(crate) fn answer(args: &Run, common: &Common) -> Result<Answer> {
-    let model = open(&args.model)?;
-    let place = match args.on.as_str() {
-        "host" => Place::Host,
-        name => Place::Machine(setup(name, &args.machine)?),
-    };
+    let model = open(&args.model, args.batch.as_slice())?;
+    let place = place(&args.on, &args.machine)?;
+    if let Some(path) = &args.output {
+        check_writable(path)?;
+    }
     let inputs = args.input.as_ref().map(|path| npz::read(path)).transpose()?.unwrap_or_default();
     let request = RunRequest {
         place: &place,

@@ -4,14 +4,32 @@ use crate::args::{ALL_MACHINES, Common, MachineArgs, ModelArgs, SystemFiles, Tra
 use crate::output;
 use orrery::training::{LossSpec, Recompute, Wanted};
 use orrery::{
-    Diagnostic, Model, ModelOptions, Result, Setup, System, Work, find_system, load_system,
+    BatchAxis, Diagnostic, Model, ModelOptions, Place, Result, Setup, System, Work, find_system, load_system,
     systems as built_in,
 };
+use std::collections::BTreeMap;
 
-/// Opens the model.
-pub(crate) fn open(args: &ModelArgs) -> Result<Model> {
-    let options = ModelOptions { parameters: args.params.clone(), dims: args.dims.iter().cloned().collect() };
-    Model::open(&args.model, &options)
+/// Opens the model, to be used at these batches.
+pub(crate) fn open(args: &ModelArgs, batches: &[u64]) -> Result<Model> {
+    let mut dims = BTreeMap::new();
+    for (name, value) in &args.dims {
+        if let Some(before) = dims.insert(name.clone(), *value).filter(|before| before != value) {
+            return conflict(&format!("--dim {name}={before}"), &format!("--dim {name}={value}"));
+        }
+    }
+    let model = Model::open(&args.model, &ModelOptions { parameters: args.params.clone(), dims })?;
+    if let Some(given) = model.given_batch()
+        && let Some(batch) = batches.iter().find(|batch| **batch != given)
+        && let BatchAxis::Symbol(symbol) = &model.batch_axis
+    {
+        return conflict(&format!("--batch {batch}"), &format!("--dim {symbol}={given}"));
+    }
+    Ok(model)
+}
+
+fn conflict<T>(first: &str, second: &str) -> Result<T> {
+    let cause = format!("`{first}` and `{second}` are two sizes of one dimension");
+    Diagnostic::error("dimension-conflict", cause).help("leave one of them out").err()
 }
 
 /// What is simulated: a run, or a training step.
@@ -32,16 +50,6 @@ pub(crate) fn load(files: &SystemFiles) -> Result<Vec<System>> {
     files.systems.iter().map(|path| load_system(path)).collect()
 }
 
-/// A machine by name: the user's own first.
-pub(crate) fn find(name: &str, own: &[System]) -> Result<System> {
-    let configured = own.iter().flat_map(System::configured);
-    let mut all = own.iter().cloned().chain(configured);
-    match all.find(|s| s.name == name || s.aliases.iter().any(|a| a == name)) {
-        Some(system) => Ok(system),
-        None => find_system(name),
-    }
-}
-
 /// The machines asked for, as they are to be used.
 pub(crate) fn setups(names: &[String], args: &MachineArgs) -> Result<Vec<Setup>> {
     let own = load(&args.files)?;
@@ -50,7 +58,7 @@ pub(crate) fn setups(names: &[String], args: &MachineArgs) -> Result<Vec<Setup>>
         if name == ALL_MACHINES {
             systems.extend(built_in().iter().chain(&own).cloned());
         } else {
-            systems.push(find(name, &own)?);
+            systems.push(find_system(name, &own)?);
         }
     }
     systems.into_iter().map(|system| with(system, args)).collect()
@@ -87,6 +95,30 @@ pub(crate) fn notes(common: &Common, all: &[Diagnostic]) {
     }
 }
 
+/// Why options of machines have no effect.
+pub(crate) const ON_HOST: &str = "it is for machines, which --on names, and this is computed on the host";
+
+/// Where a command computes: on this host, or in the arithmetic of the machine asked for.
+pub(crate) fn place(name: &str, args: &MachineArgs) -> Result<Place> {
+    if name != "host" {
+        return match args.shards {
+            None => setup(name, args).map(Place::Machine),
+            Some(_) => no_effect("--shards", "one device is computed, not several that share a model"),
+        };
+    }
+    match args.given().first() {
+        None => Ok(Place::Host),
+        Some(option) => no_effect(option, ON_HOST),
+    }
+}
+
+/// Refuses an option that would do nothing.
+pub(crate) fn no_effect<T>(option: &str, why: &str) -> Result<T> {
+    Diagnostic::error("option-without-effect", format!("{option} has no effect here: {why}"))
+        .help(format!("leave {option} out"))
+        .err()
+}
+
 /// The one machine asked for, as it is to be used.
 pub(crate) fn setup(name: &str, args: &MachineArgs) -> Result<Setup> {
     if name == ALL_MACHINES || name.contains(',') {
@@ -95,6 +127,6 @@ pub(crate) fn setup(name: &str, args: &MachineArgs) -> Result<Setup> {
             .err();
     }
     let own = load(&args.files)?;
-    let system = find(name, &own)?;
+    let system = find_system(name, &own)?;
     with(system, args)
 }

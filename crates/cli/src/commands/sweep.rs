@@ -11,7 +11,7 @@ use serde_json::json;
 const LINES: usize = 20;
 
 pub(crate) fn answer(args: &Sweep, common: &Common) -> Result<Answer> {
-    let model = open(&args.model)?;
+    let model = open(&args.model, args.batch.as_slice())?;
     let setup = setup(&args.on, &args.machine)?;
     let (dimension, first, last) = &args.over;
     let found =

@@ -1,16 +1,16 @@
 //! `orrery systems`.
 
 use crate::args::{Systems, SystemsShow};
-use crate::commands::shared::{find, load};
+use crate::commands::shared::load;
 use crate::output::{Answer, table, wrapped};
-use orrery::{Parameter, Result, System, show_bytes, show_seconds, show_si, systems};
+use orrery::{Parameter, Result, System, find_system, show_bytes, show_seconds, show_si, systems};
 use serde_json::{Map, Value, json};
 
 pub(crate) fn answer(args: &Systems) -> Result<Answer> {
     match &args.show {
         Some(SystemsShow::Show { name, files }) => {
             let own: Vec<System> = load(&args.files)?.into_iter().chain(load(files)?).collect();
-            let system = find(name, &own)?;
+            let system = find_system(name, &own)?;
             Ok(Answer::done(show(&system), show_json(&system)))
         }
         None => {

@@ -1,17 +1,18 @@
 //! `orrery train`.
 
-use crate::args::{Common, Train};
+use crate::args::{Common, Train, resumed};
 use crate::commands::data::part;
-use crate::commands::shared::{note, open, setup, threads};
-use crate::output::{self, Answer, expected, progress_is_visible, table, wrapped};
+use crate::commands::shared::{ON_HOST, no_effect, note, open, place, threads};
+use crate::output::{self, Answer, Exit, expected, progress_is_visible, table, wrapped};
 use crate::progress::Line;
 use orrery::data::{Dataset, Options as DataOptions, open as open_data};
 use orrery::training::{
     Epoch, Event, Forecast, Length, Loss, LossScaling, Optimizer, Predicted, Request, Schedule, Spec,
-    Trained, default_loss, save, train,
+    Trained, check_save, default_loss, options_of, save, train,
 };
 use orrery::{DType, Diagnostic, Model, Place, Progress, Result, Setup, show_seconds, show_si};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Between two lines about steps where there is no terminal.
@@ -33,22 +34,26 @@ struct Ran {
 }
 
 pub(crate) fn answer(args: &Train, common: &Common) -> Result<Answer> {
-    let model = open(&args.model)?;
-    let place = match args.on.as_str() {
-        "host" => Place::Host,
-        name => Place::Machine(setup(name, &args.machine)?),
+    let merged = args.resume.as_ref().map(|path| going_on(args, path, common)).transpose()?;
+    let args = merged.as_ref().unwrap_or(args);
+    let model = open(&args.model, &args.batch)?;
+    let place = place(&args.on, &args.machine)?;
+    check_effects(args, &place)?;
+    let data = args.data.as_deref().unwrap_or_default();
+    let all = open_data(data, &data_options(args)?)?;
+    let learned = match args.held_out {
+        0.0 => all.len(),
+        share => all.split(part(share), 1)?.1.len(),
     };
-    let mut data_options = DataOptions::default();
-    for (key, value) in &args.data_options {
-        data_options.set(key, value)?;
-    }
-    let all = open_data(&args.data, &data_options)?;
-    let points = points(args, all.len() as u64);
+    let points = points(args, &model, learned as u64);
     let alone = points.len() == 1;
     if !alone && (args.checkpoint.is_some() || args.save.is_some() || args.resume.is_some()) {
         return Diagnostic::error("train-grid", "several runs cannot share one file")
             .help("leave out --checkpoint, --resume and --save, or give one value for each option")
             .err();
+    }
+    if let Some(path) = &args.save {
+        check_save(&model, path)?;
     }
     let mut runs = Vec::new();
     for point in points {
@@ -65,21 +70,115 @@ pub(crate) fn answer(args: &Train, common: &Common) -> Result<Answer> {
             Err(error) => return Err(error),
         }
     }
+    let mut exit = Exit::Done;
     if let (Some(path), [(_, Ok(ran))]) = (&args.save, &runs[..]) {
-        save(&model, &ran.trained.states, path)?;
-        note(common, &format!("the trained model is written to {}", path.display()));
+        match keep(&model, &ran.trained, path) {
+            Ok(()) => note(common, &format!("the trained model is written to {}", path.display())),
+            Err(error) => {
+                output::report(&error);
+                exit = Exit::Input;
+            }
+        }
     }
-    Ok(Answer::done(text(&runs, &place, args), json(&runs, &model, args)))
+    Ok(Answer { text: text(&runs, &place, args), json: json(&runs, &model, args), exit })
 }
 
-fn points(args: &Train, samples: u64) -> Vec<Point> {
+/// Writes the trained model, or where the path does not take it any more, beside the system's temporary files.
+fn keep(model: &Model, trained: &Trained, path: &Path) -> Result<()> {
+    let Err(error) = save(model, &trained.states, path) else { return Ok(()) };
+    let elsewhere = std::env::temp_dir().join(format!("orrery-{}.onnx", std::process::id()));
+    let kept = save(model, &trained.states, &elsewhere);
+    Err(Box::new(match kept {
+        Ok(()) => error.help(format!("the trained model is kept in {}", elsewhere.display())),
+        Err(again) => error.help(format!("it could not be kept elsewhere either: {}", again.cause)),
+    }))
+}
+
+/// The options of a run that goes on from a checkpoint.
+fn going_on(args: &Train, path: &Path, common: &Common) -> Result<Train> {
+    let place = path.display().to_string();
+    let found = resumed(args, &options_of(path)?).map_err(|error| {
+        let cause = format!("its options are not those of this version: {}", error.kind());
+        Box::new(Diagnostic::error("checkpoint-format", cause).at(place.clone()))
+    })?;
+    let differs = |(name, was, is): &(String, String, String)| {
+        let was = if was.is_empty() { "not given" } else { was.as_str() };
+        format!("--{name} is {is} and was {was} in its run")
+    };
+    // What says which samples were held out, and in which order the others come, cannot change on the way.
+    if let Some(fixed) = found.changed.iter().find(|(name, ..)| name == "held-out" || name == "seed") {
+        return Diagnostic::error("checkpoint-mismatch", differs(fixed))
+            .at(place)
+            .help(format!("leave --{} out to go on with it", fixed.0))
+            .err();
+    }
+    if !found.kept.is_empty() {
+        note(common, &format!("from the checkpoint: {}", found.kept.join(" ")));
+    }
+    found
+        .changed
+        .iter()
+        .for_each(|change| note(common, &format!("other than the checkpoint: {}", differs(change))));
+    Ok(found.args)
+}
+
+/// Refuses options that would do nothing to this run.
+fn check_effects(args: &Train, place: &Place) -> Result<()> {
+    let on_host = matches!(place, Place::Host);
+    if on_host && args.narrow_weights {
+        return no_effect("--narrow-weights", ON_HOST);
+    }
+    if on_host && args.stochastic_rounding == Some(true) {
+        return no_effect("--stochastic-rounding", ON_HOST);
+    }
+    let optimizer = optimizer(args)?;
+    if !args.no_decay.is_empty() && optimizer.weight_decay() == 0.0 {
+        return no_effect("--no-decay", "nothing is decayed; --weight-decay says how much");
+    }
+    if args.label.is_some() && args.loss.as_deref() == Some(Loss::Output.name()) {
+        return no_effect("--label", "with --loss output the model makes its loss without labels");
+    }
+    Ok(())
+}
+
+fn optimizer(args: &Train) -> Result<Optimizer> {
+    let mut optimizer = Optimizer::parse(&args.optimizer)
+        .ok_or_else(|| unknown("optimizer", &args.optimizer, &Optimizer::NAMES))?;
+    if let Some(momentum) = args.momentum {
+        let why = format!("{} has no momentum of its own; sgd and rmsprop have one", args.optimizer);
+        optimizer = match optimizer.with_momentum(momentum) {
+            Some(optimizer) => optimizer,
+            None => return no_effect("--momentum", &why),
+        };
+    }
+    Ok(args.weight_decay.map_or(optimizer, |decay| optimizer.with_weight_decay(decay)))
+}
+
+/// How the data are to be read; `--label` is another word for their option `target`.
+fn data_options(args: &Train) -> Result<DataOptions> {
+    let mut options = DataOptions::default();
+    for (key, value) in &args.data_options {
+        options.set(key, value)?;
+    }
+    let Some(label) = &args.label else { return Ok(options) };
+    if let Some(target) = options.target.replace(label.clone()).filter(|target| target != label) {
+        let cause = format!("--label is {label}, and --data-option target, which says the same, is {target}");
+        return Diagnostic::error("train-option", cause).help("leave one of them out").err();
+    }
+    Ok(options)
+}
+
+fn points(args: &Train, model: &Model, samples: u64) -> Vec<Point> {
     let lengths: Vec<Length> = match (args.steps, args.samples) {
         (Some(steps), _) => vec![Length::Steps(steps)],
         (None, Some(samples)) => vec![Length::Samples(samples)],
         (None, None) => args.epochs.iter().map(|n| Length::Epochs(*n)).collect(),
     };
     let seeds = if args.seed.is_empty() { vec![1] } else { args.seed.clone() };
-    let batches = if args.batch.is_empty() { vec![samples.clamp(1, 64)] } else { args.batch.clone() };
+    let batches = match args.batch.is_empty() {
+        true => vec![model.given_batch().unwrap_or(samples.clamp(1, 64))],
+        false => args.batch.clone(),
+    };
     let mut points = Vec::new();
     for &batch in &batches {
         for &rate in &args.lr {
@@ -99,21 +198,13 @@ fn one(
     common: &Common,
     point: Point,
 ) -> Result<Ran> {
-    let (mut data, mut held_out) = match args.held_out {
+    let (data, held_out) = match args.held_out {
         0.0 => (all.clone(), None),
         share => {
             let (held, rest) = all.split(part(share), point.seed)?;
             (rest, Some(held))
         }
     };
-    for column in &args.normalise {
-        // What is not trained on must not say how it is scaled.
-        let by = data.statistics(column)?;
-        data.normalise(column, &by)?;
-        if let Some(held) = &mut held_out {
-            held.normalise(column, &by)?;
-        }
-    }
     let request = request(&data, place, args, common, point)?;
     let line = Line::new(common.quiet);
     let mut last = Instant::now();
@@ -145,7 +236,7 @@ fn one(
             note(common, &format!("checkpoint of step {step} in {}", path.display()));
         }
     };
-    let trained = train(model, data, held_out.as_ref(), &request, &Progress::default(), &mut tell)?;
+    let trained = train(model, data, held_out, &request, &Progress::default(), &mut tell)?;
     Ok(Ran { trained, forecast: Forecast::of(model, &request)? })
 }
 
@@ -153,21 +244,13 @@ fn request(data: &Dataset, place: &Place, args: &Train, common: &Common, point: 
     let kind = match &args.loss {
         Some(name) => Loss::parse(name).ok_or_else(|| unknown("loss", name, &Loss::NAMES))?,
         None => {
-            let kind = default_loss(data, args.label.as_deref())?;
+            let kind = default_loss(data)?;
             note(common, &format!("the loss is {}, by the type of the labels", kind.name()));
             kind
         }
     };
-    let mut optimizer = Optimizer::parse(&args.optimizer)
-        .ok_or_else(|| unknown("optimizer", &args.optimizer, &Optimizer::NAMES))?;
-    if let Some(momentum) = args.momentum {
-        optimizer = optimizer.with_momentum(momentum);
-    }
-    if let Some(decay) = args.weight_decay {
-        optimizer = optimizer.with_weight_decay(decay);
-    }
     let habits = orrery::training::habits(place)?;
-    let mut spec = Spec::new(kind, optimizer);
+    let mut spec = Spec::new(kind, optimizer(args)?);
     spec.loss.output.clone_from(&args.loss_of);
     spec.accumulations = args.accumulate;
     spec.clip_norm = args.clip_norm;
@@ -198,9 +281,10 @@ fn request(data: &Dataset, place: &Place, args: &Train, common: &Common, point: 
         seed: point.seed,
         augment,
         columns: args.columns.clone(),
-        label: args.label.clone(),
+        normalise: args.normalise.clone(),
         checkpoint: args.checkpoint.clone().map(|path| (path, args.checkpoint_every)),
         resume: args.resume.clone(),
+        options: args.options.clone(),
     })
 }
 
@@ -251,6 +335,16 @@ fn text(runs: &Runs, place: &Place, args: &Train) -> String {
         })
         .collect();
     let mut text = table(&headings, 0, &rows);
+    if let [(_, Ok(Ran { trained, .. }))] = runs
+        && trained.steps_timed == 0
+    {
+        let steps = trained.steps;
+        return text
+            + &format!(
+                "nothing was left to train: the checkpoint is of step {steps}, and the run ends there or before;\n\
+                 --steps, --epochs and --samples count from the beginning of the run\n"
+            );
+    }
     let fixed = match (args.steps, args.samples) {
         (Some(_), _) => "steps are held fixed: a larger batch sees more samples",
         (None, Some(_)) => "samples are held fixed",

@@ -20,6 +20,7 @@ fn text(found: &Validation) -> String {
     let rows: Vec<Vec<String>> = predicted.iter().map(|row| cells(row)).collect();
     let mut text = table(&["row", "status", "scored", "unit", "measured", "predicted", "ratio"], 4, &rows);
     text += &reasons(found);
+    text += &unknown(found);
     text += "\nclean figures; speed is predicted over measured, of times the other way round\n";
     text += &summaries(&found.clean);
     if !found.loose.is_empty() {
@@ -49,9 +50,14 @@ fn cells(row: &ValidationRow) -> Vec<String> {
     ]
 }
 
+/// Numbers that are written without an exponent, besides zero.
+const PLAIN: std::ops::Range<f64> = 1e-3..1e9;
+
 /// Four digits or more.
 fn digits(value: f64) -> String {
-    if value.abs() >= 1000.0 {
+    if value != 0.0 && !PLAIN.contains(&value.abs()) {
+        format!("{value:.3e}")
+    } else if value.abs() >= 1000.0 {
         format!("{value:.0}")
     } else {
         format!("{value:.4}").chars().take(6).collect()
@@ -60,19 +66,32 @@ fn digits(value: f64) -> String {
 
 /// Rows without a prediction, by reason.
 fn reasons(found: &Validation) -> String {
-    let mut reasons: BTreeMap<&str, Vec<&ValidationRow>> = BTreeMap::new();
-    for row in found.rows.iter().filter(|r| r.predicted.is_none()) {
-        reasons.entry(&row.status).or_default().push(row);
-    }
-    let count: usize = reasons.values().map(Vec::len).sum();
+    let reasons = found.rows.iter().filter(|row| row.predicted.is_none()).map(|row| row.status.as_str());
+    let (rows, count) = counted(reasons);
     if count == 0 {
         return String::new();
     }
-    let mut rows: Vec<Vec<String>> =
-        reasons.iter().map(|(reason, rows)| vec![(*reason).to_owned(), rows.len().to_string()]).collect();
-    rows.sort_by_key(|row| std::cmp::Reverse(row[1].parse::<usize>().unwrap_or(0)));
     format!("\n{count} of {} rows cannot be modelled; --json names each\n", found.rows.len())
         + &table(&["why", "rows"], 1, &rows)
+}
+
+/// What rows say that has no effect.
+fn unknown(found: &Validation) -> String {
+    let (rows, count) = counted(found.rows.iter().flat_map(|row| &row.unknown).map(String::as_str));
+    if count == 0 {
+        return String::new();
+    }
+    "\nin the file and not known here, so without effect\n".to_owned() + &table(&["what", "rows"], 1, &rows)
+}
+
+/// Each text once, with how often it is there, the most frequent first; and how many there are in all.
+fn counted<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<Vec<String>>, usize) {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    texts.for_each(|text| *counts.entry(text).or_default() += 1);
+    let mut counts: Vec<(&str, usize)> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let rows = counts.iter().map(|(text, count)| vec![(*text).to_owned(), count.to_string()]).collect();
+    (rows, counts.iter().map(|(_, count)| count).sum())
 }
 
 fn summaries(all: &[Summary]) -> String {

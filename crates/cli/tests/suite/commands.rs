@@ -1,7 +1,8 @@
 //! What each command prints, whole. Predicted figures are masked: other tests hold them.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking too")]
 
-use crate::support::{orrery, orrery_in, scratch};
+use crate::support::{orrery, orrery_in, scratch, workspace};
+use orrery::METRICS;
 
 /// Masks figures and runs of spaces around them.
 fn masked(text: &str) -> String {
@@ -188,5 +189,25 @@ fn help_has_examples() {
         assert_eq!(ran.code, 0);
         assert!(ran.out.contains("Example"), "{command}");
         assert!(ran.out.lines().all(|line| line.chars().count() <= 130), "{command}");
+    }
+}
+
+#[test]
+fn what_validation_does_not_know_of_a_file_is_told() {
+    let folder = scratch("validation");
+    let rows = "id,system,workload,mode,precision,batch_size,stack,spec,metric,value\n\
+                huge,a100-40gb,braggnn,inference,fp16,8,cudda,\"{\"\"colour\"\": 1}\",latency_ms,1e300\n\
+                slip,a100-40gb,braggnn,inference,fp16,8,,{},sample_per_s,5\n";
+    std::fs::write(folder.join("own.csv"), rows).expect("a file can be written");
+    let ran = orrery_in(&folder, &["validate", "own.csv"]);
+    assert_eq!(ran.code, 0, "{}", ran.all());
+    for words in ["1.000e300", "`colour` of spec", "stack `cudda` of", "`samples_per_s` is close"] {
+        assert!(ran.out.contains(words), "no {words}: {}", ran.all());
+    }
+    assert!(ran.out.lines().all(|line| line.chars().count() <= 100), "{}", ran.all());
+    let help = orrery(&["validate", "--help"]).out;
+    let readme = std::fs::read_to_string(workspace().join("measurements/README.md")).expect("it is there");
+    for (metric, _) in METRICS {
+        assert!(help.contains(metric) && readme.contains(&format!("`{metric}`")), "{metric}");
     }
 }

@@ -10,17 +10,24 @@ fn workspace() -> PathBuf {
 }
 
 /// Literals that look like codes and are none.
-const OTHER_WORDS: [&str; 10] = [
+const OTHER_WORDS: [&str; 17] = [
     "bragg-peaks",
     "bulk-synchronous",
+    "checkpoint-every",
     "cross-entropy",
     "deterministic-stream",
     "floating-point",
+    "held-out",
     "image-size",
     "kernel-engines",
+    "loss-scale",
     "mnist-10k",
+    "narrow-weights",
+    "no-decay",
     "spatial-dataflow",
+    "stochastic-rounding",
     "train-images",
+    "weight-decay",
 ];
 /// Codes of one word, which cannot be told from other literals.
 const OF_ONE_WORD: [&str; 6] = ["cancelled", "evaluation", "gradient", "internal", "mapping", "range"];

@@ -1,6 +1,6 @@
 //! Bad input: what is said, and how the command ends.
 
-use crate::support::{orrery, orrery_in, scratch};
+use crate::support::{orrery, orrery_in, scratch, workspace};
 
 #[test]
 fn a_misspelt_model_is_guessed() {
@@ -15,6 +15,14 @@ fn a_missing_file_is_named() {
 #[test]
 fn an_unknown_machine_is_guessed() {
     insta::assert_snapshot!(orrery(&["compare", "braggnn", "--on", "gc20"]).all());
+    let folder = scratch("own-machine");
+    let text = std::fs::read_to_string(workspace().join("systems/gc200.toml")).expect("it is there");
+    let text = text.replacen("name = \"gc200\"", "name = \"lattice\"", 1);
+    std::fs::write(folder.join("lattice.toml"), text).expect("a file can be written");
+    for (typed, meant) in [("a10", "a100"), ("latice", "lattice"), ("BowPod64", "bow-pod64")] {
+        let ran = orrery_in(&folder, &["compare", "braggnn", "--on", typed, "--system", "lattice.toml"]);
+        assert!(ran.code == 1 && ran.err.contains(&format!("did you mean `{meant}`?")), "{}", ran.all());
+    }
 }
 
 #[test]
@@ -31,6 +39,79 @@ fn another_kind_of_file_is_refused() {
     let broken = orrery_in(&folder, &["inspect", "broken.onnx", "--json"]);
     assert_eq!(broken.code, 1);
     assert!(broken.json()["error"]["code"].as_str().is_some_and(|code| code.starts_with("onnx-")));
+}
+
+#[test]
+fn paths_of_results_are_tried_before_the_work() {
+    for arguments in [
+        &["calibrate", "measurements/calibration.csv", "--on", "sn30", "--write", "missing"][..],
+        &["run", "braggnn", "--output", "missing/out.npz"],
+        &["data", "bragg-peaks:n=4", "--output", "missing/out.npz"],
+    ] {
+        let ran = orrery(arguments);
+        assert!(ran.code == 1 && ran.err.contains("there is no folder missing"), "{}", ran.all());
+        assert!(ran.out.is_empty(), "{}", ran.all());
+    }
+}
+
+#[test]
+fn what_this_host_cannot_hold_is_refused_before_it_is_made() {
+    let wide = ["run", "mnist_cnn", "--batch", "1000000000"];
+    let train = [
+        "train",
+        "gpt3_175b",
+        "--data",
+        "codons:n=4,seq=8",
+        "--dim",
+        "seq=8",
+        "--held-out",
+        "0",
+        "--batch",
+        "1",
+    ];
+    for (arguments, words) in [
+        (&["run", "gpt3_175b"][..], "weights 650 GiB"),
+        (&wide, "inputs and outputs"),
+        (&train, "parameters 650 GiB"),
+    ] {
+        let ran = orrery(arguments);
+        assert!(ran.code == 1 && ran.err.contains("error[host-memory]"), "{}", ran.all());
+        assert!(ran.err.contains(words) && ran.err.contains(" are free"), "{}", ran.all());
+    }
+}
+
+#[test]
+fn a_size_known_only_by_running_is_told_once_and_is_no_option() {
+    let folder = scratch("by-running");
+    let text = "graph \"nz\" {\n  input %x: f32[4, 8]\n  %nz: i64[2, n] = NonZero(%x)\n  output %nz\n}\n";
+    std::fs::write(folder.join("nz.graph"), text).expect("a file can be written");
+    for command in ["compare", "check"] {
+        let ran = orrery_in(&folder, &[command, "nz.graph"]);
+        assert_eq!(ran.code, 1, "{}", ran.all());
+        let said = ran.out.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(said.matches("[unknown-type]").count(), 1, "{}", ran.all());
+        assert!(!said.contains("--dim") && said.contains("--on host"), "{}", ran.all());
+        assert!(said.contains("a100-40gb") && said.contains("cs3"), "{}", ran.all());
+    }
+    assert_eq!(orrery_in(&folder, &["run", "nz.graph"]).code, 0);
+}
+
+#[test]
+fn sizes_that_contradict_each_other_are_refused() {
+    for arguments in [
+        &["inspect", "braggnn", "--batch", "4", "--dim", "batch=8"][..],
+        &["check", "braggnn", "--batch", "4", "--dim", "batch=8", "--on", "a100"],
+        &["compile", "braggnn", "--batch", "4", "--dim", "batch=8", "--on", "a100"],
+        &["run", "braggnn", "--batch", "4", "--dim", "batch=8"],
+        &["compare", "braggnn", "--batch", "8,4", "--dim", "batch=8"],
+        &["explain", "braggnn", "--batch", "4", "--dim", "batch=8", "--on", "a100"],
+        &["sweep", "bert_tiny", "--dim", "seq=4", "--over", "seq=1..8", "--on", "a100"],
+    ] {
+        let ran = orrery(arguments);
+        assert!(ran.code == 1 && ran.err.contains("dimension-conflict"), "{arguments:?}: {}", ran.all());
+    }
+    let same = orrery(&["inspect", "braggnn", "--batch", "4", "--dim", "batch=4"]);
+    assert_eq!(same.code, 0, "{}", same.all());
 }
 
 #[test]

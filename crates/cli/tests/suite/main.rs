@@ -5,4 +5,5 @@ mod errors;
 mod operators;
 mod real_models;
 mod support;
+mod train_options;
 mod training;

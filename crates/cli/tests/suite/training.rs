@@ -113,18 +113,6 @@ fn a_trained_model_is_written_and_runs() {
 }
 
 #[test]
-fn a_label_that_is_no_class_is_told() {
-    let folder = scratch("labels");
-    std::fs::write(folder.join("net.graph"), NET).unwrap();
-    std::fs::write(folder.join("t.csv"), "a,b,y\n0,1,0\n1,0,1\n1,1,7\n").unwrap();
-    let ran = orrery_in(
-        &folder,
-        &["train", "net.graph", "--data", "t.csv", "--held-out", "0", "--batch", "3", "--label", "y"],
-    );
-    assert!(ran.code == 1 && ran.err.contains("none of the model's 2 classes"), "{}", ran.all());
-}
-
-#[test]
 fn a_weight_that_the_loss_does_not_see_stays() {
     let folder = scratch("idle");
     let net = NET.replace(

@@ -33,6 +33,7 @@ pub(crate) enum Cells {
     Words(Vec<String>),
 }
 
+/// Where the rows of a table are.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
     /// `line` or `record`.
@@ -146,6 +147,10 @@ impl Table {
             return Diagnostic::error("data-length", cause).err();
         }
         let target = match &options.target {
+            Some(name) if options.labels == Labels::None => {
+                let cause = format!("`{name}` is to be the target, and `labels` says that there is none");
+                return Diagnostic::error("data-option", cause).err();
+            }
             Some(name) => Some(self.position(name)?),
             None => {
                 (self.columns.len() > 1 && options.labels != Labels::None).then(|| self.columns.len() - 1)
@@ -159,12 +164,14 @@ impl Table {
         if let Some(shape) = &options.shape {
             columns = columns.into_iter().map(|column| reshape(column, shape)).collect::<Result<_>>()?;
         }
+        let mut labels = None;
         if let Some(target) = target {
             let (column, line) = self.target(target, options.labels)?;
             about.push(line);
             columns.push(column);
+            labels = Some(self.columns[target].0.clone());
         }
-        Dataset::new(name, about, columns)
+        Ok(Dataset::new(name, about, columns)?.of_table(self.places, labels))
     }
     fn features(&self, features: &[usize]) -> Result<Vec<Column>> {
         let mut single: Vec<&[f64]> = Vec::new();

@@ -1,14 +1,12 @@
 //! Which columns of a dataset go into which inputs of a model.
 
-use super::trouble::check_labels;
 use crate::model::Bound;
-use crate::nearest::nearest;
 use crate::run::in_type;
-use orrery_base::{Diagnostic, Result};
+use orrery_base::{Diagnostic, Result, nearest};
 use orrery_data::{Batch, Dataset};
 use orrery_ir::{Graph, ValueId};
 use orrery_numerics::{DType, Tensor};
-use orrery_transform::training::Step;
+use orrery_transform::training::{IGNORED_LABEL, Step};
 
 /// Where an input comes from.
 #[derive(Clone, Debug)]
@@ -24,8 +22,6 @@ enum Source {
 pub(super) struct Columns {
     inputs: Vec<(String, Source)>,
     label: Option<(String, Vec<usize>)>,
-    /// Classes, where labels are such.
-    classes: Option<usize>,
 }
 
 /// What columns of labels are called.
@@ -37,13 +33,13 @@ impl Columns {
         step: &Step,
         data: &Dataset,
         named: &[(String, String)],
-        label: Option<&str>,
     ) -> Result<Self> {
         let names: Vec<&str> = data.columns().iter().map(orrery_data::Column::name).collect();
         let label = match step.labels {
             None => None,
-            Some(_) => Some(label_column(data, label)?),
+            Some(_) => Some(label_column(data)?),
         };
+        check_named(&bound.graph, named)?;
         let mut inputs = Vec::new();
         let free: Vec<&str> = names.iter().copied().filter(|n| Some(*n) != label.as_deref()).collect();
         for id in &bound.graph.inputs {
@@ -65,20 +61,19 @@ impl Columns {
                 None => return Err(Box::new(no_column(&name, &free))),
             });
         }
-        let mut classes = None;
         let label = match (label, step.labels) {
             (Some(column), Some(at)) => {
                 let id = step.graph.inputs[at];
                 let (dtype, shape) = extents(&step.graph, id)?;
                 fits(data, &column, "labels", &shape)?;
-                if dtype == DType::I64 {
-                    classes = classes_of(&step.graph, id);
+                if let Some(classes) = classes_of(&step.graph, id).filter(|_| dtype == DType::I64) {
+                    check_labels(data, &column, classes)?;
                 }
                 Some((column, shape))
             }
             _ => None,
         };
-        Ok(Self { inputs, label, classes })
+        Ok(Self { inputs, label })
     }
     /// What goes where, in lines.
     pub(super) fn about(&self) -> Vec<String> {
@@ -93,6 +88,23 @@ impl Columns {
             lines.push(format!("labels from column `{column}`"));
         }
         lines
+    }
+    /// Refuses a column that the model does not see, to which `option` would do something for nothing.
+    pub(super) fn sees(&self, column: &str, option: &str) -> Result<()> {
+        let inputs = self.inputs.iter().filter_map(|(_, source)| match source {
+            Source::Column(name, _) => Some(name.as_str()),
+            Source::Ones(..) => None,
+        });
+        let seen: Vec<&str> = inputs.chain(self.label.iter().map(|(name, _)| name.as_str())).collect();
+        if seen.contains(&column) {
+            return Ok(());
+        }
+        Diagnostic::error(
+            "train-option",
+            format!("{option} `{column}` has no effect: the model does not see it"),
+        )
+        .help(format!("what it sees: {}", seen.join(", ")))
+        .err()
     }
     /// The model's inputs and the labels of part `part` of `parts` equal ones of a batch.
     pub(super) fn of(
@@ -122,9 +134,6 @@ impl Columns {
             Some((name, shape)) => Some(column(name, shape)?),
             None => None,
         };
-        if let (Some(labels), Some(classes)) = (&labels, self.classes) {
-            check_labels(labels, classes, batch.at.sample)?;
-        }
         Ok((inputs, labels))
     }
 }
@@ -171,10 +180,10 @@ fn classes_of(graph: &Graph, labels: ValueId) -> Option<usize> {
     None
 }
 
-/// The column of labels: by name, or by what such columns are called.
-pub(super) fn label_column(data: &Dataset, label: Option<&str>) -> Result<String> {
-    if let Some(name) = label {
-        return Ok(data.column(name)?.name().to_owned());
+/// The column of labels: the one that is named, or by what such columns are called.
+pub(super) fn label_column(data: &Dataset) -> Result<String> {
+    if let Some(name) = data.label() {
+        return Ok(name.to_owned());
     }
     let names: Vec<&str> = data.columns().iter().map(orrery_data::Column::name).collect();
     let known = LABEL_NAMES.iter().find(|name| names.contains(name));
@@ -189,6 +198,68 @@ pub(super) fn label_column(data: &Dataset, label: Option<&str>) -> Result<String
             names.last().unwrap_or(&"y")
         ))
         .err()
+}
+
+/// Refuses columns for what is no input of the model, and two columns for one input.
+fn check_named(graph: &Graph, named: &[(String, String)]) -> Result<()> {
+    let inputs: Vec<&str> = graph.inputs.iter().map(|id| graph.values[*id].name.as_str()).collect();
+    for (i, (input, column)) in named.iter().enumerate() {
+        if let Some((_, first)) = named[..i].iter().find(|(before, _)| before == input) {
+            let cause = format!("the input `{input}` cannot come from `{first}` and from `{column}`");
+            return Diagnostic::error("data-column", cause).err();
+        }
+        if !inputs.contains(&input.as_str()) {
+            let cause = format!("column `{column}` has no effect: the model has no input called `{input}`");
+            let error = Diagnostic::error("data-column", cause);
+            return match nearest(input, inputs.iter().copied()) {
+                Some(close) => error.help(format!("did you mean `{close}`?")),
+                None => error.help(format!("inputs: {}", inputs.join(", "))),
+            }
+            .err();
+        }
+    }
+    Ok(())
+}
+
+/// Samples whose labels are read at once.
+const AT_ONCE: usize = 4096;
+
+/// Refuses labels that are no class of the model, before anything is computed.
+fn check_labels(data: &Dataset, column: &str, classes: usize) -> Result<()> {
+    for first in (0..data.len()).step_by(AT_ONCE) {
+        let labels = data.read(column, first..data.len().min(first + AT_ONCE))?;
+        let Ok(values) = labels.to_i64() else { return Ok(()) };
+        let wrong = values.iter().position(|v| *v != IGNORED_LABEL && (*v < 0 || *v >= classes as i64));
+        if let Some(at) = wrong {
+            let each = labels.len() / labels.shape()[0];
+            return Err(Box::new(no_class(data, column, classes, first + at / each, values[at])));
+        }
+    }
+    Ok(())
+}
+
+/// A label that is no class of the model, as its file has it.
+fn no_class(data: &Dataset, column: &str, classes: usize, sample: usize, label: i64) -> Diagnostic {
+    let known = data.columns().iter().find(|c| c.name() == column).and_then(orrery_data::Column::classes);
+    let class = known.and_then(|known| known.get(usize::try_from(label).ok()?));
+    let error = |cause: String| {
+        let mut error = Diagnostic::error("train-label", cause);
+        error.place = data.place_of_label(sample, column);
+        error
+    };
+    let marked = format!("{IGNORED_LABEL} marks what is not to be learned");
+    let Some((class, known)) = class.zip(known) else {
+        return error(format!("label {label} is none of the model's {classes} classes"))
+            .help(format!("labels count from 0 to {}; {marked}", classes.saturating_sub(1)))
+            .help(format!("or choose a model with more than {classes} outputs"));
+    };
+    let numbered: Vec<String> =
+        known.iter().take(12).enumerate().map(|(i, c)| format!("{i} `{c}`")).collect();
+    let more = if known.len() > numbered.len() { ", …" } else { "" };
+    let count = known.len();
+    error(format!("label `{class}` is none of the model's {classes} classes: the labels are of {count}"))
+        .help(format!("classes in their order: {}{more}; {marked}", numbered.join(", ")))
+        .help(format!("choose a model with {count} outputs, or leave out rows of other classes"))
 }
 
 fn fits(data: &Dataset, column: &str, input: &str, shape: &[usize]) -> Result<()> {

@@ -7,10 +7,10 @@
 use super::history::Epoch;
 use orrery_base::{Diagnostic, Result};
 use orrery_data::Position;
-use orrery_numerics::{DType, Tensor, write_file};
+use orrery_numerics::{DType, Tensor, check_writable, write_file};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
 
@@ -21,6 +21,8 @@ pub(super) struct At {
     pub(super) version: u32,
     /// Model that is trained.
     pub(super) model: String,
+    /// What the user set, in the user's own words.
+    pub(super) options: BTreeMap<String, Vec<String>>,
     /// Steps that are done.
     pub(super) step: u64,
     /// Epochs that are over.
@@ -42,7 +44,7 @@ pub(super) struct At {
 }
 
 /// Version of the metadata that is written.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 const KEY: &str = "orrery";
 
 impl At {
@@ -50,6 +52,20 @@ impl At {
     pub(super) fn position(&self) -> Position {
         Position { epoch: self.epoch, sample: self.sample }
     }
+}
+
+/// Makes the folder that checkpoints are to be written in, and finds out whether it takes one.
+///
+/// # Errors
+/// `file-write`.
+pub(super) fn prepare(path: &Path) -> Result<()> {
+    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(|error| {
+            let cause = format!("the folder cannot be made: {error}");
+            Box::new(Diagnostic::error("file-write", cause).at(folder.display().to_string()))
+        })?;
+    }
+    check_writable(path)
 }
 
 /// Writes a checkpoint.
@@ -76,20 +92,16 @@ pub(super) fn write<'a>(
     let text = serde_json::to_string(at).map_err(|e| failed(e.to_string()))?;
     let metadata = HashMap::from([(KEY.to_owned(), text)]);
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| failed(e.to_string()))?;
-    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|e| failed(e.to_string()))?;
-    }
     write_file(path, |out| out.write_all(&bytes))
 }
 
-/// Reads a checkpoint.
-///
-/// # Errors
-/// `file-read` where it cannot be read; `checkpoint-format` where it is none of ours or of another version.
-pub(super) fn read(path: &Path) -> Result<(Vec<(String, Tensor)>, At)> {
-    let wrong = |cause: String| {
-        Box::new(Diagnostic::error("checkpoint-format", cause).at(path.display().to_string()))
-    };
+fn wrong(path: &Path, cause: String) -> Box<Diagnostic> {
+    Box::new(Diagnostic::error("checkpoint-format", cause).at(path.display().to_string()))
+}
+
+/// The bytes of a checkpoint, and what its run was at.
+fn open(path: &Path) -> Result<(Vec<u8>, At)> {
+    let wrong = |cause: String| wrong(path, cause);
     let bytes = std::fs::read(path).map_err(|error| {
         let cause = format!("the file cannot be read: {error}");
         Box::new(Diagnostic::error("file-read", cause).at(path.display().to_string()))
@@ -98,11 +110,36 @@ pub(super) fn read(path: &Path) -> Result<(Vec<(String, Tensor)>, At)> {
         .map_err(|e| wrong(format!("it is no safetensors file: {e}")))?;
     let text = metadata.metadata().as_ref().and_then(|map| map.get(KEY));
     let text = text.ok_or_else(|| wrong("it holds tensors, but does not say what a run was at".into()))?;
-    let at: At = serde_json::from_str(text)
-        .map_err(|e| wrong(format!("what it says of the run cannot be read: {e}")))?;
-    if at.version != VERSION {
-        return Err(wrong(format!("it is of version {}, {VERSION} is known here", at.version)));
+    let version = serde_json::from_str(text).map_or(VERSION, |Versioned { version }| version);
+    if version != VERSION {
+        return Err(wrong(format!("it is of version {version}, {VERSION} is known here")));
     }
+    let at = serde_json::from_str(text)
+        .map_err(|e| wrong(format!("what it says of the run cannot be read: {e}")))?;
+    Ok((bytes, at))
+}
+
+/// The part of the metadata that all versions have.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+/// What the user of a checkpoint's run had set: [`Request::options`](super::Request::options).
+///
+/// # Errors
+/// `file-read` where it cannot be read; `checkpoint-format` where it is none of ours or of another version.
+pub fn options_of(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
+    Ok(open(path)?.1.options)
+}
+
+/// Reads a checkpoint.
+///
+/// # Errors
+/// As [`options_of`].
+pub(super) fn read(path: &Path) -> Result<(Vec<(String, Tensor)>, At)> {
+    let wrong = |cause: String| wrong(path, cause);
+    let (bytes, at) = open(path)?;
     let file = safetensors::SafeTensors::deserialize(&bytes).map_err(|e| wrong(e.to_string()))?;
     let mut states = Vec::new();
     for (name, view) in file.iter() {

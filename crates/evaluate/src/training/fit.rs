@@ -17,6 +17,7 @@ use orrery_ir::weights::hash64;
 use orrery_numerics::Tensor;
 use orrery_transform::Weights;
 use orrery_transform::training::{Evaluation, Loss, Spec, Step, evaluation};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -58,12 +59,14 @@ pub struct Request {
     pub augment: Option<(String, Augment)>,
     /// Which columns go into which inputs, where the names differ: input, column.
     pub columns: Vec<(String, String)>,
-    /// The column of labels, where it is not called so.
-    pub label: Option<String>,
+    /// Columns to bring to mean 0 and deviation 1, by the part that is trained on.
+    pub normalise: Vec<String>,
     /// File that checkpoints are written to, and after how many steps each; at the end in any case.
     pub checkpoint: Option<(PathBuf, Option<u64>)>,
     /// Goes on from this checkpoint.
     pub resume: Option<PathBuf>,
+    /// What the user set, in the user's own words: kept in checkpoints, and without effect on the run.
+    pub options: BTreeMap<String, Vec<String>>,
 }
 
 /// What is told as a run goes on.
@@ -119,12 +122,23 @@ pub struct Trained {
 /// `train-not-a-number`, `train-diverged`, `train-label` with what to do; `cancelled`; those of data, compiling and running.
 pub fn train(
     model: &Model,
-    data: Dataset,
-    held_out: Option<&Dataset>,
+    mut data: Dataset,
+    mut held_out: Option<Dataset>,
     request: &Request,
     progress: &Progress,
     tell: &mut dyn FnMut(&Event<'_>),
 ) -> Result<Trained> {
+    if let Some((path, _)) = &request.checkpoint {
+        checkpoint::prepare(path)?;
+    }
+    for column in &request.normalise {
+        // What is not trained on must not say how it is scaled.
+        let by = data.statistics(column)?;
+        data.normalise(column, &by)?;
+        if let Some(held) = &mut held_out {
+            held.normalise(column, &by)?;
+        }
+    }
     let micro = micro_batch(request)?;
     let bound = model.at_batch(Some(micro as u64))?;
     let mut spec = request.spec.clone();
@@ -135,13 +149,9 @@ pub fn train(
     let augment = request.augment.clone().map(|(column, how)| (column, how, hash64(request.seed, 2)));
     let plan = Plan { batch: request.batch, shuffle: Some(request.seed), last: Last::Drop, augment };
     let mut loader = Loader::new(data, plan)?;
-    let columns = Columns::new(
-        &bound,
-        trainer.description(),
-        loader.data(),
-        &request.columns,
-        request.label.as_deref(),
-    )?;
+    let columns = Columns::new(&bound, trainer.description(), loader.data(), &request.columns)?;
+    request.normalise.iter().try_for_each(|column| columns.sees(column, "--normalise"))?;
+    request.augment.iter().try_for_each(|(column, _)| columns.sees(column, "--augment"))?;
     let mut about = loader.about();
     about.extend(columns.about());
     tell(&Event::About(about));
@@ -151,7 +161,7 @@ pub fn train(
         Length::Steps(steps) => steps,
         Length::Samples(samples) => samples.div_ceil(request.batch.max(1) as u64),
     };
-    let judge = match held_out {
+    let judge = match &held_out {
         Some(data) => Some(Judge::new(&bound, &spec, trainer.description(), request, data)?),
         None => None,
     };
@@ -304,7 +314,7 @@ impl Run<'_> {
             step: self.step,
             samples: self.epoch_samples,
             loss: self.epoch_loss / steps.max(1.0),
-            held_out: std::collections::BTreeMap::new(),
+            held_out: BTreeMap::new(),
         };
         closed.set_held_out(metrics);
         self.history.push(closed);
@@ -332,6 +342,7 @@ impl Run<'_> {
         At {
             version: checkpoint::VERSION,
             model: model.name.clone(),
+            options: self.request.options.clone(),
             step: self.step,
             epoch: position.epoch,
             sample: position.sample,
@@ -355,7 +366,7 @@ impl Run<'_> {
             Diagnostic::error("checkpoint-mismatch", cause).at(path.display().to_string()).err()
         };
         if at.model != model.name {
-            return wrong(format!("it is of the model `{}`", at.model));
+            return wrong(format!("it is of the model `{}`, this run is of `{}`", at.model, model.name));
         }
         if at.seed != self.request.seed {
             return wrong(format!(
@@ -399,7 +410,7 @@ impl Judge {
         let engine = Engine::new(&evaluation.graph, &request.place, request.threads, false)?;
         let plan = Plan { batch: micro_batch(request)?, shuffle: None, last: Last::Pad, augment: None };
         let loader = Loader::new(data.clone(), plan)?;
-        let columns = Columns::new(bound, step, data, &request.columns, request.label.as_deref())?;
+        let columns = Columns::new(bound, step, data, &request.columns)?;
         Ok(Self { evaluation, engine, loader, columns, loss: spec.loss.kind })
     }
     fn metrics(&self, trainer: &Trainer) -> Result<Vec<Metric>> {

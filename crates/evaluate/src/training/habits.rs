@@ -49,8 +49,8 @@ pub(super) fn kept_in(target: &Target<'_>) -> DType {
 ///
 /// # Errors
 /// `data-label` where the labels are not to be found.
-pub fn default_loss(data: &Dataset, label: Option<&str>) -> Result<Loss> {
-    let column = super::batches::label_column(data, label)?;
+pub fn default_loss(data: &Dataset) -> Result<Loss> {
+    let column = super::batches::label_column(data)?;
     let whole = data.column(&column)?.dtype().is_int();
     Ok(if whole { Loss::CrossEntropy } else { Loss::Mse })
 }

@@ -18,6 +18,7 @@ mod trainer;
 mod trouble;
 
 pub use anatomy::{Anatomy, Part};
+pub use checkpoint::options_of;
 pub use fit::{Event, Length, Request, Trained, train};
 pub use forecast::{Forecast, Predicted};
 pub use habits::{Habits, default_loss, habits};

@@ -1,13 +1,14 @@
 //! Steps of training, and the states they leave.
 
 use super::engine::{Engine, precision};
+use crate::memory;
 use crate::model::Bound;
 use crate::run::{Place, in_type};
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::weights::initial;
 use orrery_numerics::Tensor;
 use orrery_transform::Weights;
-use orrery_transform::training::{self, Spec, StateKind, Step};
+use orrery_transform::training::{self, Slot, Spec, StateKind, Step};
 
 /// What a step found.
 #[derive(Clone, Debug)]
@@ -33,10 +34,17 @@ impl Trainer {
     /// proportion, on machines that can.
     ///
     /// # Errors
-    /// `weights-absent` where the model has no elements to start from; those of [`training::step`] and of compiling.
+    /// `host-memory`; `weights-absent` where the model has no elements to start from; those of [`training::step`] and of compiling.
     pub fn new(model: &Bound, spec: &Spec, place: &Place, threads: usize, stochastic: bool) -> Result<Self> {
         let formats = precision(place)?;
         let step = training::step(&model.graph, spec, formats.as_ref(), Weights::Compute)?;
+        let (parameters, others): (Vec<_>, Vec<_>) =
+            step.states.iter().partition(|slot| slot.kind == StateKind::Parameter);
+        let held = |slots: &[&Slot]| {
+            slots.iter().fold(0_u64, |sum, slot| sum.saturating_add(memory::bytes(&slot.ty)))
+        };
+        let (parameters, others) = (held(&parameters), held(&others));
+        memory::check(&[("parameters", parameters), ("gradients", parameters), ("other states", others)])?;
         let states = step.graph.states.iter().map(|state| initial(&step.graph, state));
         let states = states.collect::<Result<_>>()?;
         let engine = Engine::new(&step.graph, place, threads, stochastic)?;

@@ -7,7 +7,7 @@ use orrery_ir::interpret::run_observed;
 use orrery_ir::op::Datum;
 use orrery_ir::{Def, Graph, NodeId, ValueId};
 use orrery_numerics::Tensor;
-use orrery_transform::training::{IGNORED_LABEL, StateKind};
+use orrery_transform::training::StateKind;
 use std::collections::VecDeque;
 
 /// The first op whose result is no number, though its operands are.
@@ -193,20 +193,6 @@ pub(super) fn diverged(
             .help(format!("the learning rate is {rate:.3e}: try a third to a tenth of it"))
             .help("or begin with --warmup, or bound the gradients with --clip-norm 1"),
     )
-}
-
-/// Labels that are no class of the model.
-pub(super) fn check_labels(labels: &Tensor, classes: usize, first_sample: u64) -> Result<()> {
-    let Ok(values) = labels.to_i64() else { return Ok(()) };
-    let each = labels.len() / labels.shape().first().copied().unwrap_or(1).max(1);
-    let wrong = values.iter().position(|v| *v != IGNORED_LABEL && (*v < 0 || *v >= classes as i64));
-    let Some(at) = wrong else { return Ok(()) };
-    let sample = first_sample + (at / each.max(1)) as u64;
-    let cause = format!("label {} of sample {sample} is none of the model's {classes} classes", values[at]);
-    Diagnostic::error("train-label", cause)
-        .help(format!("labels count from 0; {IGNORED_LABEL} marks what is not to be learned"))
-        .help(format!("a model with more than {classes} outputs may be meant"))
-        .err()
 }
 
 /// A note for parameters that no step has moved.

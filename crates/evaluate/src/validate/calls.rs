@@ -1,6 +1,6 @@
 //! Single calls: what the host takes beside the device.
 
-use super::Prediction;
+use super::{Prediction, no_metric};
 use crate::setup::Setup;
 use orrery_ir::{Graph, Op};
 use orrery_machine::{Losses, Software, System};
@@ -49,6 +49,6 @@ pub(super) fn collective(
             let note = "bytes of a rank over the time".to_owned();
             Ok(Prediction::plain(bytes / seconds * 1e-9, &[note]))
         }
-        other => Err(format!("the metric `{other}` does not follow from the time of an all-reduce")),
+        other => Err(no_metric(other, "the time of an all-reduce")),
     }
 }

@@ -139,7 +139,7 @@ pub struct Step {
 /// Makes a training step of a model whose shapes are numbers.
 ///
 /// # Errors
-/// `no-parameters` where nothing can be trained; `loss-output` where the loss does not fit the model; `no-gradient` with
+/// `no-parameters` where nothing can be trained; `parameter-unknown` where a name in the spec is that of none; `loss-output` where the loss does not fit the model; `no-gradient` with
 /// the node; those of the passes.
 pub fn step(model: &Graph, spec: &Spec, precision: Option<&PrecisionSpec>, weights: Weights) -> Result<Step> {
     Passes::of(model, spec, precision, weights)?.with_update(spec)

@@ -1,5 +1,6 @@
 //! The update: from gradients to new parameters.
 
+use super::parameters::no_parameter;
 use super::{Spec, StateKind};
 use orrery_base::Result;
 use orrery_ir::{Attrs, Extend, Op, Type, ValueId};
@@ -75,13 +76,16 @@ impl Optimizer {
     }
     /// The names that [`Optimizer::parse`] knows.
     pub const NAMES: [&'static str; 6] = ["sgd", "adam", "adamw", "adamax", "rmsprop", "lamb"];
-    /// With a momentum, where it has one.
+    /// With a momentum; none where it has no such thing.
     #[must_use]
-    pub fn with_momentum(mut self, value: f64) -> Self {
-        if let Self::Sgd { momentum, .. } | Self::RmsProp { momentum, .. } = &mut self {
-            *momentum = value;
-        }
-        self
+    pub fn with_momentum(mut self, value: f64) -> Option<Self> {
+        let (Self::Sgd { momentum, .. } | Self::RmsProp { momentum, .. }) = &mut self else { return None };
+        *momentum = value;
+        Some(self)
+    }
+    /// Factor of the weight decay.
+    pub fn weight_decay(mut self) -> f64 {
+        *self.decay_mut()
     }
     /// With a weight decay.
     #[must_use]
@@ -174,6 +178,7 @@ impl<'a> Update<'a> {
         graph: &mut Extend,
         parameters: &[(ValueId, ValueId, String)],
     ) -> Result<Updated> {
+        self.check_undecayed(graph, parameters)?;
         graph.set_scope("update");
         let mut gradients = Vec::with_capacity(parameters.len());
         for (_, gradient, _) in parameters {
@@ -300,8 +305,28 @@ impl<'a> Update<'a> {
     }
     fn is_undecayed(&self, graph: &Extend, parameter: ValueId, name: &str) -> Result<bool> {
         let flat = graph.rank(parameter)? <= 1;
-        Ok(self.spec.undecayed.iter().any(|part| name.contains(part.as_str()) || (flat && part == "bias")))
+        Ok(self.spec.undecayed.iter().any(|part| is_meant(part, name, flat)))
     }
+    /// Refuses what is to be left undecayed and is the name of nothing.
+    fn check_undecayed(&self, graph: &Extend, parameters: &[(ValueId, ValueId, String)]) -> Result<()> {
+        for part in &self.spec.undecayed {
+            let mut meant = false;
+            for (parameter, _, name) in parameters {
+                meant |= is_meant(part, name, graph.rank(*parameter)? <= 1);
+            }
+            if !meant {
+                let names: Vec<String> = parameters.iter().map(|(_, _, name)| name.clone()).collect();
+                let cause = format!("`{part}` keeps nothing from decay: no trained parameter's name has it");
+                return Err(Box::new(no_parameter(cause, part, &names)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a part of a name means a parameter: `bias` all of one dimension.
+fn is_meant(part: &str, name: &str, flat: bool) -> bool {
+    name.contains(part) || (flat && part == "bias")
 }
 
 /// Root of the sum of the squares of all elements.

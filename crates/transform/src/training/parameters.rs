@@ -1,7 +1,7 @@
 //! Which weights are trained, and the modes of ops that behave otherwise in training.
 
 use super::{Slot, StateKind};
-use orrery_base::{Diagnostic, Result};
+use orrery_base::{Diagnostic, Result, nearest};
 use orrery_ir::graph::Value;
 use orrery_ir::{Attrs, Def, Graph, NodeId, Op, Type, ValueId, Weight};
 use orrery_numerics::{DType, Rounding, Tensor, cast};
@@ -79,11 +79,15 @@ pub(super) fn to_inputs(
         .values()
         .flat_map(|n| n.inputs.iter().enumerate().filter_map(|(i, v)| Some((n.op, i, (*v)?))))
         .collect();
+    let mut names: Vec<String> = Vec::new();
     for (op, port, value) in reads {
         // What has become an input is no constant any more.
         let Def::Constant(mut initial) = graph.values[value].def.clone() else { continue };
-        let is_frozen = frozen.iter().any(|prefix| graph.values[value].name.starts_with(prefix));
-        if is_frozen || !is_parameter(&graph, op, port, value) {
+        if !is_parameter(&graph, op, port, value) {
+            continue;
+        }
+        names.push(graph.values[value].name.clone());
+        if frozen.iter().any(|prefix| graph.values[value].name.starts_with(prefix)) {
             continue;
         }
         if let Weight::Data(data) = &initial
@@ -99,7 +103,29 @@ pub(super) fn to_inputs(
         }
         slots.push(slot(&mut graph, value, StateKind::Parameter, initial));
     }
+    for prefix in frozen {
+        if !names.iter().any(|name| name.starts_with(prefix)) {
+            let cause = format!("`{prefix}` freezes nothing: no parameter's name begins so");
+            return Err(Box::new(no_parameter(cause, prefix, &names)));
+        }
+    }
     Ok((widened(graph, &slots)?, slots))
+}
+
+/// Names of parameters that are listed.
+const LISTED: usize = 12;
+
+/// The diagnostic for a part of a name that no parameter has.
+pub(super) fn no_parameter(cause: String, part: &str, names: &[String]) -> Diagnostic {
+    let listed: Vec<&str> = names.iter().take(LISTED).map(String::as_str).collect();
+    let more =
+        if names.len() > LISTED { format!(" and {} more", names.len() - LISTED) } else { String::new() };
+    let error = Diagnostic::error("parameter-unknown", cause);
+    let error = match nearest(part, names.iter().map(String::as_str)) {
+        Some(close) => error.help(format!("did you mean `{close}`?")),
+        None => error,
+    };
+    error.help(format!("parameters: {}{more}", listed.join(", ")))
 }
 
 fn slot(graph: &mut Graph, value: ValueId, kind: StateKind, initial: Weight) -> Slot {
