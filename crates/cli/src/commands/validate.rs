@@ -46,7 +46,7 @@ fn cells(row: &ValidationRow) -> Vec<String> {
         row.unit.clone(),
         digits(row.measured),
         row.predicted.map(digits).unwrap_or_default(),
-        row.ratio.map(|r| format!("{r:.2}")).unwrap_or_default(),
+        row.ratio.map(factor).unwrap_or_default(),
     ]
 }
 
@@ -62,6 +62,11 @@ fn digits(value: f64) -> String {
     } else {
         format!("{value:.4}").chars().take(6).collect()
     }
+}
+
+/// How often one figure is in another.
+fn factor(value: f64) -> String {
+    if (5e-3..1e5).contains(&value) { format!("{value:.2}") } else { format!("{value:.1e}") }
 }
 
 /// Rows without a prediction, by reason.
@@ -95,7 +100,10 @@ fn counted<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<Vec<String>>, usize
 }
 
 fn summaries(all: &[Summary]) -> String {
-    let percent = |part: f64| format!("{:.0} %", 100.0 * part);
+    let percent = |part: f64| match 100.0 * part {
+        large if large >= 1e5 => format!("{large:.0e} %"),
+        percent => format!("{percent:.0} %"),
+    };
     let row = |s: &Summary| {
         vec![
             s.system.clone(),
@@ -104,7 +112,7 @@ fn summaries(all: &[Summary]) -> String {
             percent(s.median_error),
             percent(s.p90_error),
             percent(s.median_error_by_source),
-            format!("{:.2}", s.geometric_mean_ratio),
+            factor(s.geometric_mean_ratio),
             percent(s.within_25_percent),
             percent(s.within_2x),
         ]
