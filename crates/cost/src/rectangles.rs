@@ -1,12 +1,12 @@
 //! What a pipeline of stages takes.
 //!
-//! Stages run at the same time, each on another item; within a stage an item arrives and is computed on before the next
-//! one arrives. The first item goes through all steps; after it one item comes out every interval, which the slowest stage
-//! sets.
+//! Stages run at the same time, each on another item; within a stage an item arrives while the one before it is computed on,
+//! as routers and PEs work side by side. The first item goes through all steps; after it one item comes out every interval,
+//! which the slowest stage sets: its arrivals or its computing, whichever takes longer.
 
 use crate::StepCost;
 use orrery_base::Picoseconds;
-use orrery_program::{Program, StepId};
+use orrery_program::{Program, StepId, StepKind};
 use std::collections::BTreeMap;
 
 /// The time of a pipeline.
@@ -34,7 +34,7 @@ pub struct Span {
     /// Its part of the pipeline's time: all items in the slowest stage, the first one, on its way through, elsewhere. The
     /// parts make up the whole, though the stages run at the same time.
     pub share: Picoseconds,
-    /// Belongs to the slowest stage.
+    /// Belongs to what takes longer in the slowest stage: arriving or computing.
     pub decides: bool,
 }
 
@@ -43,22 +43,30 @@ pub fn pipeline(program: &Program, costs: &[StepCost]) -> Pipeline {
     let items = program.items.max(1);
     let mut found = Pipeline::default();
     let mut filled = Picoseconds::ZERO;
+    // By stage: arriving, and computing.
+    let mut busy: BTreeMap<u32, [Picoseconds; 2]> = BTreeMap::new();
+    let part = |id: StepId| usize::from(program.steps[id].kind != StepKind::Exchange);
     for ((id, step), cost) in program.steps.iter().zip(costs) {
         let Some(stage) = step.region else { continue };
         let one = Picoseconds(cost.time.0 / items);
         found.spans.insert(id, Span { start: filled, end: filled + one, share: one, decides: false });
         filled += one;
-        *found.stages.entry(stage).or_default() += one;
+        busy.entry(stage).or_default()[part(id)] += one;
     }
-    for (stage, time) in &found.stages {
-        if *time > found.interval {
-            (found.interval, found.slowest) = (*time, Some(*stage));
+    let mut longer = 0;
+    for (stage, [arriving, computing]) in busy {
+        let time = arriving.max(computing);
+        if time > found.interval {
+            (found.interval, found.slowest) = (time, Some(stage));
+            longer = usize::from(computing >= arriving);
         }
+        found.stages.insert(stage, time);
     }
     let rest = Picoseconds(found.interval.0 * (items - 1));
     found.time = filled + rest;
     for (id, span) in &mut found.spans {
-        span.decides = found.slowest.is_some() && program.steps[*id].region == found.slowest;
+        let slowest = found.slowest.is_some() && program.steps[*id].region == found.slowest;
+        span.decides = slowest && part(*id) == longer;
         span.end += rest;
         if span.decides {
             span.share = span.share * items;

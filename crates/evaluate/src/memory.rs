@@ -98,7 +98,8 @@ mod tests {
     fn what_is_needed_and_what_is_there_is_said() {
         let error = refuse(&[("weights", 3 << 30), ("inputs", 1 << 30)], 4 << 30, 2 << 30).unwrap_err();
         assert_eq!(error.code, "host-memory");
-        let words = "it takes 4 GiB or more of this host's memory (weights 3 GiB, inputs 1 GiB), and 2 GiB are free";
+        let words =
+            "it takes 4 GiB or more of this host's memory (weights 3 GiB, inputs 1 GiB), and 2 GiB are free";
         assert_eq!(error.cause, words);
         check(&[("weights", 1)]).unwrap();
         assert!(available().is_none() || check(&[("weights", u64::MAX), ("inputs", 1)]).is_err());

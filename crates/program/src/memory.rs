@@ -40,6 +40,8 @@ impl Pieces {
 pub struct Passing {
     /// First and last stage of a pipeline that touch its memory; none where no stage does.
     pub stages: Option<(u32, u32)>,
+    /// A stage brings it: the next item comes in while the stage computes on this one.
+    pub brought: bool,
 }
 
 impl Program {
@@ -209,6 +211,9 @@ impl Program {
                 let (from, to) = passing[self.storage(buffer)].stages.get_or_insert((stage, stage));
                 (*from, *to) = ((*from).min(stage), (*to).max(stage));
             }
+            if step.kind == StepKind::Exchange {
+                step.writes.iter().for_each(|write| passing[self.storage(write.buffer)].brought = true);
+            }
         }
         passing
     }
@@ -223,7 +228,8 @@ impl Program {
         if buffer.by_item.is_none() {
             return Ok(bytes);
         }
-        let at_once = passing.stages.map_or(1, |(from, to)| u64::from(to - from) + 1).min(self.items);
+        let staged = passing.stages.map_or(1, |(from, to)| u64::from(to - from) + 1);
+        let at_once = (staged + u64::from(passing.brought)).min(self.items);
         Ok(bytes.div_ceil(self.items).saturating_mul(at_once))
     }
 }

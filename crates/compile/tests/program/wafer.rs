@@ -10,6 +10,7 @@ use orrery_ir::{Attrs, Bindings, Builder, Graph, Op};
 use orrery_machine::System;
 use orrery_numerics::DType;
 use orrery_program::{Program, StepKind, WriteMode, text, verify};
+use std::collections::BTreeMap;
 
 /// A wafer of so many columns and rows with memory for the examples.
 fn small(columns: u64, rows: u64) -> System {
@@ -154,18 +155,26 @@ fn the_slowest_stage_sets_the_interval() {
     let time = |program: &Program| {
         let cost = |s| orrery_cost::step_cost(program, s, &Bindings::new(), &target).unwrap();
         let costs: Vec<_> = program.steps.values().map(cost).collect();
-        orrery_cost::rectangles::pipeline(program, &costs)
+        let mut steps: BTreeMap<(u32, bool), u64> = BTreeMap::new();
+        for (step, cost) in program.steps.values().zip(&costs).filter(|(step, _)| step.region.is_some()) {
+            let arrives = step.kind == StepKind::Exchange;
+            *steps.entry((step.region.unwrap(), arrives)).or_default() += cost.time.0 / program.items;
+        }
+        (orrery_cost::rectangles::pipeline(program, &costs), steps)
     };
-    let found = time(&program);
+    let (found, steps) = time(&program);
     assert_eq!(program.items, 4, "one sample at a time");
-    let slowest = found.stages.values().copied().max().unwrap();
-    assert_eq!(found.interval, slowest);
-    let fill: u64 = found.stages.values().map(|stage| stage.0).sum();
-    assert_eq!(found.time.0, fill + 3 * slowest.0);
+    // The next item arrives while a stage computes on the one before.
+    let slowest = steps.values().copied().max().unwrap();
+    assert_eq!(found.interval.0, slowest);
+    assert_eq!(found.stages.values().copied().max().unwrap().0, slowest);
+    assert_eq!(found.time.0, steps.values().sum::<u64>() + 3 * slowest);
+    let shares: u64 = found.spans.values().map(|span| span.share.0).sum();
+    assert_eq!(shares, found.time.0);
     // Of one item there is nothing to overlap.
     program.items = 1;
-    let alone = time(&program);
-    assert_eq!(alone.time, alone.stages.values().copied().sum());
+    let (alone, steps) = time(&program);
+    assert_eq!(alone.time.0, steps.values().sum::<u64>());
 }
 
 #[test]
