@@ -80,6 +80,7 @@ impl Emitter<'_> {
     }
     /// Copies new values to their states, once nothing reads the old ones any more.
     pub(crate) fn keep(&mut self, kept: Vec<Kept>, way: Way<'_>) {
+        let Index { readers, .. } = Index::of(&self.program);
         for Kept { name, from, moved, to } in kept {
             if self.program.storage(from) == to {
                 continue;
@@ -87,10 +88,8 @@ impl Emitter<'_> {
             let home = |buffer: BufferId| self.program.buffers[buffer].home;
             let mut step = self.copy(format!("{name} kept"), way(home(from), home(to)), from, to, moved);
             step.writes[0].mode = WriteMode::InPlace;
-            let readers = self.program.steps.iter().filter(|(_, s)| {
-                s.unit != step.unit && s.reads.iter().any(|r| self.program.storage(r.buffer) == to)
-            });
-            step.after.extend(readers.map(|(id, _)| id));
+            let readers = readers.get(&to).into_iter().flatten().copied();
+            step.after.extend(readers.filter(|id| self.program.steps[*id].unit != step.unit));
             self.push(step);
         }
     }

@@ -62,7 +62,7 @@ impl Anatomy {
 
 /// Divides the time of a step. What the cores do is counted as it is; what of the rest of the device's time nothing hides is
 /// streaming; what is left from end to end is the host's.
-pub(super) fn anatomy(program: &Program, timeline: &Timeline) -> Anatomy {
+pub(crate) fn anatomy(program: &Program, timeline: &Timeline) -> Anatomy {
     let mut anatomy = Anatomy::default();
     let mut busy = Picoseconds::ZERO;
     for (id, step) in program.steps.iter() {
