@@ -85,6 +85,10 @@ impl<I: Id, T> IndexVec<I, T> {
     pub fn values(&self) -> std::slice::Iter<'_, T> {
         self.items.iter()
     }
+    /// The entities themselves, in order.
+    pub fn into_values(self) -> std::vec::IntoIter<T> {
+        self.items.into_iter()
+    }
 }
 
 impl<I: Id, T> Default for IndexVec<I, T> {

@@ -18,6 +18,7 @@ pub mod stream;
 pub mod wafer;
 mod whole;
 
+pub use bulk_synchronous::problem::Cuts;
 use orrery_base::{Diagnostic, Result};
 use orrery_cost::Target;
 use orrery_ir::{Bindings, Graph, NodeId, infer};
@@ -57,6 +58,8 @@ pub struct Options {
     pub streamed: Streamed,
     /// First nodes of the backward pass and of the update, in a graph that is a training step.
     pub training: Option<(NodeId, NodeId)>,
+    /// Cuts found so far, which compilations of like graphs share. They change no program.
+    pub cuts: Cuts,
 }
 
 impl Options {

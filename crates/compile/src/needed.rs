@@ -46,19 +46,21 @@ pub(crate) fn needed(program: Program) -> Program {
         .iter()
         .scan(0, |next, stays| Some(std::mem::replace(next, *next + usize::from(*stays))))
         .collect();
-    let buffers: IndexVec<BufferId, Buffer> = touched
-        .iter()
-        .map(|id| {
-            let view_of = program.buffers[*id].view_of.map(|_| place(program.storage(*id)));
-            Buffer { view_of, ..program.buffers[*id].clone() }
+    let storage: Vec<BufferId> = program.buffers.ids().map(|id| program.storage(id)).collect();
+    let buffers = program.buffers.into_values().enumerate().map(|(at, buffer)| (BufferId::new(at), buffer));
+    let buffers: IndexVec<BufferId, Buffer> = buffers
+        .filter(|(id, _)| touched.contains(id))
+        .map(|(id, buffer)| {
+            let view_of = buffer.view_of.map(|_| place(storage[id.index()]));
+            Buffer { view_of, ..buffer }
         })
         .collect();
     let steps: IndexVec<StepId, Step> = program
         .steps
-        .iter()
-        .filter(|(id, _)| stays[id.index()])
-        .map(|(_, step)| {
-            let mut step = step.clone();
+        .into_values()
+        .zip(&stays)
+        .filter(|(_, stays)| **stays)
+        .map(|(mut step, _)| {
             step.reads.iter_mut().for_each(|r| r.buffer = place(r.buffer));
             step.writes.iter_mut().for_each(|w| w.buffer = place(w.buffer));
             step.after.retain(|s| stays[s.index()]);
@@ -67,7 +69,7 @@ pub(crate) fn needed(program: Program) -> Program {
         })
         .collect();
     let inputs = program.inputs.iter().map(|b| place(*b)).collect();
-    let outputs = program.outputs.iter().map(|(name, b)| (name.clone(), place(*b))).collect();
+    let outputs = program.outputs.into_iter().map(|(name, b)| (name, place(b))).collect();
     let grows = program.grows.iter().map(|g| Growth { from: place(g.from), to: place(g.to) }).collect();
     Program { buffers, steps, inputs, outputs, grows, ..program }
 }

@@ -487,6 +487,28 @@ mod tests {
     }
 
     #[test]
+    fn what_needs_little_room_is_chosen_again_with_less() {
+        let system = registry::find("gc200").unwrap();
+        let (ExecutionModel::BulkSynchronous(machine), Losses::BulkSynchronous(losses)) =
+            (&system.model, &system.losses_under(None))
+        else {
+            panic!("the machine is bulk-synchronous")
+        };
+        for (batch, m, n, k) in
+            [(1, 512, 512, 512), (1, 3584, 3584, 3584), (12, 128, 64, 128), (3, 17, 5, 3001)]
+        {
+            let problem = product(batch, m, n, k, DType::F16);
+            let at = |budget: f64| Tiles { machine, losses, macs: 64.0, budget }.choose(&problem);
+            for (wide, narrow) in [(383_000.0, 134_000.0), (383_000.0, 20_000.0), (48_000.0, 2_000.0)] {
+                let chosen = at(wide);
+                if chosen.price.bytes <= narrow || chosen.price.bytes > wide {
+                    assert_eq!(at(narrow), chosen, "{batch} {m} {n} {k} in {narrow}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_at_once_is_summed_in_turns() {
         let system = registry::find("gc200").unwrap();
         let (ExecutionModel::BulkSynchronous(machine), Losses::BulkSynchronous(losses)) =

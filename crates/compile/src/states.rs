@@ -80,12 +80,7 @@ impl Emitter<'_> {
     }
     /// Copies new values to their states, once nothing reads the old ones any more.
     pub(crate) fn keep(&mut self, kept: Vec<Kept>, way: Way<'_>) {
-        let mut readers: BTreeMap<BufferId, Vec<(StepId, Unit)>> = BTreeMap::new();
-        for (id, step) in self.program.steps.iter() {
-            let read: BTreeSet<BufferId> =
-                step.reads.iter().map(|r| self.program.storage(r.buffer)).collect();
-            read.into_iter().for_each(|buffer| readers.entry(buffer).or_default().push((id, step.unit)));
-        }
+        let Index { readers, .. } = Index::of(&self.program);
         for Kept { name, from, moved, to } in kept {
             if self.program.storage(from) == to {
                 continue;
@@ -93,11 +88,9 @@ impl Emitter<'_> {
             let home = |buffer: BufferId| self.program.buffers[buffer].home;
             let mut step = self.copy(format!("{name} kept"), way(home(from), home(to)), from, to, moved);
             step.writes[0].mode = WriteMode::InPlace;
-            let elsewhere = readers.get(&to).into_iter().flatten().filter(|(_, unit)| *unit != step.unit);
-            step.after.extend(elsewhere.map(|(id, _)| *id));
-            let unit = step.unit;
-            let id = self.push(step);
-            readers.entry(self.program.storage(from)).or_default().push((id, unit));
+            let readers = readers.get(&to).into_iter().flatten().copied();
+            step.after.extend(readers.filter(|id| self.program.steps[*id].unit != step.unit));
+            self.push(step);
         }
     }
     fn copy(

@@ -8,13 +8,15 @@
 //!
 //! Training rows that are taken as a multiple of the forward pass are left out of the fit where there are others.
 //! How a loss moves each prediction is tabulated one loss at a time around the current values and added up in logarithms;
-//! the tables are made anew around what was found. Bands come from leaving out one pair at a time: the others are fitted,
-//! and the rows of the pair are predicted by the real formulas under these losses. All of it follows from the file alone.
+//! the tables are made anew around what was found. Within a table, training steps on tiles stay as they were compiled for
+//! the losses in its middle; all else is predicted by the real formulas. Bands come from leaving out one pair at a time:
+//! the others are fitted, and the rows of the pair are predicted by the real formulas under these losses. All of it
+//! follows from the file alone.
 
 mod fit;
 
 use crate::compare::in_parallel;
-use crate::validate::{is_rate, predicted, quantile};
+use crate::validate::{Steps, is_rate, predicted, quantile};
 use fit::{Data, Fit, Solution};
 use orrery_base::{Progress, Result};
 use orrery_machine::{Band, CalibratedLoss, Parameter, Status, System, Value};
@@ -85,10 +87,11 @@ pub fn calibrate(
     let start = system.before_calibration();
     let mut groups: BTreeMap<(String, String), usize> = BTreeMap::new();
     let mut points = Vec::new();
+    let from_start = Steps::default();
     for record in records.iter().filter(|r| start.answers_to(&r.identity.machine)) {
         for figure in record.measurements() {
             let clean = matches!(figure.scored, None | Some(Scored::Yes));
-            let found = clean.then(|| predicted(record, figure, &start));
+            let found = clean.then(|| predicted(record, figure, &start, &from_start));
             let Some(Ok((_, rough))) = found else { continue };
             let key = (record.source(), record.identity.workload.model.clone());
             let next = groups.len();
@@ -105,16 +108,17 @@ pub fn calibrate(
     let direct: BTreeSet<usize> = points.iter().filter(|p| !p.rough).map(|p| p.group).collect();
     let rough_ones_too = direct.len() < FEWEST_DIRECT;
     let losses: Vec<String> = movable(&start);
-    let evaluate = |system: &System, points: &[&Point<'_>]| {
-        in_parallel(points, threads, progress, &|point| error_of(system, point))
+    let evaluate = |system: &System, points: &[&Point<'_>], steps: &Steps| {
+        in_parallel(points, threads, progress, &|point| error_of(system, point, steps))
     };
     let all: Vec<&Point<'_>> = points.iter().collect();
-    let before = evaluate(&start, &all)?;
+    let before = evaluate(&start, &all, &from_start)?;
     let mut solution = Solution::none(losses.len(), start.software.len());
     let mut data = None;
     for _ in 0..ROUNDS {
         let current = with_losses(&start, &start, &losses, &solution);
-        let base = evaluate(&current, &all)?;
+        let steps = Steps::default();
+        let base = evaluate(&current, &all, &steps)?;
         let mut effects = Vec::new();
         for (number, key) in losses.iter().enumerate() {
             let mut moved = Vec::new();
@@ -122,7 +126,7 @@ pub fn calibrate(
                 let mut one = Solution::none(losses.len(), start.software.len());
                 one.losses[number] = factor.ln();
                 let system = with_losses(&current, &start, std::slice::from_ref(key), &one.only(number));
-                let errors = if factor == 1.0 { base.clone() } else { evaluate(&system, &all)? };
+                let errors = if factor == 1.0 { base.clone() } else { evaluate(&system, &all, &steps)? };
                 moved.push(errors.iter().zip(&base).map(|(moved, base)| moved - base).collect());
             }
             effects.push(moved);
@@ -140,7 +144,7 @@ pub fn calibrate(
         data = Some(found);
     }
     let data = data.expect("there is at least one round");
-    let after = evaluate(&with_losses(&start, &start, &losses, &solution), &all)?;
+    let after = evaluate(&with_losses(&start, &start, &losses, &solution), &all, &Steps::default())?;
     let mut cross: Vec<Option<f64>> = vec![None; points.len()];
     if groups.len() > 1 {
         for group in 0..groups.len() {
@@ -148,7 +152,7 @@ pub fn calibrate(
             let without = Fit::new(&data, FACTORS.map(f64::ln).to_vec()).solve(Some(group));
             let system = with_losses(&start, &start, &losses, &without);
             let rows: Vec<&Point<'_>> = left_out.iter().map(|&i| &points[i]).collect();
-            for (i, error) in left_out.iter().zip(evaluate(&system, &rows)?) {
+            for (i, error) in left_out.iter().zip(evaluate(&system, &rows, &Steps::default())?) {
                 cross[*i] = Some(error);
             }
         }
@@ -213,9 +217,9 @@ fn times(parameter: &Parameter, factor: f64) -> Parameter {
 }
 
 /// ln(predicted / measured) of the time behind a figure.
-fn error_of(system: &System, point: &Point<'_>) -> f64 {
-    let error =
-        predicted(point.record, point.figure, system).map_or(0.0, |(p, _)| (p / point.figure.value).ln());
+fn error_of(system: &System, point: &Point<'_>, steps: &Steps) -> f64 {
+    let error = predicted(point.record, point.figure, system, steps)
+        .map_or(0.0, |(p, _)| (p / point.figure.value).ln());
     if is_rate(&point.figure.metric) { -error } else { error }
 }
 

@@ -9,6 +9,7 @@ mod train;
 pub use order::{Order, WorkOrder};
 pub use terms::METRICS;
 pub(crate) use terms::{is_rate, no_metric};
+pub(crate) use train::Steps;
 
 use crate::compare::in_parallel;
 use crate::generation::{self, generator, reason};
@@ -131,8 +132,9 @@ pub fn validate(
         .enumerate()
         .flat_map(|(at, record)| record.measurements().iter().map(move |figure| (at, record, figure)))
         .collect();
-    let rows =
-        in_parallel(&figures, threads, progress, &|(at, record, figure)| row(*at, record, figure, own))?;
+    let steps = Steps::default();
+    let row = |(at, record, figure): &(usize, &Record, &Measurement)| row(*at, record, figure, own, &steps);
+    let rows = in_parallel(&figures, threads, progress, &row)?;
     let summarise = |wanted: &dyn Fn(Option<Scored>) -> bool| {
         let rows: Vec<&ValidationRow> =
             rows.iter().filter(|r| r.ratio.is_some() && wanted(r.scored)).collect();
@@ -144,11 +146,11 @@ pub fn validate(
     Ok(Validation { rows, clean, loose, order })
 }
 
-fn row(at: usize, record: &Record, figure: &Measurement, own: &[System]) -> ValidationRow {
+fn row(at: usize, record: &Record, figure: &Measurement, own: &[System], steps: &Steps) -> ValidationRow {
     let identity = &record.identity;
     let workload = &identity.workload;
     let system = machine_of(record, own);
-    let found = system.clone().and_then(|system| prediction(record, figure, system));
+    let found = system.clone().and_then(|system| prediction(record, figure, system, steps));
     let (predicted, status, from_forward, note) = match found {
         Ok(Prediction { value, instead: None, note }) => (Some(value), OK.to_owned(), false, note),
         Ok(Prediction { value, instead: Some(why), note }) => (Some(value), why, true, note),
@@ -213,11 +215,17 @@ pub(crate) fn predicted(
     record: &Record,
     figure: &Measurement,
     system: &System,
+    steps: &Steps,
 ) -> Result<(f64, bool), String> {
-    prediction(record, figure, system).map(|found| (found.value, found.instead.is_some()))
+    prediction(record, figure, system, steps).map(|found| (found.value, found.instead.is_some()))
 }
 
-fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<Prediction, String> {
+fn prediction(
+    record: &Record,
+    figure: &Measurement,
+    system: &System,
+    steps: &Steps,
+) -> Result<Prediction, String> {
     let identity = &record.identity;
     if identity.workload.mode.as_deref() == Some("collective") {
         let stack = identity.stack.as_deref().and_then(|name| system.stack(name).ok());
@@ -235,7 +243,7 @@ fn prediction(record: &Record, figure: &Measurement, system: &System) -> Result<
         notes.extend(more);
         return Ok(Prediction::plain(value, &notes));
     }
-    let assumed = |assumed| one_device(record, figure, &setup, storage, assumed);
+    let assumed = |assumed| one_device(record, figure, &setup, storage, assumed, steps);
     let trains = identity.workload.mode.as_deref() == Some("train");
     let on_tiles = trains && matches!(system.model, ExecutionModel::BulkSynchronous(_));
     let mut found = if on_tiles { stages::on_fewest(record, &assumed) } else { assumed(Assumed::default()) };
@@ -322,6 +330,7 @@ fn one_device(
     setup: &Setup,
     storage: DType,
     assumed: Assumed,
+    steps: &Steps,
 ) -> Result<Prediction, String> {
     let convert = conversion(metric(figure))?;
     if figure.metric == "latency_ms" && !(figure.unit.is_empty() || figure.unit.starts_with("ms")) {
@@ -349,7 +358,7 @@ fn one_device(
             Some(format!("{} x the forward pass, to which the machine's losses are fitted", case.passes));
     }
     if let Some(training) = case.training.as_ref().filter(|_| stepped && !assumed.from_forward) {
-        match train::seconds(&case, training, &setup, figure.scope) {
+        match train::seconds(&case, training, &setup, figure.scope, steps) {
             Ok((seconds, note)) => {
                 notes.extend(note);
                 step = Some(seconds);
@@ -480,7 +489,9 @@ mod tests {
         );
         let record = &read(&text).unwrap()[0];
         let system = machine_of(record, &[]).unwrap();
-        predicted(record, &record.measurements()[0], system).unwrap_or_else(|why| panic!("{row}: {why}")).0
+        predicted(record, &record.measurements()[0], system, &Steps::default())
+            .unwrap_or_else(|why| panic!("{row}: {why}"))
+            .0
     }
 
     #[test]

@@ -5,19 +5,21 @@
 //! which are a loop. A repeated layer is called as a whole, so that its steps take no control code of their own. What brings
 //! the operands of a step brings them to where its code has its arguments.
 
+use orrery_ir::op::Access;
+use orrery_ir::{Attrs, Dim, Op};
 use orrery_machine::BspMachine;
-use orrery_program::{BufferId, Program, Step, StepKind};
-use std::collections::BTreeSet;
-use std::fmt::Write;
+use orrery_numerics::DType;
+use orrery_program::{Buffer, BufferId, Cutting, MemoryId, Program, Step, StepKind};
+use std::collections::{BTreeSet, HashSet};
 
 /// Bytes of a program's code, exchanges, vertices and control on a tile; on those of several chips that share the steps, in
 /// all.
 pub(super) fn code_bytes(program: &Program, machine: &BspMachine, chips: u64) -> u64 {
     let mut kinds = BTreeSet::new();
-    let mut known = BTreeSet::new();
+    let mut known = HashSet::new();
     let mut total = machine.tile_reserved_bytes.saturating_mul(chips);
     for step in program.steps.values() {
-        if !known.insert(signature(program, step)) {
+        if !known.insert(Code::of(program, step)) {
             continue;
         }
         total += machine.control_step_bytes;
@@ -37,23 +39,40 @@ pub(super) fn code_bytes(program: &Program, machine: &BspMachine, chips: u64) ->
     total + (kinds.len() as u64 * machine.vertex_code_bytes).saturating_mul(chips)
 }
 
-/// Equal for steps that run the same code. The elements of constants are arguments, and on which tile the first part of a few
-/// lies makes no tile's code longer.
-fn signature(program: &Program, step: &Step) -> String {
-    let mut text = format!("{:?}", step.kind);
-    for node in step.body.nodes.values() {
-        let _ = write!(text, " {:?} {:?}", node.op, node.attrs);
-    }
-    let mut place = |buffer: BufferId| {
-        let buffer = &program.buffers[buffer];
-        let layout = &buffer.layout;
-        let _ = write!(text, "; {:?} {:?} {:?}", buffer.home, buffer.dtype, layout.access);
-        for cut in &layout.cuts {
-            let _ = write!(text, " {:?}/{:?}*{}", cut.extent, cut.cutting, cut.stride);
+/// What decides the code of a step: equal for steps that run the same. The elements of constants are arguments, and on which
+/// tile the first part of a few lies makes no tile's code longer.
+#[derive(PartialEq, Eq, Hash)]
+struct Code<'a> {
+    kind: StepKind,
+    /// Ops with their attributes as text.
+    nodes: Vec<(Op, String)>,
+    places: Vec<Place<'a>>,
+}
+
+/// Where the code finds a value, or leaves it.
+#[derive(PartialEq, Eq, Hash)]
+struct Place<'a> {
+    home: MemoryId,
+    dtype: DType,
+    access: &'a [Access],
+    /// Length, cutting and stride of each axis.
+    cuts: Vec<(&'a Dim, Cutting, u64)>,
+    shape: &'a [Dim],
+}
+
+impl<'a> Code<'a> {
+    fn of(program: &'a Program, step: &'a Step) -> Self {
+        let text = |attrs: &Attrs| if attrs.is_empty() { String::new() } else { format!("{attrs:?}") };
+        let place = |buffer: BufferId| {
+            let Buffer { home, dtype, shape, layout, .. } = &program.buffers[buffer];
+            let cuts = layout.cuts.iter().map(|cut| (&cut.extent, cut.cutting, cut.stride)).collect();
+            Place { home: *home, dtype: *dtype, access: &layout.access, cuts, shape }
+        };
+        let read = step.reads.iter().map(|read| read.buffer);
+        Self {
+            kind: step.kind,
+            nodes: step.body.nodes.values().map(|node| (node.op, text(&node.attrs))).collect(),
+            places: read.chain(step.writes.iter().map(|write| write.buffer)).map(place).collect(),
         }
-        let _ = write!(text, " {:?}", buffer.shape);
-    };
-    step.reads.iter().for_each(|read| place(read.buffer));
-    step.writes.iter().for_each(|write| place(write.buffer));
-    text
+    }
 }

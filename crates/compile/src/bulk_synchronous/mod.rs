@@ -10,6 +10,7 @@
 
 mod arrive;
 mod code;
+mod least;
 mod order;
 pub(crate) mod problem;
 mod sums;
@@ -23,6 +24,7 @@ use crate::states::{Kept, Way, in_place};
 use crate::{Compiled, Fidelity, Options, Streamed};
 use arrive::Arrival;
 use code::code_bytes;
+use least::passed_on;
 use orrery_base::units::show_bytes;
 use orrery_base::{Diagnostic, Result};
 use orrery_cost::Target;
@@ -34,6 +36,7 @@ use orrery_program::memory::unbound;
 use orrery_program::{
     BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Step, StepKind, Unit, Write, WriteMode, verify,
 };
+use problem::Chosen;
 use std::collections::{BTreeMap, BTreeSet};
 use weights::{Weights, missing_bytes};
 
@@ -49,37 +52,58 @@ pub fn compile(
     machine: &BspMachine,
     options: &Options,
 ) -> Result<Compiled> {
+    options.cuts.with(target, |chosen| compile_with(chosen, graph, facts, groups, target, machine, options))
+}
+
+fn compile_with(
+    chosen: &mut Chosen,
+    graph: &Graph,
+    facts: &Facts,
+    groups: &[Group],
+    target: &Target<'_>,
+    machine: &BspMachine,
+    options: &Options,
+) -> Result<Compiled> {
     let Losses::BulkSynchronous(losses) = &target.losses else {
         return Diagnostic::error("cost-model", "the machine's losses are of another execution model").err();
     };
     let groups = &order::update_by_update(graph, groups, options);
     let mut weights = Weights::of(graph, facts, options);
-    let room = machine.tile_bytes.saturating_mul(machine.tiles).saturating_mul(options.more_chips + 1);
-    if weights.staying > room && !options.beyond_memory {
-        let cause = format!(
-            "weights of {} are to stay on the tiles, which have {}",
-            show_bytes(weights.staying as f64),
-            show_bytes(room as f64)
-        );
-        return Diagnostic::error("does-not-fit", cause).err();
-    }
-    let mut wanted = 0_u64;
-    let mut first: Option<Box<Diagnostic>> = None;
-    let budget = machine.tile_bytes as f64 * machine.matrix_temporary_fraction;
-    // Where weights cannot leave, products get less room before anything else goes.
-    let mut shares: &[f64] = if options.streamed == Streamed::Weights { &[1.0] } else { &TIGHTER };
-    loop {
-        let room = budget * shares[0];
-        let (mut compiled, tile) =
-            emit(graph, facts, groups, target, machine, losses, options, &weights.streamed, room)?;
-        let Err(refused) = verify::capacity(&compiled.program) else {
-            compiled.notes.extend(first.map(|first| weights.note(&first)));
-            return Ok(compiled);
-        };
-        if shares.len() > 1 {
-            shares = &shares[1..];
-            continue;
+    if options.streamed != Streamed::Weights && !options.beyond_memory {
+        let tiles = machine.tiles.saturating_mul(options.more_chips.saturating_add(1));
+        let room = machine.tile_bytes.saturating_sub(machine.tile_reserved_bytes).saturating_mul(tiles);
+        let least = weights.staying.saturating_add(passed_on(graph, facts, groups, options));
+        if least > room {
+            let cause = format!(
+                "what is to lie on the tiles at once takes at least {}, and they have {}",
+                show_bytes(least as f64),
+                show_bytes(room as f64)
+            );
+            return Diagnostic::error("does-not-fit", cause).err();
         }
+    }
+    let budget = machine.tile_bytes as f64 * machine.matrix_temporary_fraction;
+    let mut at = |room: f64, streamed: &BTreeSet<ValueId>| {
+        emit(graph, facts, groups, target, machine, losses, options, streamed, budget * room, chosen)
+    };
+    let fits = |compiled: &Compiled| verify::capacity(&compiled.program);
+    let (mut compiled, tile) = at(1.0, &weights.streamed)?;
+    let Err(mut refused) = fits(&compiled) else { return Ok(compiled) };
+    let mut room = 1.0;
+    // Where weights cannot leave, products get less room before anything else goes.
+    if options.streamed != Streamed::Weights {
+        room = TIGHTEST;
+        (compiled, _) = at(room, &weights.streamed)?;
+        match fits(&compiled) {
+            Ok(()) => {
+                let (wider, _) = at(TIGHTER, &weights.streamed)?;
+                return Ok(if fits(&wider).is_ok() { wider } else { compiled });
+            }
+            Err(error) => refused = error,
+        }
+    }
+    let (mut wanted, first) = (0_u64, refused.clone());
+    loop {
         // What streams takes room again while it is used: so each time at least twice as much as before.
         let missing = missing_bytes(&compiled.program, tile, options)?;
         wanted = wanted.saturating_mul(2).max(missing.saturating_mul(machine.tiles));
@@ -94,13 +118,22 @@ pub fn compile(
                 _ => refused,
             });
         }
-        first.get_or_insert(refused);
+        (compiled, _) = at(room, &weights.streamed)?;
+        match fits(&compiled) {
+            Ok(()) => {
+                compiled.notes.push(weights.note(&first));
+                return Ok(compiled);
+            }
+            Err(error) => refused = error,
+        }
     }
 }
 
-/// Parts of the room that one product may take for what it needs and makes, one after the other where tiles are full, as
-/// users set `availableMemoryProportion`.
-const TIGHTER: [f64; 3] = [1.0, 0.35, 0.125];
+/// The part of its room that a product may take for what it needs and makes where tiles are full, as users set
+/// `availableMemoryProportion`.
+const TIGHTER: f64 = 0.35;
+/// The least of it: where not even this makes all fit, nothing in between does.
+const TIGHTEST: f64 = 0.125;
 
 fn emit(
     graph: &Graph,
@@ -112,6 +145,7 @@ fn emit(
     options: &Options,
     streamed: &BTreeSet<ValueId>,
     budget: f64,
+    chosen: &mut Chosen,
 ) -> Result<(Compiled, MemoryId)> {
     let mut emitter = Emitter::new(graph, facts, target, options);
     let host = emitter.memory("host", 1, u64::MAX, 0);
@@ -130,7 +164,7 @@ fn emit(
         moved: BTreeMap::new(),
         next_core: 0,
         laid: [0.0; 2],
-        chosen: BTreeMap::new(),
+        chosen,
     };
     for &value in &graph.inputs {
         lowering.host_input(value)?;
@@ -181,8 +215,7 @@ struct Lowering<'a> {
     next_core: u64,
     /// Bytes that the steps of training that do not need all tiles have left on each of the first tiles, and of the last.
     laid: [f64; 2],
-    /// Problems already solved: equal layers are cut alike.
-    chosen: BTreeMap<Vec<u64>, Choice>,
+    chosen: &'a mut Chosen,
 }
 
 impl Lowering<'_> {

@@ -3,22 +3,60 @@
 use super::Lowering;
 use crate::groups::Group;
 use crate::lower::{Body, Emitter, grid};
-use crate::partition::{Axis, Choice, Operand, Problem};
+use crate::partition::{Axis, Choice, Operand, Problem, Tiles};
 use orrery_base::{Diagnostic, Result};
-use orrery_cost::Contraction;
+use orrery_cost::{Contraction, Target};
 use orrery_ir::op::{Access, AxisKind, Combine, IterSpace};
 use orrery_ir::{Bindings, Dim, ValueId};
 use orrery_numerics::DType;
 use orrery_program::memory::unbound;
 use orrery_program::{Cut, Cutting};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How ops were cut over the tiles of each machine, under its losses and in a precision. Clones share what they hold.
+#[derive(Clone, Debug, Default)]
+pub struct Cuts(Arc<Mutex<BTreeMap<String, Chosen>>>);
+
+impl Cuts {
+    /// Runs what may look them up and add to them.
+    pub(super) fn with<T>(&self, target: &Target<'_>, work: impl FnOnce(&mut Chosen) -> T) -> T {
+        let key = format!("{:?} {:?} {:?}", target.system.model, target.losses, target.precision);
+        let all = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut chosen = all().remove(&key).unwrap_or_default();
+        let result = work(&mut chosen);
+        all().insert(key, chosen);
+        result
+    }
+}
+
+/// Problems already solved: equal layers are cut alike. For each the budgets it was solved for, with what was chosen.
+#[derive(Debug, Default)]
+pub(super) struct Chosen(BTreeMap<Vec<u64>, Vec<(f64, Choice)>>);
+
+impl Chosen {
+    /// As [`Tiles::choose`]. What was chosen with more room is chosen again where it has room, as less room makes no way to
+    /// cut cheaper; and where nothing had room, the least that can be taken stays the same.
+    pub(super) fn choose(&mut self, problem: &Problem, tiles: &Tiles<'_>) -> Choice {
+        let solved = self.0.entry(signature(problem)).or_default();
+        let holds = |(budget, choice): &&(f64, Choice)| {
+            *budget >= tiles.budget && (choice.price.bytes <= tiles.budget || choice.price.bytes > *budget)
+        };
+        if let Some((_, choice)) = solved.iter().find(holds) {
+            return choice.clone();
+        }
+        let choice = tiles.choose(problem);
+        solved.push((tiles.budget, choice.clone()));
+        choice
+    }
+}
 
 impl Lowering<'_> {
     pub(super) fn problem(&self, group: &Group, body: &Body) -> Result<Problem> {
         problem(&self.emitter, &self.nominal, group, body)
     }
     pub(super) fn choose(&mut self, problem: &Problem) -> Choice {
-        let key = signature(problem);
-        self.chosen.entry(key).or_insert_with(|| self.tiles.choose(problem)).clone()
+        self.chosen.choose(problem, &self.tiles)
     }
     /// The operand for which a step should go where it lies: a state, which what is made of it replaces, or else the first.
     pub(super) fn staying_operand(&self, body: &Body) -> usize {

@@ -5,7 +5,7 @@ use crate::{Options, Streamed};
 use orrery_base::units::show_bytes;
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::infer::Facts;
-use orrery_ir::{Def, Graph, ValueId};
+use orrery_ir::{Bindings, Def, Graph, ValueId};
 use orrery_program::{MemoryId, Program};
 use std::collections::BTreeSet;
 
@@ -25,21 +25,13 @@ impl Weights {
     /// All on the tiles, with symbols at the values for which the mapping is chosen.
     pub(super) fn of(graph: &Graph, facts: &Facts, options: &Options) -> Self {
         let nominal = options.nominal();
-        let bytes = |id: ValueId| -> Option<u64> {
-            let ty = facts[id].ty.as_tensor()?;
-            let elements = ty.shape.as_ref()?.iter().try_fold(1_u64, |product, dim| {
-                let extent = u64::try_from(dim.eval(&nominal).ok()?).ok()?;
-                Some(product.saturating_mul(extent))
-            })?;
-            Some(ty.dtype.machine_bytes(elements))
-        };
         let weights = graph.values.iter().filter(|(id, value)| match value.def {
             Def::Constant(_) => !is_inline(graph, *id),
             Def::Input => graph.state_of_input(*id).is_some(),
             Def::Node(..) => false,
         });
         let mut resident: Vec<(u64, ValueId)> =
-            weights.filter_map(|(id, _)| Some((bytes(id)?, id))).collect();
+            weights.filter_map(|(id, _)| Some((bytes_of(facts, &nominal, id)?, id))).collect();
         // States that only their update reads go first; of equal ones the first.
         let uses = graph.uses();
         let once = |id: ValueId| uses[id] <= 1 && matches!(graph.values[id].def, Def::Input);
@@ -77,6 +69,16 @@ impl Weights {
         );
         Diagnostic::note("weights-streamed", cause)
     }
+}
+
+/// Bytes of a value with symbols at these values; none of what is no tensor of known shape.
+pub(super) fn bytes_of(facts: &Facts, nominal: &Bindings, value: ValueId) -> Option<u64> {
+    let ty = facts[value].ty.as_tensor()?;
+    let elements = ty.shape.as_ref()?.iter().try_fold(1_u64, |product, dim| {
+        let extent = u64::try_from(dim.eval(nominal).ok()?).ok()?;
+        Some(product.saturating_mul(extent))
+    })?;
+    Some(ty.dtype.machine_bytes(elements))
 }
 
 /// Bytes by which the fullest core has too little of a memory, with symbols at the values for which the mapping is chosen.

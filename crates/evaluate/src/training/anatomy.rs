@@ -65,7 +65,7 @@ impl Anatomy {
 /// Divides the time of a step. What the cores do is counted as it is; what of the rest of the device's time nothing hides is
 /// streaming; what is left from end to end is the host's. Streams of a section run beside its stages and are of its part,
 /// and where a step that moves data is a step like any other it is of its part too.
-pub(super) fn anatomy(program: &Program, timeline: &Timeline, on: &ExecutionModel) -> Anatomy {
+pub(crate) fn anatomy(program: &Program, timeline: &Timeline, on: &ExecutionModel) -> Anatomy {
     let mut anatomy = Anatomy::default();
     let mut busy = Picoseconds::ZERO;
     for (id, step) in program.steps.iter() {

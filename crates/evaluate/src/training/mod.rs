@@ -17,6 +17,7 @@ mod timed;
 mod trainer;
 mod trouble;
 
+pub(crate) use anatomy::anatomy;
 pub use anatomy::{Anatomy, Part};
 pub use checkpoint::options_of;
 pub use fit::{Event, Length, Request, Trained, train};

@@ -4,7 +4,7 @@
 //! chips, then over twice as many chips in sequence: the first way by which it fits is taken. More that is made again never
 //! takes more room, so that not every step on the way is tried.
 
-use super::timed::{TimedStep, Wanted, time_one};
+use super::timed::{TimedStep, Wanted, prepare_step, time_one};
 use crate::model::Bound;
 use crate::setup::Setup;
 use orrery_base::{Diagnostic, Result};
@@ -38,6 +38,7 @@ pub const MADE_AGAIN: &str = "made-again";
 /// Those of making and compiling it; `does-not-fit` of the last way.
 pub(super) fn time_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<TimedStep> {
     let all = wanted.chips.map_or(CHIPS.to_vec(), |chips| vec![chips]);
+    let step = prepare_step(model, setup, wanted)?;
     let mut refused = None;
     for chips in all {
         let as_wanted = [wanted.recompute];
@@ -48,7 +49,7 @@ pub(super) fn time_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result
         };
         for (streamed, ways) in [(Streamed::Nothing, ways), (Streamed::Moments, &ways[ways.len() - 1..])] {
             let at = |recompute| Wanted { recompute, streamed, chips: Some(chips), ..wanted.clone() };
-            match least(ways, &|recompute| time_one(model, setup, &at(recompute))) {
+            match least(ways, &|recompute| time_one(&step, model, setup, &at(recompute))) {
                 Err(error) if error.code == "does-not-fit" => refused = Some(error),
                 Err(error) => return Err(error),
                 Ok((recompute, mut timed)) => {

@@ -10,7 +10,7 @@ use crate::setup::Setup;
 use crate::way::{Built, with_room};
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, Result};
-use orrery_compile::{Options, Streamed};
+use orrery_compile::{Cuts, Options, Streamed};
 use orrery_ir::{Bindings, Graph, NodeId, Op, Type};
 use orrery_machine::ExecutionModel;
 use orrery_program::verify;
@@ -80,11 +80,19 @@ pub fn usual_optimizer(model: &Graph) -> Optimizer {
     Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 }
 }
 
-/// Makes the training step of a bound model and compiles it, without its weights' elements.
+/// What all ways to run one training step have in common.
+pub(super) struct Prepared {
+    /// The step with all activations kept.
+    step: Step,
+    /// How its ops were cut in the ways tried so far.
+    cuts: Cuts,
+}
+
+/// Makes the training step of a bound model, without its weights' elements, whatever way it is to be run.
 ///
 /// # Errors
-/// `no-gradient` and others of making the step; those of compiling: `does-not-fit`, `unsupported-training`.
-pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step, Bound, Built)> {
+/// `no-gradient` and others of making the step; `unsupported-training`.
+pub(super) fn prepare_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<Prepared> {
     let place = Place::Machine(setup.clone());
     let target = setup.target()?;
     let spec = match &wanted.spec {
@@ -103,8 +111,6 @@ pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step
             }
         }
     };
-    let on_tiles = matches!(target.system.model, ExecutionModel::BulkSynchronous(_));
-    let chips = wanted.chips.filter(|_| on_tiles).unwrap_or(1).max(1);
     if matches!(target.system.model, ExecutionModel::Stream(_)) {
         return Diagnostic::error(
             "unsupported-training",
@@ -119,7 +125,29 @@ pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step
             .err();
     }
     let formats = precision(&place)?;
-    let mut step = training::step(&model.graph, &spec, formats.as_ref(), Weights::ShapeOnly)?;
+    let step = training::step(&model.graph, &spec, formats.as_ref(), Weights::ShapeOnly)?;
+    Ok(Prepared { step, cuts: Cuts::default() })
+}
+
+/// Makes the training step of a bound model and compiles it, without its weights' elements.
+///
+/// # Errors
+/// `no-gradient` and others of making the step; those of compiling: `does-not-fit`, `unsupported-training`.
+pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step, Bound, Built)> {
+    compile_step(&prepare_step(model, setup, wanted)?, model, setup, wanted)
+}
+
+/// Compiles a step in the way that is wanted.
+fn compile_step(
+    Prepared { step, cuts }: &Prepared,
+    model: &Bound,
+    setup: &Setup,
+    wanted: &Wanted,
+) -> Result<(Step, Bound, Built)> {
+    let target = setup.target()?;
+    let on_tiles = matches!(target.system.model, ExecutionModel::BulkSynchronous(_));
+    let chips = wanted.chips.filter(|_| on_tiles).unwrap_or(1).max(1);
+    let mut step = step.clone();
     training::recompute(&mut step, wanted.recompute)?;
     let mut graph = store_border(&step.graph)?;
     if on_tiles {
@@ -133,6 +161,7 @@ pub fn build_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<(Step
         beyond_memory: wanted.shared_out,
         more_chips: chips - 1,
         streamed: if on_tiles { wanted.streamed } else { Streamed::default() },
+        cuts: cuts.clone(),
         ..Options::default()
     };
     let compiled = orrery_compile::compile(&graph, &target, &options)
@@ -164,20 +193,26 @@ pub fn time_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<TimedS
         ExecutionModel::BulkSynchronous(_) => super::room::time_step(model, setup, wanted),
         // The compiler of a wafer says itself what is kept: more of it is fewer samples at a time, for which weights stream in.
         ExecutionModel::Wafer(_) if wanted.recompute == Recompute::Nothing => {
-            let way = |recompute| time_one(model, setup, &Wanted { recompute, ..wanted.clone() });
+            let step = prepare_step(model, setup, wanted)?;
+            let way = |recompute| time_one(&step, model, setup, &Wanted { recompute, ..wanted.clone() });
             match (way(Recompute::Elementwise), way(Recompute::Stretches)) {
                 (Ok(cheap), Ok(more)) if more.timeline.device < cheap.timeline.device => Ok(more),
                 (Err(_), Ok(more)) => Ok(more),
                 (cheap, _) => cheap,
             }
         }
-        _ => time_one(model, setup, wanted),
+        _ => time_one(&prepare_step(model, setup, wanted)?, model, setup, wanted),
     }
 }
 
 /// As wanted.
-pub(super) fn time_one(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<TimedStep> {
-    let (step, bound, built) = build_step(model, setup, wanted)?;
+pub(super) fn time_one(
+    prepared: &Prepared,
+    model: &Bound,
+    setup: &Setup,
+    wanted: &Wanted,
+) -> Result<TimedStep> {
+    let (step, bound, built) = compile_step(prepared, model, setup, wanted)?;
     let timeline = simulate(&built.compiled.program, &Bindings::new(), &setup.target()?)?;
     let anatomy = anatomy(&built.compiled.program, &timeline, &setup.system.model);
     let holdings = holdings(&built.compiled.program, &timeline, &step.states);

@@ -1,13 +1,17 @@
 //! Rows that are training steps.
 
 use crate::setup::Setup;
-use crate::training::{MADE_AGAIN, Wanted, time_step};
+use crate::training::{Anatomy, MADE_AGAIN, TimedStep, Wanted, anatomy, time_step};
 use crate::workload::{Case, Training};
 use orrery_base::Result;
+use orrery_ir::Bindings;
+use orrery_machine::ExecutionModel;
+use orrery_program::Program;
 use orrery_record::Scope;
+use orrery_simulate::{Timeline, simulate};
 use orrery_transform::training::Recompute;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Seconds of one device for the samples of a row's case: the forward and backward passes of them, and their share of the
 /// update, which comes once for all that gradients are accumulated over. With what there is to know.
@@ -22,15 +26,15 @@ pub(super) fn seconds(
     training: &Training,
     setup: &Setup,
     scope: Scope,
+    steps: &Steps,
 ) -> Result<(f64, Option<String>)> {
     let setup = &setup.clone().with_wide_activations();
     let recompute = if training.recompute { Recompute::Stretches } else { Recompute::Nothing };
     let chips = if case.dealt { case.cut.stages } else { 1 };
     let wanted = Wanted { recompute, chips: case.dealt.then_some(chips), ..Wanted::default() };
-    let alone = if case.dealt { timed_once(case, setup, &wanted) } else { timed(case, setup, &wanted) };
-    let (timed, sharing) = match alone {
+    let (timed, sharing) = match steps.timed(case, setup, &wanted) {
         Err(error) if error.code == "does-not-fit" && case.devices > 1.0 && !case.dealt => {
-            (timed(case, setup, &Wanted { shared_out: true, ..wanted })?, case.devices)
+            (steps.timed(case, setup, &Wanted { shared_out: true, ..wanted })?, case.devices)
         }
         found => (found?, 1.0),
     };
@@ -52,7 +56,6 @@ pub(super) fn seconds(
 }
 
 /// A step in seconds.
-#[derive(Clone)]
 struct Seconds {
     device: f64,
     end_to_end: f64,
@@ -62,30 +65,49 @@ struct Seconds {
     again: Option<String>,
 }
 
-fn timed(case: &Case, setup: &Setup, wanted: &Wanted) -> Result<Seconds> {
-    let timed = time_step(&case.model, setup, wanted)?;
-    let again = timed.built.notes.iter().find(|note| note.code == MADE_AGAIN);
-    Ok(Seconds {
-        device: timed.timeline.device.seconds(),
-        end_to_end: timed.timeline.end_to_end.seconds(),
-        update: timed.anatomy.update.seconds(),
-        again: again.map(|note| note.cause.clone()),
-    })
+/// Training steps on tiles and wafers, each compiled once: finding room for one takes many compilations, and rows that
+/// differ in the number of devices have the same step.
+///
+/// How a step is cut, and with that the room it takes, depends on the losses. A step is compiled under those under which it
+/// is first asked for, and timed under those that are asked about.
+#[derive(Default)]
+pub(crate) struct Steps(Mutex<BTreeMap<String, Arc<OnceLock<Result<Compiled>>>>>);
+
+/// A compiled step.
+struct Compiled {
+    program: Program,
+    again: Option<String>,
 }
 
-/// What steps on tiles take, by all that it depends on. Finding room takes many compilations, and rows that differ in the
-/// number of devices have the same step.
-static KNOWN: Mutex<BTreeMap<String, Result<Seconds>>> = Mutex::new(BTreeMap::new());
-
-fn timed_once(case: &Case, setup: &Setup, wanted: &Wanted) -> Result<Seconds> {
-    let target = setup.target()?;
-    let machine = (&target.system.model, &target.losses, target.precision);
-    let key = format!("{machine:?} {wanted:?} {}", case.model.digest());
-    let lock = || KNOWN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    if let Some(found) = lock().get(&key) {
-        return found.clone();
+impl Steps {
+    fn timed(&self, case: &Case, setup: &Setup, wanted: &Wanted) -> Result<Seconds> {
+        let target = setup.target()?;
+        if !matches!(target.system.model, ExecutionModel::BulkSynchronous(_) | ExecutionModel::Wafer(_)) {
+            let TimedStep { timeline, anatomy, .. } = time_step(&case.model, setup, wanted)?;
+            return Ok(Seconds::of(&timeline, &anatomy, None));
+        }
+        let losses_of = target.stack.filter(|stack| !stack.losses.is_empty()).map(|stack| &stack.name);
+        let machine = (&target.system.name, &target.system.model, target.precision, losses_of);
+        let key = format!("{machine:?} {wanted:?} {}", case.model.digest());
+        let place = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default().clone();
+        let compiled = place.get_or_init(|| {
+            let TimedStep { built, .. } = time_step(&case.model, setup, wanted)?;
+            let again = built.notes.iter().find(|note| note.code == MADE_AGAIN);
+            Ok(Compiled { again: again.map(|note| note.cause.clone()), program: built.compiled.program })
+        });
+        let Compiled { program, again } = compiled.as_ref().map_err(Clone::clone)?;
+        let timeline = simulate(program, &Bindings::new(), &target)?;
+        Ok(Seconds::of(&timeline, &anatomy(program, &timeline, &target.system.model), again.clone()))
     }
-    let found = timed(case, setup, wanted);
-    lock().insert(key, found.clone());
-    found
+}
+
+impl Seconds {
+    fn of(timeline: &Timeline, anatomy: &Anatomy, again: Option<String>) -> Self {
+        Self {
+            device: timeline.device.seconds(),
+            end_to_end: timeline.end_to_end.seconds(),
+            update: anatomy.update.seconds(),
+            again,
+        }
+    }
 }

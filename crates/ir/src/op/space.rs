@@ -39,7 +39,7 @@ pub struct Axis {
 }
 
 /// The range of one operand dimension that a box `lo..hi` of an axis needs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
     /// All of it.
     Whole,
