@@ -50,8 +50,10 @@ fn each_machine_is_told_of_in_its_own_words() {
         let words = told("bert_base", machine);
         assert!(words.contains(picks), "{machine}: {words:?}");
     }
-    for (machine, own) in [("cs2", "PEs: "), ("sn30", "PCUs: "), ("sn40l", "PCUs: ")] {
-        let words = told("braggnn", machine);
+    for (machine, model, own) in
+        [("cs2", "mnist_cnn", "PEs: "), ("sn30", "braggnn", "PCUs: "), ("sn40l", "braggnn", "PCUs: ")]
+    {
+        let words = told(model, machine);
         assert!(words.iter().any(|word| word.starts_with(own)), "{machine}: {words:?}");
         let foreign = ["launch", "matrix unit", "vector unit"];
         assert!(!words.iter().any(|word| foreign.contains(&&word[..])), "{machine}: {words:?}");
