@@ -66,9 +66,9 @@ pub struct ValidationRow {
     pub ratio: Option<f64>,
     /// How the figure may be used.
     pub scored: Option<Scored>,
-    /// [`OK`], or why it could not be modelled, or only as a multiple of the forward pass.
+    /// [`OK`], or why it could not be modelled.
     pub status: String,
-    /// Only the forward pass was timed; the rest is a multiple of it, for the reason that `status` gives.
+    /// Only the forward pass was timed; the rest is a multiple of it, for the reason that `note` gives.
     pub from_forward: bool,
     /// What predictions of its kind are worth on its machine.
     pub confidence: String,
@@ -153,7 +153,10 @@ fn row(at: usize, record: &Record, figure: &Measurement, own: &[System], steps: 
     let found = system.clone().and_then(|system| prediction(record, figure, system, steps));
     let (predicted, status, from_forward, note) = match found {
         Ok(Prediction { value, instead: None, note }) => (Some(value), OK.to_owned(), false, note),
-        Ok(Prediction { value, instead: Some(why), note }) => (Some(value), why, true, note),
+        Ok(Prediction { value, instead: Some(why), note }) => {
+            let all: Vec<String> = note.into_iter().chain([why]).collect();
+            (Some(value), OK.to_owned(), true, Some(all.join("; ")))
+        }
         Err(reason) => (None, reason, false, None),
     };
     let kind = workload.mode.as_deref().unwrap_or_default();
@@ -344,20 +347,7 @@ fn one_device(
     if case.training.is_some() && matches!(setup.system.model, ExecutionModel::Stream(_)) {
         return Err("it is an inference machine: nothing on it stays from run to run".to_owned());
     }
-    // The losses of the other execution models are fitted to forward passes.
-    let stepped = case.dealt
-        || matches!(
-            setup.system.model,
-            ExecutionModel::Kernel(_)
-                | ExecutionModel::Engines(_)
-                | ExecutionModel::Spatial(_)
-                | ExecutionModel::Wafer(_)
-        );
-    if case.training.is_some() && !stepped {
-        instead =
-            Some(format!("{} x the forward pass, to which the machine's losses are fitted", case.passes));
-    }
-    if let Some(training) = case.training.as_ref().filter(|_| stepped && !assumed.from_forward) {
+    if let Some(training) = case.training.as_ref().filter(|_| !assumed.from_forward) {
         match train::seconds(&case, training, &setup, figure.scope, steps) {
             Ok((seconds, note)) => {
                 notes.extend(note);
