@@ -48,7 +48,9 @@ pub struct Frame<'a> {
 }
 
 /// Sizes of parts that are tried for one axis.
-const SIZES: usize = 18;
+const SIZES: usize = 12;
+/// Of them, so many next to the present one are tried at a time, and the most.
+const NEAR: usize = 4;
 
 impl Frame<'_> {
     /// What a way to cut costs.
@@ -79,12 +81,16 @@ impl Frame<'_> {
             }
         }
         // A sum that was cut is left spread over the PEs that made it, as far as that axis reaches.
-        let mut left = blocks.clone();
-        if let Some(axis) = self.spread {
-            left[axis] = (left[axis] as f64 / depth_parts).ceil() as i64;
-        }
         let held = |blocks: &[i64]| problem.results.iter().map(|o| o.bytes(blocks) * of_item(o)).sum::<f64>();
-        let (made, kept) = (held(&blocks), held(&left));
+        let made = held(&blocks);
+        let kept = match self.spread.filter(|_| depth_parts > 1.0) {
+            Some(axis) => {
+                let mut left = blocks.clone();
+                left[axis] = (left[axis] as f64 / depth_parts).ceil() as i64;
+                held(&left)
+            }
+            None => made,
+        };
         let mut path = 0.0;
         if let Some(contraction) = &problem.matrix {
             let mut extents: Vec<f64> = problem.axes.iter().map(|a| a.extent as f64).collect();
@@ -156,10 +162,11 @@ impl Frame<'_> {
             for &axis in &free {
                 let left = self.left(&best.parts, axis);
                 let most = self.most(problem, (axis, &sizes[axis]), left);
-                let all = sizes[axis].iter().copied().filter(|&size| size < most).chain([most]);
-                for size in all.filter(|&size| size > best.parts[axis]) {
+                let (now, listed) = (best.parts[axis], sizes[axis].iter().copied());
+                let next = listed.filter(|&size| size > now && size < most).take(NEAR);
+                for size in next.chain([most].into_iter().filter(|&most| most > now)) {
                     let tried = self.with(problem, &best, &[(axis, size)]);
-                    let gain = self.gain(&tried, &best) / (size as f64 / best.parts[axis] as f64).ln();
+                    let gain = self.gain(&tried, &best) / (size as f64 / now as f64).ln();
                     if gain > better.as_ref().map_or(0.0, |(gain, _)| *gain) {
                         better = Some((gain, tried));
                     }
@@ -171,7 +178,8 @@ impl Frame<'_> {
         loop {
             let mut better: Option<Choice> = None;
             for (&from, &to) in free.iter().flat_map(|from| free.iter().map(move |to| (from, to))) {
-                for &fewer in sizes[from].iter().filter(|&&size| from != to && size < best.parts[from]) {
+                let lower = sizes[from].iter().rev().filter(|&&size| from != to && size < best.parts[from]);
+                for &fewer in lower.take(NEAR) {
                     let left = self.left(&best.parts, to) * best.parts[from] / fewer;
                     let more = self.most(problem, (to, &sizes[to]), left);
                     let tried = self.with(problem, &best, &[(from, fewer), (to, more)]);
