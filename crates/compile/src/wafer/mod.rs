@@ -25,6 +25,7 @@ use floor_plan::floor_plan;
 use items::by_sample;
 use lowering::{Lowering, Way};
 use orrery_base::index::Id;
+use orrery_base::units::show_bytes;
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_cost::rectangles::pipeline;
 use orrery_cost::wafer::Core;
@@ -138,8 +139,8 @@ impl Wafer<'_> {
         }
         Ok(ends.into_iter().fold(Picoseconds::ZERO, Picoseconds::max) + pipeline(program, &costs).time)
     }
-    /// Bytes of weights that wait on the wafer at a time: two of the largest.
-    fn room(&self) -> f64 {
+    /// Bytes of each weight.
+    fn weights(&self) -> Vec<f64> {
         let states: BTreeSet<ValueId> =
             self.graph.states.iter().map(|s| self.graph.inputs[s.input]).collect();
         let types = self
@@ -153,7 +154,12 @@ impl Wafer<'_> {
             let bits = ty.dtype.bits().min(self.target.precision.storage.bits());
             Some(elements as f64 * bits as f64 / 8.0)
         });
-        2.0 * bytes.fold(0.0, f64::max)
+        bytes.collect()
+    }
+
+    /// Bytes of weights that wait on the wafer at a time: two of the largest.
+    fn room(&self) -> f64 {
+        2.0 * self.weights().into_iter().fold(0.0, f64::max)
     }
 
     fn costs(&self, program: &Program) -> Result<Vec<StepCost>> {
@@ -291,6 +297,17 @@ impl Wafer<'_> {
     /// Every layer in a rectangle of its own. Samples go through one by one, or several at once where a layer has too
     /// little work in one to keep its rectangle busy.
     fn resident(&self) -> Result<Compiled> {
+        let weights: f64 = self.weights().into_iter().sum();
+        let pes = self.machine.grid_columns * self.machine.grid_rows;
+        let memory = self.capacity() * pes as f64;
+        if weights > memory {
+            let (weights, memory) = (show_bytes(weights), show_bytes(memory));
+            let cause =
+                format!("weights of {weights} do not lie on a wafer, whose PEs have {memory} for them");
+            return Diagnostic::error("does-not-fit", cause)
+                .help("stream the weights: a software stack of that kind, where the machine has one")
+                .err();
+        }
         let samples = self.samples();
         let mut best: Option<(Picoseconds, Compiled)> = None;
         let mut error = None;
