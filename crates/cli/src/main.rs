@@ -10,6 +10,10 @@ use output::{Answer, Exit};
 use std::panic;
 use std::process::ExitCode;
 
+/// Compiling makes and drops many small values.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = args::parse();
     panic::set_hook(Box::new(|_| {}));
