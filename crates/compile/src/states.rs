@@ -80,6 +80,9 @@ impl Emitter<'_> {
     }
     /// Copies new values to their states, once nothing reads the old ones any more.
     pub(crate) fn keep(&mut self, kept: Vec<Kept>, way: Way<'_>) {
+        if kept.is_empty() {
+            return;
+        }
         let Index { readers, .. } = Index::of(&self.program);
         for Kept { name, from, moved, to } in kept {
             if self.program.storage(from) == to {
@@ -132,6 +135,9 @@ pub(crate) fn pass_through(buffer: &Buffer) -> Graph {
 /// Lets the steps that make new values of states write them where the states lie, where the copy that follows shows that
 /// this is the place, and no step reads the old value any more. The copies then write nothing; false where there are none.
 pub(crate) fn in_place(program: &mut Program) -> bool {
+    if program.buffers.values().all(|buffer| buffer.class != BufferClass::State) {
+        return false;
+    }
     let mut index = Index::of(program);
     let mut any = false;
     for id in program.steps.ids().collect::<Vec<_>>() {
