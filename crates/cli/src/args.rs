@@ -395,6 +395,9 @@ pub(crate) struct Compare {
     /// Batches; the model's own where not given
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = batch)]
     pub(crate) batch: Vec<u64>,
+    /// Lengths of the sequence, each as `--dim seq=N`; the model's own where not given
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = batch)]
+    pub(crate) seq: Vec<u64>,
     #[command(flatten)]
     pub(crate) machine: MachineArgs,
 }

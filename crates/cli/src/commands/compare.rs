@@ -10,19 +10,31 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
-    let model = open(&args.model, &args.batch)?;
     let setups = setups(&args.on, &args.machine)?;
     let common_precision = in_common(&setups);
     let work = work(&args.training);
-    let records = compare(&model, &work, &setups, &args.batch, threads(common), &progress(common.quiet))?;
+    let lengths: Vec<Option<u64>> =
+        if args.seq.is_empty() { vec![None] } else { args.seq.iter().copied().map(Some).collect() };
+    let mut records = Vec::new();
+    for length in &lengths {
+        let mut of = args.model.clone();
+        of.dims.extend(length.map(|length| (SEQUENCE.to_owned(), length.cast_signed())));
+        let model = open(&of, &args.batch)?;
+        let progress = progress(common.quiet);
+        records.extend(compare(&model, &work, &setups, &args.batch, threads(common), &progress)?);
+    }
     let comparison = side_by_side(&records);
     let ran = records.iter().any(|r| r.refusal().is_none());
     let rows: Vec<Vec<String>> = records.iter().filter(|r| r.refusal().is_none()).map(row).collect();
-    let mut text = title(&records);
+    let mut text = title(&records, lengths.len() > 1);
     if ran {
         let several = records.iter().any(|r| r.identity.devices.is_some_and(|n| n > 1.0));
         let shown = |cells: &[String]| -> Vec<String> {
-            let cells = cells.iter().zip(HEADINGS).filter(|(_, heading)| several || *heading != "devices");
+            let cells = cells.iter().zip(HEADINGS).filter(|(_, heading)| match *heading {
+                "devices" => several,
+                SEQUENCE => lengths.len() > 1,
+                _ => true,
+            });
             cells.map(|(cell, _)| cell.clone()).collect()
         };
         let headings = shown(&HEADINGS.map(str::to_owned));
@@ -68,10 +80,14 @@ pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
     Ok(Answer { text, json, exit: if ran { Exit::Done } else { Exit::Input } })
 }
 
-const HEADINGS: [&str; 11] = [
+/// The dimension of a sequence's length, as built-in models call it.
+const SEQUENCE: &str = "seq";
+
+const HEADINGS: [&str; 12] = [
     "machine",
     "devices",
     "batch",
+    SEQUENCE,
     "precision",
     "latency",
     "expected",
@@ -99,15 +115,15 @@ const EXPECTED: &str = "expected: where 8 of 10 measured times of such work shou
 const ENERGY: &str = "energy: of the chips alone, between their idle and full power by how busy they are, uncalibrated; \
                       `-`: their power is not published";
 
-/// The model, and what all figures are.
-fn title(records: &[Record]) -> String {
+/// The model, and what all figures are; without the length of the sequence where there are `several`.
+fn title(records: &[Record], several: bool) -> String {
     let Some(first) = records.first() else { return String::new() };
     let identity = &first.identity;
     let mut text = identity.workload.model.clone();
     if identity.workload.mode.as_deref() == Some("train") {
         text += ", training steps";
     }
-    for (name, value) in &identity.workload.dims {
+    for (name, value) in identity.workload.dims.iter().filter(|(name, _)| !(several && *name == SEQUENCE)) {
         text += &format!(" {name}={value}");
     }
     if let Some(parameters) = identity.parameters {
@@ -125,6 +141,7 @@ fn row(record: &Record) -> Vec<String> {
         identity.machine.clone(),
         identity.devices.map_or_else(|| "-".to_owned(), |n| n.to_string()),
         identity.workload.batch.global.map_or_else(|| "-".to_owned(), |n| n.to_string()),
+        identity.workload.dims.get(SEQUENCE).map_or_else(|| "-".to_owned(), ToString::to_string),
         identity.precision.clone().unwrap_or_default(),
         latency(Scope::Device),
         expected(record.figure("latency_ms", Scope::Device).and_then(|m| m.interval), &|ms| {

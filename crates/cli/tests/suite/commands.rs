@@ -193,6 +193,21 @@ fn help_has_examples() {
 }
 
 #[test]
+fn lengths_of_a_sequence_are_compared_side_by_side() {
+    let ran = orrery(&["compare", "bert_tiny", "--seq", "16,32", "--on", "a100,cs2"]);
+    assert_eq!(ran.code, 0, "{}", ran.all());
+    let rows: Vec<Vec<&str>> = ran.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    let at = rows.iter().find(|row| row.first() == Some(&"machine")).expect("a heading");
+    let column = at.iter().position(|word| *word == "seq").expect("a column of lengths");
+    let lengths = |machine: &str| -> Vec<&str> {
+        rows.iter().filter(|row| row.first() == Some(&machine)).map(|row| row[column]).collect()
+    };
+    assert_eq!((lengths("a100-40gb"), lengths("cs2")), (vec!["16", "32"], vec!["16", "32"]));
+    let ran = orrery(&["compare", "bert_tiny", "--seq", "16", "--dim", "seq=32", "--on", "a100"]);
+    assert!(ran.err.contains("dimension-conflict"), "{}", ran.all());
+}
+
+#[test]
 fn what_validation_does_not_know_of_a_file_is_told() {
     let folder = scratch("validation");
     let rows = "id,system,workload,mode,precision,batch_size,stack,spec,metric,value\n\
