@@ -266,7 +266,7 @@ fn prediction(
             BATCHES.into_iter().map(at).reduce(better).unwrap_or(found)
         };
     }
-    // Wafers deal out micro-batches of a forward pass themselves.
+    // Wafers deal out micro-batches themselves.
     let deals = on_tiles || matches!(system.model, ExecutionModel::Wafer(_));
     if let Some(most) = shared_batch(record).filter(|batch| trains && !deals && *batch > 1 && no_room(&found))
     {

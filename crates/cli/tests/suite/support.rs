@@ -3,6 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+/// A model of two numbers and two classes.
+pub(crate) const NET: &str = r#"graph "net" {
+  input %x: f32[batch, 2]
+  constant %w: f32[2, 2] = [0.5, -0.5, 0.25, 1]
+  constant %b: f32[2] = [0, 0.125]
+  %h: f32[batch, 2] = MatMul(%x, %w)
+  %y: f32[batch, 2] = Add(%h, %b)
+  output %y
+}
+"#;
+
 /// What a run printed and how it ended.
 pub(crate) struct Ran {
     pub(crate) code: i32,

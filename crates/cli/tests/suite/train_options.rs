@@ -1,18 +1,8 @@
 //! `orrery train`: every option does something or is refused, and a run that goes on keeps what it was told.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking too")]
 
-use crate::support::{Ran, orrery_in, scratch};
+use crate::support::{NET, Ran, orrery_in, scratch};
 use std::path::{Path, PathBuf};
-
-const NET: &str = r#"graph "net" {
-  input %x: f32[batch, 2]
-  constant %w: f32[2, 2] = [0.5, -0.5, 0.25, 1]
-  constant %b: f32[2] = [0, 0.125]
-  %h: f32[batch, 2] = MatMul(%x, %w)
-  %y: f32[batch, 2] = Add(%h, %b)
-  output %y
-}
-"#;
 
 /// A folder with a model of two classes and a table of eight rows.
 fn folder(name: &str) -> PathBuf {

@@ -1,7 +1,7 @@
 //! `orrery train` and `orrery data`, on sets that need no file.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking too")]
 
-use crate::support::{orrery, orrery_in, scratch};
+use crate::support::{NET, orrery, orrery_in, scratch};
 use serde_json::Value;
 
 const PEAKS: [&str; 8] =
@@ -129,13 +129,3 @@ fn a_weight_that_the_loss_does_not_see_stays() {
         assert!(ran.code == 0 && ran.err.contains("does not depend on `idle`"), "{place}: {}", ran.all());
     }
 }
-
-const NET: &str = r#"graph "net" {
-  input %x: f32[batch, 2]
-  constant %w: f32[2, 2] = [0.5, -0.5, 0.25, 1]
-  constant %b: f32[2] = [0, 0.125]
-  %h: f32[batch, 2] = MatMul(%x, %w)
-  %y: f32[batch, 2] = Add(%h, %b)
-  output %y
-}
-"#;

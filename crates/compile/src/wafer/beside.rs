@@ -86,10 +86,7 @@ impl Lowering<'_> {
     /// A group in MemoryX.
     pub(super) fn update(&mut self, group: &Group) -> Result<()> {
         let body = self.emitter.body(&group.nodes, None);
-        let mut sources = Vec::new();
-        for &value in &body.operands {
-            sources.push(self.in_memoryx(value)?);
-        }
+        let sources = self.all_in_memoryx(&body.operands)?;
         let mut step = self.emitter.step(group.name(self.emitter.graph), StepKind::Compute, body.graph);
         step.unit = Unit::Outward;
         step.work = self.emitter.work(&group.nodes);
@@ -112,18 +109,10 @@ impl Lowering<'_> {
     /// A look-up, by MemoryX, which streams in what was found.
     pub(super) fn look_up(&mut self, group: &Group) -> Result<()> {
         let body = self.emitter.body(&group.nodes, None);
-        let mut sources = Vec::new();
-        for &value in &body.operands {
-            sources.push(self.in_memoryx(value)?);
-        }
+        let sources = self.all_in_memoryx(&body.operands)?;
         let mut step = self.emitter.step(group.name(self.emitter.graph), StepKind::Stream, body.graph);
         step.reads = reads(&sources, body.operands.iter().map(|value| self.whole(*value)).collect());
-        for &value in &body.results {
-            let layout = self.spread(value)?;
-            let buffer = self.emitter.buffer(value, "", BufferClass::Scratch, self.pe, layout);
-            self.emitter.buffer_of.insert(value, buffer);
-            step.writes.push(fill(buffer, self.whole(value)));
-        }
+        self.leave_spread(&mut step, &body.results)?;
         self.push_stream(step);
         self.looked_up = self.emitter.program.steps.len().checked_sub(1).map(StepId::new);
         self.emitter.mapped(group, Fidelity::Exact);
@@ -132,6 +121,9 @@ impl Lowering<'_> {
     pub(super) fn memoryx_buffer(&mut self, value: ValueId, suffix: &str, class: BufferClass) -> BufferId {
         let whole = Layout::whole(self.whole(value).len(), 0);
         self.emitter.buffer(value, suffix, class, self.memoryx, whole)
+    }
+    fn all_in_memoryx(&mut self, values: &[ValueId]) -> Result<Vec<BufferId>> {
+        values.iter().map(|value| self.in_memoryx(*value)).collect()
     }
     /// The buffer of a value in MemoryX, to which it leaves the wafer where it was made there.
     fn in_memoryx(&mut self, value: ValueId) -> Result<BufferId> {

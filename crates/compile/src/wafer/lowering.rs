@@ -260,14 +260,19 @@ impl Lowering<'_> {
         step.reads = reads(&sources, body.operands.iter().map(|v| self.whole(*v)).collect());
         Ok(step)
     }
-    /// Emits a step that is not cut, with its results in even spreads.
-    fn finish(&mut self, group: &Group, mut step: Step, fidelity: Fidelity) -> Result<()> {
-        for value in self.emitter.body(&group.nodes, None).results {
+    /// Lets a step leave results in even spreads.
+    pub(super) fn leave_spread(&mut self, step: &mut Step, results: &[ValueId]) -> Result<()> {
+        for &value in results {
             let layout = self.spread(value)?;
             let buffer = self.emitter.buffer(value, "", BufferClass::Scratch, self.pe, layout);
             self.emitter.buffer_of.insert(value, buffer);
             step.writes.push(fill(buffer, self.whole(value)));
         }
+        Ok(())
+    }
+    /// Emits a step that is not cut, with its results in even spreads.
+    fn finish(&mut self, group: &Group, mut step: Step, fidelity: Fidelity) -> Result<()> {
+        self.leave_spread(&mut step, &self.emitter.body(&group.nodes, None).results)?;
         self.push(step);
         self.emitter.mapped(group, fidelity);
         Ok(())

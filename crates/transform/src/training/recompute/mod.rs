@@ -94,16 +94,18 @@ fn over(graph: &Graph, stretches: &[Range<usize>], forward: usize, which: Recomp
 fn least(graph: &Graph, forward: usize, which: Recompute) -> Vec<Again> {
     let root = root_of(forward);
     let cheap = matches!(which, Recompute::Cheap { .. });
+    let passing = &passing(graph, forward);
     let ways: Vec<Vec<Range<usize>>> = if cheap {
         let counts = (0..).map(|power| 1_usize << power).take_while(|count| *count <= 2 * root);
-        let mut ways: Vec<_> = counts.map(|count| stretches(graph, forward, count)).collect();
+        let mut ways: Vec<_> = counts.map(|count| stretches(passing, forward, count)).collect();
         ways[0].push(forward..forward);
         ways
     } else {
-        let like = stretches(graph, forward, root);
-        let mut ways: Vec<_> = (1..=BLOCKS).map(|blocks| of_blocks(graph, forward, &like, blocks)).collect();
+        let like = stretches(passing, forward, root);
+        let mut ways: Vec<_> =
+            (1..=BLOCKS).map(|blocks| of_blocks(passing, forward, &like, blocks)).collect();
         ways.push(like);
-        ways.iter_mut().for_each(|stretches| shorten_the_last(stretches, graph, forward));
+        ways.iter_mut().for_each(|stretches| shorten_the_last(stretches, passing));
         ways
     };
     let tried = ways.iter().map(|stretches| {
@@ -118,8 +120,7 @@ const BLOCKS: usize = 4;
 
 /// Stretches of so many blocks each: a model of equal blocks has as much pass from one to the next wherever `like` cuts
 /// between two, and cuts elsewhere leave a block to two stretches.
-fn of_blocks(graph: &Graph, forward: usize, like: &[Range<usize>], blocks: usize) -> Vec<Range<usize>> {
-    let passing = passing(graph, forward);
+fn of_blocks(passing: &[i128], forward: usize, like: &[Range<usize>], blocks: usize) -> Vec<Range<usize>> {
     let mut narrow: Vec<i128> = like.iter().skip(1).map(|stretch| passing[stretch.start]).collect();
     narrow.sort_unstable();
     let Some(&usual) = narrow.get(narrow.len() / 2) else { return like.to_vec() };
@@ -133,8 +134,7 @@ fn of_blocks(graph: &Graph, forward: usize, like: &[Range<usize>], blocks: usize
 
 /// Cuts the last stretch once more, as late as least passes: it lies there while the gradients of the loss do, which may be
 /// large.
-fn shorten_the_last(stretches: &mut Vec<Range<usize>>, graph: &Graph, forward: usize) {
-    let passing = passing(graph, forward);
+fn shorten_the_last(stretches: &mut Vec<Range<usize>>, passing: &[i128]) {
     if let Some(last) = stretches.pop() {
         let late = (last.start + 1..last.end).rev().min_by_key(|i| passing[*i]);
         let cut = late.unwrap_or(last.start);
@@ -190,8 +190,7 @@ fn passing(graph: &Graph, forward: usize) -> Vec<i128> {
 }
 
 /// As many stretches of the forward pass.
-fn stretches(graph: &Graph, forward: usize, count: usize) -> Vec<Range<usize>> {
-    let passing = passing(graph, forward);
+fn stretches(passing: &[i128], forward: usize, count: usize) -> Vec<Range<usize>> {
     let length = forward / count.max(1);
     let mut cuts = vec![0];
     for number in 1..count {
