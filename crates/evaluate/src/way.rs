@@ -6,12 +6,11 @@ use orrery_base::{Diagnostic, Result};
 use orrery_compile::{Compiled, Options};
 use orrery_cost::Target;
 use orrery_cost::stream::chips_used;
-use orrery_ir::{Bindings, Graph, Node, Op};
+use orrery_ir::{Bindings, Graph, Op};
 use orrery_machine::{ExecutionModel, Precision};
-use orrery_program::Step;
 use orrery_simulate::{Timeline, device_time, simulate};
 use orrery_transform::legalise::{Legalised, PrecisionSpec, legalise, store_border};
-use orrery_transform::{Options as Preparation, Prepared, Report, Weights, prepare, spread_attention};
+use orrery_transform::{Options as Preparation, Prepared, Report, Weights, prepare, spread_attention, spread_bias};
 
 /// A graph that a machine could take, and what was done to make it so.
 #[derive(Clone, Debug)]
@@ -44,7 +43,18 @@ pub fn make_ready(graph: &Graph, target: &Target<'_>, weights: Weights) -> Resul
         prepare(graph, &Preparation { weights, ..Preparation::default() })?;
     let Legalised { graph, notes, .. } = legalise(&prepared, &formats(target), weights)?;
     let notes = report.notes.iter().cloned().chain(notes).collect();
-    Ok(Ready { graph: store_border(&graph)?, report, notes })
+    Ok(Ready { graph: with_sums_apart(&store_border(&graph)?, target)?, report, notes })
+}
+
+/// A graph without what hinders a machine from cutting sums over its cores.
+///
+/// # Errors
+/// Those of the passes.
+pub(crate) fn with_sums_apart(graph: &Graph, target: &Target<'_>) -> Result<Graph> {
+    match target.system.model {
+        ExecutionModel::BulkSynchronous(_) | ExecutionModel::Wafer(_) => spread_bias(graph),
+        _ => Ok(graph.clone()),
+    }
 }
 
 /// A model compiled for a machine.
@@ -79,29 +89,37 @@ pub fn build(model: &Bound, setup: &Setup, weights: Weights, options: &Options) 
     Ok(Built { compiled, report: ready.report, notes, devices })
 }
 
+/// How many times as long steps that are cut by rule may take as those that are cut by guess, to be taken in their place.
+const GUESS: f64 = 2.0;
+
 /// The program with attention spelled out, where that is better than in one piece: on tiles that do not hold the parts of
-/// attention in one piece, and on a wafer where it is faster. What a wafer cuts by guess stays so: its losses were fitted to it.
+/// attention in one piece, and on a wafer where it is faster, or cuts by rule what is cut by guess else.
 fn spread(
     graph: &Graph,
     whole: &Result<Compiled>,
     target: &Target<'_>,
     options: &Options,
 ) -> Option<Compiled> {
-    let attends = |node: &Node| node.op == Op::Attention;
-    let guessed = |step: &Step| step.approximate && step.body.nodes.values().next().is_some_and(attends);
-    let time = |compiled: &Compiled| device_time(&compiled.program, &options.nominal(), target).ok();
-    let most = match (&target.system.model, whole) {
+    let guesses = |compiled: &Compiled| compiled.program.steps.values().filter(|s| s.approximate).count();
+    let seconds =
+        |compiled: &Compiled| Some(device_time(&compiled.program, &options.nominal(), target).ok()?.seconds());
+    let whole = match (&target.system.model, whole) {
         (ExecutionModel::BulkSynchronous(_), Err(refused)) if refused.code == "does-not-fit" => None,
-        (ExecutionModel::Wafer(_), Ok(compiled)) if !compiled.program.steps.values().any(guessed) => {
-            Some(time(compiled)?)
-        }
+        (ExecutionModel::Wafer(_), Ok(compiled)) => Some(compiled),
         _ => return None,
     };
-    if !graph.nodes.values().any(attends) {
+    if !graph.nodes.values().any(|node| node.op == Op::Attention) {
         return None;
     }
     let spelled = orrery_compile::compile(&spread_attention(graph).ok()?, target, options).ok()?;
-    most.is_none_or(|most| time(&spelled).is_some_and(|time| time < most)).then_some(spelled)
+    let better = match whole {
+        None => true,
+        Some(whole) => {
+            let worth = if guesses(&spelled) < guesses(whole) { GUESS } else { 1.0 };
+            seconds(&spelled)? < worth * seconds(whole)?
+        }
+    };
+    better.then_some(spelled)
 }
 
 /// Adds to what does not fit how there could be room: what this model on this machine leaves to choose, nothing else.

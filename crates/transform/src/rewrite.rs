@@ -167,6 +167,10 @@ impl Rewriter {
         self.graph.nodes[id].attrs = attrs;
         self.set_inputs(id, inputs);
     }
+    /// Gives a node another name.
+    pub(crate) fn set_name(&mut self, id: NodeId, name: String) {
+        self.graph.nodes[id].name = name;
+    }
     /// Gives a node other inputs.
     pub(crate) fn set_inputs(&mut self, id: NodeId, inputs: Vec<Option<ValueId>>) {
         // The new reads count first, so that nothing they share with the old ones dies in between.

@@ -45,6 +45,8 @@ pub struct Frame<'a> {
     pub items: Option<(usize, u64)>,
     /// The axis along which the results of a cut sum are spread over the PEs that made them.
     pub spread: Option<usize>,
+    /// Items of which a PE has what passes through: of a pipeline the one that is computed on and the one that comes or goes.
+    pub at_once: f64,
 }
 
 /// Sizes of parts that are tried for one axis.
@@ -62,7 +64,7 @@ impl Frame<'_> {
         // An item has its share of what follows the axis that counts them.
         let of_item = |operand: &Operand| {
             let shared = operand.dims.iter().any(|(access, _)| in_time.is_some() && access.axis() == in_time);
-            if shared { 1.0 / items } else { 1.0 }
+            if shared { self.at_once / items } else { 1.0 }
         };
         let depth_parts: f64 =
             problem.axes.iter().zip(parts).filter(|(a, _)| a.reduce).map(|(_, &p)| p as f64).product();

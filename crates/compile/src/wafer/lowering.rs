@@ -430,10 +430,12 @@ impl Lowering<'_> {
             sources,
             items,
             spread,
+            at_once: if self.way == Way::Resident && self.items > 1 { 2.0 } else { 1.0 },
         };
         let mut key = signature(problem);
         key.extend(frame.sources.iter().map(|source| *source as u64));
         key.extend([
+            frame.thrift.pressure.to_bits(),
             frame.thrift.limit.to_bits(),
             frame.cores,
             items.map_or(0, |(axis, items)| items << 8 | axis as u64),

@@ -34,13 +34,16 @@ use orrery_ir::infer::Facts;
 use orrery_ir::op::Engine;
 use orrery_ir::{Def, Graph, ValueId};
 use orrery_machine::{Losses, WaferLosses, WaferMachine};
-use orrery_program::{Phase, Program, Region, StepKind, Unit, verify};
-use room::{FRUGAL, Sparing, THRIFTS, rooms};
+use orrery_program::{BufferId, Phase, Program, Region, StepKind, Unit, verify};
+use room::{FRUGAL, Sparing, rooms};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 /// How often areas are dealt anew by what the layers took in them.
-const PLANS: usize = 3;
+const PLANS: usize = 6;
+/// How many times its area a layer gets that found no way to be cut in it.
+const GUESSED: f64 = 2.0;
+
 struct Wafer<'a> {
     graph: &'a Graph,
     facts: &'a Facts,
@@ -195,7 +198,7 @@ impl Wafer<'_> {
             memoryx,
             way,
             core: Core::new(self.machine, self.losses, self.target.precision),
-            thrift: Sparing::Alike(FRUGAL).of(0, false, self.capacity()),
+            thrift: Sparing::Alike(FRUGAL).of(0, 0, false, self.capacity()),
             nominal: self.options.nominal(),
             moved: BTreeMap::new(),
             regions,
@@ -228,7 +231,7 @@ impl Wafer<'_> {
         let mut steps: Vec<Range<usize>> = Vec::with_capacity(order.len());
         for (number, (group, beside)) in order.into_iter().enumerate() {
             let product = self.graph.nodes[group.nodes[0]].op.def().engine == Engine::Matrix;
-            lowering.thrift = sparing.of(number, product, self.capacity());
+            lowering.thrift = sparing.of(number, lowering.stage, product, self.capacity());
             let first = lowering.emitter.program.steps.len();
             lowering.emitter.enter(group);
             if forward && lowering.emitter.phase != Phase::Forward {
@@ -268,7 +271,7 @@ impl Wafer<'_> {
         program.memories[pe].reserved += reserved;
         let rooms = match sparing {
             Sparing::Alike(_) => rooms(&program, pe, &steps, &self.options.nominal())?,
-            Sparing::Rooms(..) => Vec::new(),
+            Sparing::Rooms(..) | Sparing::Stages(_) => Vec::new(),
         };
         Ok((Compiled { program: needed(program), nodes, notes: Vec::new() }, rooms))
     }
@@ -334,14 +337,15 @@ impl Wafer<'_> {
         Ok(compiled)
     }
 
-    /// The best of some floor plans for so many items. Areas follow the work first, then what the layers took in them.
+    /// The best of some floor plans for so many items, that is the fastest of those with the fewest steps that find no way to
+    /// be cut. Areas follow the work first, then what the layers took in them; a layer that did not fit is more sparing the
+    /// next time.
     fn planned(&self, items: u64) -> Result<(Picoseconds, Compiled)> {
         let mut shares = self.work()?;
-        let mut best: Option<(Picoseconds, Compiled)> = None;
+        let mut parts = vec![1.0; shares.len()];
+        let mut best: Option<((usize, Picoseconds), Compiled)> = None;
         let mut error = None;
-        let mut others = THRIFTS.into_iter().skip(1);
-        let mut sparing = Sparing::Alike(THRIFTS[0]);
-        for _ in 0..PLANS + THRIFTS.len() - 1 {
+        for _ in 0..PLANS {
             let plan = floor_plan(&shares, self.machine.grid_columns, self.machine.grid_rows);
             let Some(regions) = plan else {
                 return Diagnostic::error(
@@ -352,25 +356,35 @@ impl Wafer<'_> {
                 .err();
             };
             let areas: Vec<f64> = regions.iter().map(|region| region.cores() as f64).collect();
+            let sparing = Sparing::Stages(parts.clone());
             let (compiled, _) = self.emit(self.lowering(Way::Resident, regions, items), &sparing)?;
             let pipeline = pipeline(&compiled.program, &self.costs(&compiled.program)?);
             let times: Vec<f64> = (0..areas.len())
                 .map(|stage| pipeline.stages.get(&(stage as u32)).map_or(0.0, |time| time.seconds()))
                 .collect();
-            shares = self.shares(&areas, &times, &self.filled(&compiled.program)?);
-            match verify::capacity(&compiled.program) {
-                Err(found) => {
-                    error = Some(found);
-                    sparing = others.next().map_or(sparing, Sparing::Alike);
+            let filled = self.filled(&compiled.program)?;
+            let mut all: Vec<f64> = filled.iter().map(|(own, other)| own + other).collect();
+            let mut guessed = 0;
+            for step in compiled.program.steps.values().filter(|step| step.approximate) {
+                guessed += 1;
+                if let Some(all) = step.region.and_then(|stage| all.get_mut(stage as usize)) {
+                    *all = all.max(GUESSED);
                 }
-                Ok(()) if best.as_ref().is_none_or(|(time, _)| pipeline.time < *time) => {
-                    best = Some((pipeline.time, compiled));
+            }
+            shares = self.shares(&areas, &times, &all);
+            for (part, (own, other)) in parts.iter_mut().zip(filled).filter(|(_, (own, other))| own + other > 1.0) {
+                *part = own.min(1.0 - other).min(*part).max(FRUGAL.1);
+            }
+            match verify::capacity(&compiled.program) {
+                Err(found) => error = Some(found),
+                Ok(()) if best.as_ref().is_none_or(|(least, _)| (guessed, pipeline.time) < *least) => {
+                    best = Some(((guessed, pipeline.time), compiled));
                 }
                 Ok(()) => {}
             }
         }
         match (best, error) {
-            (Some(best), _) => Ok(best),
+            (Some(((_, time), best)), _) => Ok((time, best)),
             (None, Some(error)) => Err(error),
             (None, None) => Diagnostic::error("does-not-fit", "no plan fits").err(),
         }
@@ -394,21 +408,29 @@ impl Wafer<'_> {
         at(high)
     }
 
-    /// Part of the memory of a PE that each stage takes, with some room for the cutting of other areas.
-    fn filled(&self, program: &Program) -> Result<Vec<f64>> {
+    /// Parts of the memory of a PE that each stage takes: for what it computes on and makes, and for all else that lies on its
+    /// cores, with some room for the cutting of other areas.
+    fn filled(&self, program: &Program) -> Result<Vec<(f64, f64)>> {
         const ROOM: f64 = 1.15;
         let nominal = self.options.nominal();
         let capacity = self.capacity();
-        let mut bytes = vec![0_u64; program.regions.len()];
+        let mut own: BTreeSet<(u32, BufferId)> = BTreeSet::new();
+        for step in program.steps.values().filter(|step| step.kind == StepKind::Compute) {
+            let touched = step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer));
+            own.extend(touched.filter_map(|buffer| Some((step.region?, buffer))));
+        }
+        let mut parts = vec![(0.0, 0.0); program.regions.len()];
         let passing = program.passing();
         for (id, buffer) in program.buffers.iter() {
             let memory = &program.memories[buffer.home];
             let region = program.regions.iter().position(|r| r.base == buffer.layout.base);
             if let (Some(region), true, false) = (region, memory.cores > 1, memory.is_mesh()) {
-                bytes[region] += program.held_bytes(id, &passing[id], &nominal)?;
+                let part = program.held_bytes(id, &passing[id], &nominal)? as f64 / capacity * ROOM;
+                let (own_part, other) = &mut parts[region];
+                *if own.contains(&(region as u32, id)) { own_part } else { other } += part;
             }
         }
-        Ok(bytes.into_iter().map(|bytes| bytes as f64 / capacity * ROOM).collect())
+        Ok(parts)
     }
 
     fn interval_note(&self, program: &Program, samples: u64) -> Result<Diagnostic> {

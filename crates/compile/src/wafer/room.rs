@@ -19,10 +19,8 @@ pub struct Thrift {
     pub limit: f64,
 }
 
-/// How sparing all steps are, tried in turn: the pressure, and the part of the memory of a PE that a step takes at most.
-pub(super) const THRIFTS: [(f64, f64); 3] = [(1.0, 1.0), (2.0, 0.5), (3.2, 0.2)];
-/// The most sparing.
-pub(super) const FRUGAL: (f64, f64) = THRIFTS[2];
+/// The most sparing: the pressure, and the part of the memory of a PE that a step takes at most.
+pub(super) const FRUGAL: (f64, f64) = (3.2, 0.2);
 /// Of the room that is left, the part that steps are given, tried in turn: their operands may not lie as they did before.
 pub(super) const PARTS: [f64; 3] = [1.0, 0.75, 0.5];
 /// Rooms differ by so many parts of the memory of a PE at least, so that equal layers are cut alike.
@@ -76,17 +74,21 @@ pub(super) fn rooms(
 pub(super) enum Sparing {
     /// All alike: the pressure, and the part of the memory of a PE that a step takes at most.
     Alike((f64, f64)),
+    /// Each stage of a floor plan takes such a part of the memory of a PE.
+    Stages(Vec<f64>),
     /// Each product takes such a part of the room of its group; all else, of which none is much work, little.
     Rooms(Vec<f64>, f64),
 }
 
 impl Sparing {
-    /// Of the steps of a group, by its place in the order, on PEs with so many bytes: never more sparing than the most
-    /// sparing program.
-    pub(super) fn of(&self, group: usize, product: bool, capacity: f64) -> Thrift {
+    /// Of the steps of a group, by its place in the order and its stage, on PEs with so many bytes: never more sparing than
+    /// the most sparing program.
+    pub(super) fn of(&self, group: usize, stage: usize, product: bool, capacity: f64) -> Thrift {
+        let thrift = |(pressure, part): (f64, f64)| Thrift { pressure, limit: capacity * part };
         match self {
-            Self::Alike((pressure, part)) => Thrift { pressure: *pressure, limit: capacity * part },
-            Self::Rooms(..) if !product => Self::Alike(FRUGAL).of(group, product, capacity),
+            Self::Alike(alike) => thrift(*alike),
+            Self::Stages(parts) => thrift((1.0, parts.get(stage).copied().unwrap_or(FRUGAL.1))),
+            Self::Rooms(..) if !product => thrift(FRUGAL),
             Self::Rooms(rooms, part) => {
                 let (grain, room) = (capacity / GRAINS, rooms.get(group).copied().unwrap_or(0.0));
                 let limit = ((room * part / grain).floor() * grain).clamp(capacity * FRUGAL.1, capacity);

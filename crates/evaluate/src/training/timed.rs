@@ -7,7 +7,7 @@ use super::holdings::{Holdings, holdings};
 use crate::model::Bound;
 use crate::run::Place;
 use crate::setup::Setup;
-use crate::way::{Built, with_room};
+use crate::way::{Built, with_room, with_sums_apart};
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, Result};
 use orrery_compile::{Cuts, Options, Streamed};
@@ -149,7 +149,7 @@ fn compile_step(
     let chips = wanted.chips.filter(|_| on_tiles).unwrap_or(1).max(1);
     let mut step = step.clone();
     training::recompute(&mut step, wanted.recompute)?;
-    let mut graph = store_border(&step.graph)?;
+    let mut graph = with_sums_apart(&store_border(&step.graph)?, &target)?;
     if on_tiles {
         graph = spread_attention(&graph)?;
     }
