@@ -345,6 +345,7 @@ impl<'a> Emitter<'a> {
             stage: None,
             after: Vec::new(),
             region: None,
+            once: false,
             phase: self.phase,
         }
     }

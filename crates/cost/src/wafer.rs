@@ -190,7 +190,7 @@ pub fn cost(
     precision: &Precision,
 ) -> StepCost {
     let core = Core::new(machine, losses, precision);
-    let items = program.items.max(1);
+    let items = if step.once { 1 } else { program.items.max(1) };
     let cycles = |c: f64| Picoseconds::from_cycles(c * items as f64, machine.clock_hz);
     // Items follow each other on the way; the way itself counts once.
     let once = |c: f64| Picoseconds::from_cycles(c, machine.clock_hz);

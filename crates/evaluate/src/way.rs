@@ -10,7 +10,9 @@ use orrery_ir::{Bindings, Graph, Op};
 use orrery_machine::{ExecutionModel, Precision};
 use orrery_simulate::{Timeline, device_time, simulate};
 use orrery_transform::legalise::{Legalised, PrecisionSpec, legalise, store_border};
-use orrery_transform::{Options as Preparation, Prepared, Report, Weights, prepare, spread_attention, spread_bias};
+use orrery_transform::{
+    Options as Preparation, Prepared, Report, Weights, prepare, spread_attention, spread_bias,
+};
 
 /// A graph that a machine could take, and what was done to make it so.
 #[derive(Clone, Debug)]
@@ -101,8 +103,9 @@ fn spread(
     options: &Options,
 ) -> Option<Compiled> {
     let guesses = |compiled: &Compiled| compiled.program.steps.values().filter(|s| s.approximate).count();
-    let seconds =
-        |compiled: &Compiled| Some(device_time(&compiled.program, &options.nominal(), target).ok()?.seconds());
+    let seconds = |compiled: &Compiled| {
+        Some(device_time(&compiled.program, &options.nominal(), target).ok()?.seconds())
+    };
     let whole = match (&target.system.model, whole) {
         (ExecutionModel::BulkSynchronous(_), Err(refused)) if refused.code == "does-not-fit" => None,
         (ExecutionModel::Wafer(_), Ok(compiled)) => Some(compiled),

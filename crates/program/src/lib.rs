@@ -275,6 +275,9 @@ pub struct Step {
     /// The stage of a pipeline that it belongs to, by the number of its region: steps of several stages run at the same
     /// time, each on another item of the batch.
     pub region: Option<u32>,
+    /// True where it runs once a run, not for each item of the batch: before the first item or, where it belongs to the update
+    /// of a training step, after the last.
+    pub once: bool,
     /// The part of a training step that it belongs to.
     pub phase: Phase,
 }

@@ -160,6 +160,7 @@ fn step() -> impl Strategy<Value = Step> {
                 option::weighted(0.4, (0_usize..3, count())),
                 option::of(0_u32..3),
                 select(&[Phase::Forward, Phase::Backward, Phase::Update][..]),
+                any::<bool>(),
             ),
         ),
     )
@@ -191,6 +192,7 @@ fn step() -> impl Strategy<Value = Step> {
                     stage: rest.3.0.map(|(p, cores)| Stage { pipeline: PipelineId::new(p), cores }),
                     after: rest.1.into_iter().map(StepId::new).collect(),
                     region: rest.3.1,
+                    once: rest.3.3,
                     phase: rest.3.2,
                 }
             },

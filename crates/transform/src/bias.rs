@@ -21,7 +21,9 @@ pub fn spread_bias(graph: &Graph) -> Result<Graph> {
             continue;
         }
         let operands = (rewriter.input(id, 0), rewriter.input(id, 1), rewriter.input(id, 2));
-        let ((Some(x), Some(w), Some(bias)), Some(sum)) = (operands, rewriter.output(id, 0)) else { continue };
+        let ((Some(x), Some(w), Some(bias)), Some(sum)) = (operands, rewriter.output(id, 0)) else {
+            continue;
+        };
         let ty = rewriter.ty(sum).clone();
         let rank = ty.as_tensor().and_then(|ty| ty.shape.as_ref()).map_or(0, Vec::len);
         let of_bias = rewriter.ty(bias).as_tensor().and_then(|ty| Some((ty.dtype, ty.extents()?)));

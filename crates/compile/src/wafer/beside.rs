@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Which groups run in MemoryX: those of element-wise work that nothing but a state's new value, or another such group,
 /// needs, and the gradients of embeddings. Of these what leaves the wafer is a row for each token, not the whole table of
 /// which few rows are not zero; that MemoryX adds rows is assumed.
-fn beside(graph: &Graph, groups: &[Group]) -> Vec<bool> {
+pub(super) fn beside(graph: &Graph, groups: &[Group]) -> Vec<bool> {
     let mut on_wafer: BTreeSet<ValueId> = BTreeSet::new();
     for (i, value) in graph.outputs.iter().enumerate() {
         if graph.state_of_output(i).is_none() {

@@ -34,13 +34,9 @@ impl Lowering<'_> {
         if weight && self.way == Way::Streamed {
             return Ok(self.stream(value, self.mesh, layout.clone(), arrivals));
         }
-        if weight && chain.is_empty() {
+        if weight && chain.is_empty() && !self.emitter.is_state(value) {
             // Every layer has its own copy on its own rectangle.
             return Ok(self.emitter.buffer(value, "", BufferClass::Parameter, self.pe, layout.clone()));
-        }
-        if weight {
-            // It is loaded in the order in which it is wanted, before the first item.
-            return Ok(self.stream(value, self.pe, layout.clone(), arrivals));
         }
         let from = self.held(source)?;
         let there = &self.emitter.program.buffers[from];
@@ -81,14 +77,14 @@ impl Lowering<'_> {
         let there = |b: &&BufferId| self.emitter.writer.contains_key(*b) && !windowed(b);
         copies.iter().rev().find(there).copied()
     }
-    /// Spreads a value of the forward pass that the backward pass needs over all PEs, where it lies on few: until then every
-    /// PE has about the same of what waits.
+    /// Spreads a value of the forward pass that the backward pass needs over all PEs of its stage, where it lies on few: until
+    /// then every PE has about the same of what waits.
     pub(super) fn put_away(&mut self, value: ValueId) -> Result<()> {
         // Less is not worth an exchange.
         const LEAST: u64 = 64;
         const UNEVEN: u64 = 2;
         let Some(&from) = self.emitter.buffer_of.get(&value) else { return Ok(()) };
-        if self.way != Way::Streamed || self.emitter.program.buffers[from].home != self.pe {
+        if self.emitter.program.buffers[from].home != self.pe {
             return Ok(());
         }
         let layout = self.spread(value)?;
@@ -141,9 +137,14 @@ impl Lowering<'_> {
         arrivals.push(Arrival { name, from, to, body, kind: StepKind::Stream });
         to
     }
+    /// Where a value lies on the PEs: as it was made, or as the state that it is.
+    pub(super) fn lies_in(&self, value: ValueId) -> Option<BufferId> {
+        let made = self.emitter.buffer_of.get(&value).copied();
+        made.or_else(|| self.emitter.given_state(value).filter(|_| self.way == Way::Resident))
+    }
     /// The buffer of a value that is not a movement of another, on the PEs or, for extents, on the host.
     pub(super) fn held(&mut self, value: ValueId) -> Result<BufferId> {
-        if let Some(&buffer) = self.emitter.buffer_of.get(&value) {
+        if let Some(buffer) = self.lies_in(value) {
             return Ok(buffer);
         }
         let layout = self.spread(value)?;

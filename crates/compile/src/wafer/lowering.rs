@@ -11,6 +11,7 @@ use crate::lower::{Body, Emitter, fill, grid, reads, reduction_body, retype_outp
 use crate::partition::Problem;
 use crate::states::Kept;
 use orrery_base::Result;
+use orrery_base::index::Id;
 use orrery_cost::wafer::{Core, Traffic, exchange_cycles};
 use orrery_ir::op::{Access, AxisKind, Engine, IterSpace};
 use orrery_ir::{Bindings, Def, Dim, NodeId, Op, State, ValueId};
@@ -19,7 +20,7 @@ use orrery_program::{
     BoundGrid, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Read, Region, Step, StepId, StepKind,
     Unit, Write, WriteMode,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where weights are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,10 @@ pub(super) struct Lowering<'a> {
     pub(super) regions: Vec<Region>,
     /// The stage that is being emitted.
     pub(super) stage: usize,
+    /// True where what is being emitted runs once all items have passed.
+    pub(super) after_all: bool,
+    /// Buffers that steps before the first item fill.
+    pub(super) steady: BTreeSet<BufferId>,
     /// Items of the batch that go through the stages, or through the whole program, one after the other.
     pub(super) items: u64,
     /// Values that are in MemoryX beside where they were made.
@@ -98,11 +103,20 @@ impl Lowering<'_> {
     pub(super) fn region(&self) -> Region {
         self.regions[self.stage.min(self.regions.len().saturating_sub(1))]
     }
-    /// A step, staged where layers are resident. A PE rounds after every multiply-add.
+    /// A step, staged where layers are resident: once there where it runs after all items, or before them as it needs nothing
+    /// but weights. A PE rounds after every multiply-add.
     pub(super) fn push(&mut self, mut step: Step) -> StepId {
         step.arithmetic.group = 1;
         if self.way == Way::Resident && matches!(step.kind, StepKind::Compute | StepKind::Exchange) {
             step.region = u32::try_from(self.stage).ok();
+            let lies = |buffer: BufferId| {
+                let class = self.emitter.program.buffers[buffer].class;
+                matches!(class, BufferClass::Parameter | BufferClass::State) || self.steady.contains(&buffer)
+            };
+            step.once = self.after_all || step.reads.iter().all(|read| lies(read.buffer));
+            if step.once {
+                self.steady.extend(step.writes.iter().map(|write| write.buffer));
+            }
         }
         let (unit, takes) = (step.unit, step.kind == StepKind::Stream);
         match unit {
@@ -115,6 +129,18 @@ impl Lowering<'_> {
             self.leaving.push(id);
         }
         id
+    }
+    /// Puts the copies of states, which begin with step `first`, into the stages where they lie.
+    pub(super) fn place_copies(&mut self, first: usize) {
+        let program = &mut self.emitter.program;
+        for id in (first..program.steps.len()).map(StepId::new) {
+            let step = &mut program.steps[id];
+            let base = step.writes.first().map(|write| program.buffers[write.buffer].layout.base);
+            let stage = program.regions.iter().position(|region| Some(region.base) == base);
+            if let (StepKind::Exchange, Some(stage)) = (step.kind, stage) {
+                (step.region, step.once) = (u32::try_from(stage).ok(), true);
+            }
+        }
     }
     /// A layout that spreads a value evenly over the current region, its first dimensions apart.
     pub(super) fn spread(&mut self, value: ValueId) -> Result<Layout> {
@@ -153,7 +179,11 @@ impl Lowering<'_> {
     pub(super) fn host_input(&mut self, value: ValueId, for_memoryx: bool) -> Result<()> {
         let whole = Layout::whole(self.whole(value).len(), 0);
         if self.emitter.is_state(value) {
-            self.emitter.state(value, self.memoryx, whole);
+            let (home, layout) = match self.way {
+                Way::Streamed => (self.memoryx, whole),
+                Way::Resident => (self.pe, self.spread(value)?),
+            };
+            self.emitter.state(value, home, layout);
             return Ok(());
         }
         let from = self.emitter.buffer(value, "@host", BufferClass::Input, self.host, whole);
@@ -279,11 +309,6 @@ impl Lowering<'_> {
     }
 
     pub(super) fn compute(&mut self, group: &Group) -> Result<()> {
-        let done = self.computed(group);
-        self.stage += 1;
-        done
-    }
-    fn computed(&mut self, group: &Group) -> Result<()> {
         let body = self.emitter.body(&group.nodes, group.space.as_ref());
         let Some(space) = &group.space else { return self.whole_group(group) };
         let problem = problem(&self.emitter, &self.nominal, group, &body)?;
@@ -417,7 +442,7 @@ impl Lowering<'_> {
     ) -> Result<Option<Vec<Cut>>> {
         let source = |value: &ValueId| match (self.is_weight(*value), self.way) {
             (true, Way::Streamed) => Source::Stream,
-            (true, Way::Resident) => Source::Weight,
+            (true, Way::Resident) if !self.after_all => Source::Weight,
             _ => Source::Activation,
         };
         let sources: Vec<Source> = body.operands.iter().map(source).collect();
@@ -477,7 +502,7 @@ impl Lowering<'_> {
     /// Where a value lies, as far as cutting depends on it.
     fn place_of(&self, value: ValueId) -> Option<Place> {
         let (source, chain) = self.origin(value);
-        let buffer = &self.emitter.program.buffers[*self.emitter.buffer_of.get(&source)?];
+        let buffer = &self.emitter.program.buffers[self.lies_in(source)?];
         let inside = buffer.layout.base == self.region().base;
         let copies = self.brought.get(&value).into_iter().flatten();
         let layouts = copies.map(|b| self.emitter.program.buffers[*b].layout.clone());
@@ -517,7 +542,7 @@ impl Lowering<'_> {
                 Layout { base, cuts: cuts.to_vec(), access: access.clone() }
             };
             let (source, chain) = self.origin(*value);
-            let have = self.emitter.buffer_of.get(&source).map(|b| &self.emitter.program.buffers[*b]);
+            let have = self.lies_in(source).map(|buffer| &self.emitter.program.buffers[buffer]);
             let (dtype, shape) = self.emitter.type_of(*value);
             let bytes = |layout: &Layout, shape: &[Dim]| -> Result<f64> {
                 let extents = layout.block_extents(shape, &self.nominal).map_err(|s| unbound(&s))?;
@@ -564,19 +589,21 @@ impl Lowering<'_> {
         }
         inner
     }
-    /// The grid under which the group's first operand stays where it is, where there is one.
+    /// The grid under which the group's first operand, or the state that it changes, stays where it is, where there is one.
     fn kept_grid(&self, body: &Body, space: &IterSpace, problem: &Problem) -> Option<Vec<Cut>> {
-        let first = *body.operands.first()?;
+        let changed = body.operands.iter().position(|v| self.after_all && self.emitter.is_state(*v));
+        let number = changed.unwrap_or(0);
+        let first = *body.operands.get(number)?;
         if self.moved.contains_key(&first) {
             return None;
         }
-        let buffer = &self.emitter.program.buffers[*self.emitter.buffer_of.get(&first)?];
+        let buffer = &self.emitter.program.buffers[self.lies_in(first)?];
         let layout = &buffer.layout;
         if buffer.home != self.pe || layout.base != self.region().base || !layout.copies().is_empty() {
             return None;
         }
         let mut cuts = grid(space, |_| Cutting::Parts(1));
-        for (have, want) in layout.access.iter().zip(&body.reads[0]) {
+        for (have, want) in layout.access.iter().zip(&body.reads[number]) {
             match (have, want) {
                 (Access::Along { axis, scale }, Access::Along { axis: to, scale: wanted })
                     if scale == wanted && scale.is(1) =>

@@ -12,7 +12,9 @@ pub mod floor_plan;
 mod grid;
 mod items;
 mod lowering;
+mod resident;
 mod room;
+mod stages;
 mod streamed;
 
 use crate::groups::{Group, GroupKind};
@@ -21,11 +23,9 @@ use crate::needed::needed;
 use crate::{Compiled, Options, states};
 use beside::{in_order, needed_later};
 
-use floor_plan::floor_plan;
 use items::by_sample;
 use lowering::{Lowering, Way};
 use orrery_base::index::Id;
-use orrery_base::units::show_bytes;
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_cost::rectangles::pipeline;
 use orrery_cost::wafer::Core;
@@ -34,15 +34,11 @@ use orrery_ir::infer::Facts;
 use orrery_ir::op::Engine;
 use orrery_ir::{Def, Graph, ValueId};
 use orrery_machine::{Losses, WaferLosses, WaferMachine};
-use orrery_program::{BufferId, Phase, Program, Region, StepKind, Unit, verify};
+use orrery_program::{Phase, Program, Region, StepKind, Unit};
 use room::{FRUGAL, Sparing, rooms};
+use stages::Stages;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-
-/// How often areas are dealt anew by what the layers took in them.
-const PLANS: usize = 6;
-/// How many times its area a layer gets that found no way to be cut in it.
-const GUESSED: f64 = 2.0;
 
 struct Wafer<'a> {
     graph: &'a Graph,
@@ -71,21 +67,11 @@ pub fn compile(
     };
     let wafer = Wafer { graph, facts, groups, target, machine, losses, options };
     let resident = target.stack.and_then(|stack| stack.resident);
-    if !graph.states.is_empty() {
-        if resident == Some(true) {
-            return Diagnostic::error(
-                "unsupported-training",
-                "states lie in MemoryX and stream in; with all layers on the wafer they are not described",
-            )
-            .help("a software stack that streams weights")
-            .err();
-        }
-        return wafer.streamed();
-    }
     match resident {
         Some(true) => wafer.resident(),
-        Some(false) => wafer.streamed(),
-        None => wafer.faster(),
+        // What changes from run to run is streamed where no stack says otherwise, as that is how such machines train today.
+        None if graph.states.is_empty() => wafer.faster(),
+        _ => wafer.streamed(),
     }
 }
 
@@ -204,6 +190,8 @@ impl Wafer<'_> {
             regions,
             stage: 0,
             items,
+            after_all: false,
+            steady: BTreeSet::new(),
             layers: Vec::new(),
             waiting: Vec::new(),
             room: self.room(),
@@ -216,30 +204,41 @@ impl Wafer<'_> {
         }
     }
 
-    /// Emits all groups; with the room of each, where they are alike sparing.
-    fn emit(&self, mut lowering: Lowering<'_>, sparing: &Sparing) -> Result<(Compiled, Vec<f64>)> {
-        let order = in_order(self.graph, self.groups);
+    /// Emits all groups, on a floor plan those of each stage in its place; with the room of each, where they are alike sparing.
+    fn emit(
+        &self,
+        mut lowering: Lowering<'_>,
+        plan: Option<&Stages>,
+        sparing: &Sparing,
+    ) -> Result<(Compiled, Vec<f64>)> {
+        let order: Vec<(&Group, bool)> = match plan {
+            Some(stages) => self.groups.iter().zip(stages.after.iter().copied()).collect(),
+            None => in_order(self.graph, self.groups),
+        };
         let later = needed_later(self.graph, self.groups, self.options);
         let mut forward = true;
-        let stages = self.first_stages();
         for &value in &self.graph.inputs {
-            lowering.stage = stages.get(&value).copied().unwrap_or(0);
+            lowering.stage = plan.and_then(|stages| stages.inputs.get(&value).copied()).unwrap_or(0);
             let state = lowering.emitter.is_state(value);
             lowering.host_input(value, !state && lowering.is_for_memoryx(value, &order))?;
         }
-        lowering.stage = 0;
         let mut steps: Vec<Range<usize>> = Vec::with_capacity(order.len());
         for (number, (group, beside)) in order.into_iter().enumerate() {
+            lowering.stage = plan.map_or(0, |stages| stages.of[number]);
+            lowering.after_all = plan.is_some() && beside;
             let product = self.graph.nodes[group.nodes[0]].op.def().engine == Engine::Matrix;
             lowering.thrift = sparing.of(number, lowering.stage, product, self.capacity());
             let first = lowering.emitter.program.steps.len();
             lowering.emitter.enter(group);
+            if lowering.after_all {
+                lowering.emitter.phase = Phase::Update;
+            }
             if forward && lowering.emitter.phase != Phase::Forward {
                 lowering.turn();
                 forward = false;
             }
             match group.kind {
-                _ if beside => lowering.update(group)?,
+                _ if beside && plan.is_none() => lowering.update(group)?,
                 GroupKind::Extents => lowering.extents(group)?,
                 GroupKind::View | GroupKind::Movement => lowering.movement(group)?,
                 GroupKind::Compute if lowering.casts_a_state(group) => lowering.movement(group)?,
@@ -251,8 +250,10 @@ impl Wafer<'_> {
             }
             steps.push(first..lowering.emitter.program.steps.len());
         }
+        let unit = if plan.is_some() { Unit::Device } else { Unit::Outward };
         let way: states::Way<'_> =
-            &|from, to| (if from == to { StepKind::Exchange } else { StepKind::Stream }, Unit::Outward);
+            &|from, to| (if from == to { StepKind::Exchange } else { StepKind::Stream }, unit);
+        let copies = lowering.emitter.program.steps.len();
         let mut kept = Vec::new();
         for state in &self.graph.states {
             kept.push(lowering.kept(state)?);
@@ -264,6 +265,7 @@ impl Wafer<'_> {
             }
         }
         lowering.emitter.keep(kept, way);
+        lowering.place_copies(copies);
         lowering.emitter.list_inputs();
         let reserved = lowering.staging_bytes();
         let pe = lowering.pe;
@@ -276,181 +278,6 @@ impl Wafer<'_> {
         Ok((Compiled { program: needed(program), nodes, notes: Vec::new() }, rooms))
     }
 
-    /// For each input the first stage that takes it, moved or not: there it lies, as a cache of keys does with its layer.
-    fn first_stages(&self) -> BTreeMap<ValueId, usize> {
-        let mut origins: BTreeMap<ValueId, ValueId> = BTreeMap::new();
-        let mut stages = BTreeMap::new();
-        let mut stage = 0;
-        for group in self.groups {
-            for node in group.nodes.iter().map(|id| &self.graph.nodes[*id]) {
-                for input in node.inputs.iter().flatten() {
-                    let origin = origins.get(input).copied().unwrap_or(*input);
-                    if group.kind == GroupKind::Compute {
-                        stages.entry(origin).or_insert(stage);
-                    } else {
-                        origins.extend(node.outputs.iter().flatten().map(|output| (*output, origin)));
-                    }
-                }
-            }
-            stage += usize::from(group.kind == GroupKind::Compute);
-        }
-        stages
-    }
-
-    /// Every layer in a rectangle of its own. Samples go through one by one, or several at once where a layer has too
-    /// little work in one to keep its rectangle busy.
-    fn resident(&self) -> Result<Compiled> {
-        let weights: f64 = self.weights().into_iter().sum();
-        let pes = self.machine.grid_columns * self.machine.grid_rows;
-        let memory = self.capacity() * pes as f64;
-        if weights > memory {
-            let (weights, memory) = (show_bytes(weights), show_bytes(memory));
-            let cause =
-                format!("weights of {weights} do not lie on a wafer, whose PEs have {memory} for them");
-            return Diagnostic::error("does-not-fit", cause)
-                .help("stream the weights: a software stack of that kind, where the machine has one")
-                .err();
-        }
-        let samples = self.samples();
-        let mut best: Option<(Picoseconds, Compiled)> = None;
-        let mut error = None;
-        for at_once in (0..).map(|power| 4_u64.pow(power)).take_while(|n| *n <= samples) {
-            if !samples.is_multiple_of(at_once) {
-                break;
-            }
-            match self.planned(samples / at_once) {
-                Ok((time, compiled)) if best.as_ref().is_none_or(|(least, _)| time < *least) => {
-                    best = Some((time, compiled));
-                }
-                Ok(_) => break,
-                Err(found) if best.is_none() && error.is_none() => error = Some(found),
-                Err(_) => break,
-            }
-        }
-        let Some((_, mut compiled)) = best else {
-            let error = error.unwrap_or_else(|| Box::new(Diagnostic::error("does-not-fit", "no plan fits")));
-            return Err(Box::new(error.help(
-                "all layers lie on the wafer at once in this mode; streamed weights need no memory of it",
-            )));
-        };
-        compiled.notes.push(self.interval_note(&compiled.program, samples)?);
-        Ok(compiled)
-    }
-
-    /// The best of some floor plans for so many items, that is the fastest of those with the fewest steps that find no way to
-    /// be cut. Areas follow the work first, then what the layers took in them; a layer that did not fit is more sparing the
-    /// next time.
-    fn planned(&self, items: u64) -> Result<(Picoseconds, Compiled)> {
-        let mut shares = self.work()?;
-        let mut parts = vec![1.0; shares.len()];
-        let mut best: Option<((usize, Picoseconds), Compiled)> = None;
-        let mut error = None;
-        for _ in 0..PLANS {
-            let plan = floor_plan(&shares, self.machine.grid_columns, self.machine.grid_rows);
-            let Some(regions) = plan else {
-                return Diagnostic::error(
-                    "does-not-fit",
-                    format!("{} layers have no room beside each other on the mesh", shares.len()),
-                )
-                .help("stream the weights: a software stack of that kind, where the machine has one")
-                .err();
-            };
-            let areas: Vec<f64> = regions.iter().map(|region| region.cores() as f64).collect();
-            let sparing = Sparing::Stages(parts.clone());
-            let (compiled, _) = self.emit(self.lowering(Way::Resident, regions, items), &sparing)?;
-            let pipeline = pipeline(&compiled.program, &self.costs(&compiled.program)?);
-            let times: Vec<f64> = (0..areas.len())
-                .map(|stage| pipeline.stages.get(&(stage as u32)).map_or(0.0, |time| time.seconds()))
-                .collect();
-            let filled = self.filled(&compiled.program)?;
-            let mut all: Vec<f64> = filled.iter().map(|(own, other)| own + other).collect();
-            let mut guessed = 0;
-            for step in compiled.program.steps.values().filter(|step| step.approximate) {
-                guessed += 1;
-                if let Some(all) = step.region.and_then(|stage| all.get_mut(stage as usize)) {
-                    *all = all.max(GUESSED);
-                }
-            }
-            shares = self.shares(&areas, &times, &all);
-            for (part, (own, other)) in parts.iter_mut().zip(filled).filter(|(_, (own, other))| own + other > 1.0) {
-                *part = own.min(1.0 - other).min(*part).max(FRUGAL.1);
-            }
-            match verify::capacity(&compiled.program) {
-                Err(found) => error = Some(found),
-                Ok(()) if best.as_ref().is_none_or(|(least, _)| (guessed, pipeline.time) < *least) => {
-                    best = Some(((guessed, pipeline.time), compiled));
-                }
-                Ok(()) => {}
-            }
-        }
-        match (best, error) {
-            (Some(((_, time), best)), _) => Ok((time, best)),
-            (None, Some(error)) => Err(error),
-            (None, None) => Diagnostic::error("does-not-fit", "no plan fits").err(),
-        }
-    }
-
-    /// Areas for the next plan: in proportion to what each stage took on its area, so that what does not get faster by
-    /// more cores leaves them to those that do; but no less than what it holds needs.
-    fn shares(&self, areas: &[f64], times: &[f64], filled: &[f64]) -> Vec<f64> {
-        let total: f64 = areas.iter().sum();
-        let least: Vec<f64> = areas.iter().zip(filled).map(|(area, filled)| area * filled).collect();
-        let at = |interval: f64| -> Vec<f64> {
-            let wanted = areas.iter().zip(times).map(|(area, time)| area * time / interval);
-            wanted.zip(&least).map(|(wanted, least)| wanted.max(*least)).collect()
-        };
-        let slowest = times.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-        let (mut low, mut high) = (slowest * 1e-3, slowest * 1e3);
-        for _ in 0..60 {
-            let middle = (low * high).sqrt();
-            if at(middle).iter().sum::<f64>() > total { low = middle } else { high = middle }
-        }
-        at(high)
-    }
-
-    /// Parts of the memory of a PE that each stage takes: for what it computes on and makes, and for all else that lies on its
-    /// cores, with some room for the cutting of other areas.
-    fn filled(&self, program: &Program) -> Result<Vec<(f64, f64)>> {
-        const ROOM: f64 = 1.15;
-        let nominal = self.options.nominal();
-        let capacity = self.capacity();
-        let mut own: BTreeSet<(u32, BufferId)> = BTreeSet::new();
-        for step in program.steps.values().filter(|step| step.kind == StepKind::Compute) {
-            let touched = step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer));
-            own.extend(touched.filter_map(|buffer| Some((step.region?, buffer))));
-        }
-        let mut parts = vec![(0.0, 0.0); program.regions.len()];
-        let passing = program.passing();
-        for (id, buffer) in program.buffers.iter() {
-            let memory = &program.memories[buffer.home];
-            let region = program.regions.iter().position(|r| r.base == buffer.layout.base);
-            if let (Some(region), true, false) = (region, memory.cores > 1, memory.is_mesh()) {
-                let part = program.held_bytes(id, &passing[id], &nominal)? as f64 / capacity * ROOM;
-                let (own_part, other) = &mut parts[region];
-                *if own.contains(&(region as u32, id)) { own_part } else { other } += part;
-            }
-        }
-        Ok(parts)
-    }
-
-    fn interval_note(&self, program: &Program, samples: u64) -> Result<Diagnostic> {
-        let at_once = samples / program.items.max(1);
-        let pipeline = pipeline(program, &self.costs(program)?);
-        let slowest = pipeline.slowest.map_or_else(String::new, |stage| {
-            let region = &program.regions[stage as usize];
-            let longest = program.steps.values().find(|s| s.region == Some(stage));
-            let name = longest.map_or("", |step| &step.name);
-            format!(
-                "; stage {stage} on {} x {} cores sets the interval: {} for {at_once} at once at `{name}`",
-                region.columns, region.rows, pipeline.interval
-            )
-        });
-        Ok(Diagnostic::note(
-            "wafer-interval",
-            format!("{} layers lie on the wafer as a pipeline{slowest}", program.regions.len()),
-        ))
-    }
-
     /// Samples that can flow through a pipeline: the first dimension of the inputs, where all have the same.
     fn samples(&self) -> u64 {
         let nominal = self.options.nominal();
@@ -461,26 +288,5 @@ impl Wafer<'_> {
         });
         let Some(first) = firsts.next() else { return 1 };
         if firsts.all(|other| other == first) { u64::try_from(first).unwrap_or(1).max(1) } else { 1 }
-    }
-
-    /// Work of each stage in cycles of one PE: of each group that computes.
-    fn work(&self) -> Result<Vec<f64>> {
-        let emitter = Emitter::new(self.graph, self.facts, self.target, self.options);
-        let nominal = self.options.nominal();
-        let macs = self.target.precision.macs();
-        let compute = self.groups.iter().filter(|group| group.kind == GroupKind::Compute);
-        compute
-            .map(|group| {
-                let work = emitter.work(&group.nodes);
-                let number = |dim: &orrery_ir::Dim| {
-                    dim.eval(&nominal)
-                        .map(|n| n as f64)
-                        .map_err(|s| Box::new(orrery_program::memory::unbound(&s)))
-                };
-                let vector = number(&work.vector)? / self.machine.vector_fp16;
-                let special = number(&work.special)? / self.machine.special_functions;
-                Ok(number(&work.macs)? / macs + vector + special)
-            })
-            .collect()
     }
 }

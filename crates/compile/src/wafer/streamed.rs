@@ -91,7 +91,8 @@ impl Wafer<'_> {
     fn tried(&self, passes: u64, sparing: &Sparing) -> Result<Result<Tried>> {
         let machine = self.machine;
         let whole = Region { base: 0, x: 0, y: 0, columns: machine.grid_columns, rows: machine.grid_rows };
-        let (compiled, rooms) = self.emit(self.lowering(Way::Streamed, vec![whole], passes), sparing)?;
+        let (compiled, rooms) =
+            self.emit(self.lowering(Way::Streamed, vec![whole], passes), None, sparing)?;
         if let Err(too_much) = verify::capacity(&compiled.program) {
             return Ok(Err(too_much));
         }

@@ -31,7 +31,7 @@
 //!            | "arithmetic" string "group" integer ["inputs" string] ("nearest" | "stochastic")
 //!            | "work" dim "," dim "," dim               MACs, simple and special vector operations
 //!            | "tile" integer "," integer "," integer   rows, columns, depth
-//!            | "approximate" | "stage" id "cores" integer | "after" id {"," id} | "region" integer
+//!            | "approximate" | "stage" id "cores" integer | "after" id {"," id} | "region" integer | "once"
 //! mode       = "fill" | "in_place" | "sum" | "max" | "min" | "combined_sum" | "combined_max" | "combined_min"
 //! id         = "m", "p", "b" or "s" with the number: memories, pipelines, buffers and steps are numbered in their order
 //! ```

@@ -300,11 +300,12 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
     } else {
         None
     };
+    let once = cursor.take_name("once")?;
     let phase = if cursor.take_name("phase")? { choice(cursor, PHASES)? } else { Phase::Forward };
     if !cursor.at_name("graph") {
         return cursor
             .expected("the step's graph")
-            .help("the clauses of a step stand in the order grid, part, read, write, arithmetic, work, tile, approximate, stage, after, region, phase")
+            .help("the clauses of a step stand in the order grid, part, read, write, arithmetic, work, tile, approximate, stage, after, region, once, phase")
             .err();
     }
     let body: Graph = cursor.nested(text::graph)?;
@@ -327,6 +328,7 @@ fn step(cursor: &mut Cursor<'_>, before: Option<Arithmetic>) -> Result<Step> {
         stage,
         after,
         region,
+        once,
         phase,
     })
 }

@@ -137,6 +137,9 @@ fn step(f: &mut fmt::Formatter<'_>, id: StepId, step: &Step, before: Option<&Ari
     if let Some(stage) = step.region {
         writeln!(f, "    region {stage}")?;
     }
+    if step.once {
+        writeln!(f, "    once")?;
+    }
     if step.phase != Phase::Forward {
         writeln!(f, "    phase {}", word(PHASES, &step.phase))?;
     }

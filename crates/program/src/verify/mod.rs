@@ -19,8 +19,9 @@
 //! 11. the stages of a pipeline stand one after the other, views aside, and have between them no more cores than it has; a
 //!     buffer of which pieces are kept is touched by the stages of one pipeline only, and comes in no more pieces than the
 //!     grids of the steps that compute it, or with it, are cut into;
-//! 12. the regions of stages share no place of the mesh and no core number, a staged step lies within its region, and
-//!     stages follow one another along the list;
+//! 12. the regions of stages share no place of the mesh and no core number, a staged step lies within its region, stages
+//!     follow one another along the list but for steps that run once after all items, and a step that runs once touches
+//!     nothing of which items have shares;
 //! 13. a compute step that writes a state in place reads of its elements only those that the same part writes.
 //!
 //! What depends on symbols holds at both ends of their ranges.

@@ -2,7 +2,7 @@
 
 use super::{broken, ends, step_place};
 use crate::memory::unbound;
-use crate::{BoundGrid, BufferId, Program, Region, Step, StepId, StepKind};
+use crate::{BoundGrid, BufferId, Phase, Program, Region, Step, StepId, StepKind};
 use orrery_base::Result;
 use orrery_ir::Bindings;
 
@@ -32,6 +32,14 @@ pub(super) fn check(program: &Program) -> Result<()> {
     }
     let mut before = 0;
     for (id, step) in program.steps.iter() {
+        let mut touched = step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer));
+        if step.once && touched.any(|buffer| program.buffers[buffer].by_item.is_some()) {
+            return broken(
+                12,
+                &step_place(program, id),
+                "runs once, on something that each item has a share of",
+            );
+        }
         let Some(stage) = step.region else { continue };
         let Some(region) = program.regions.get(stage as usize) else {
             return broken(
@@ -40,14 +48,15 @@ pub(super) fn check(program: &Program) -> Result<()> {
                 &format!("is in region {stage}, which does not exist"),
             );
         };
-        if stage < before {
+        let after_all = step.once && step.phase == Phase::Update;
+        if stage < before && !after_all {
             return broken(
                 12,
                 &step_place(program, id),
                 "belongs to an earlier stage than the step before it",
             );
         }
-        before = stage;
+        before = if after_all { before } else { stage };
         within(program, id, step, region)?;
     }
     Ok(())
