@@ -17,8 +17,8 @@ use orrery_ir::op::{Access, AxisKind, Engine, IterSpace};
 use orrery_ir::{Bindings, Def, Dim, NodeId, Op, State, ValueId};
 use orrery_program::memory::unbound;
 use orrery_program::{
-    BoundGrid, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Read, Region, Step, StepId, StepKind,
-    Unit, Write, WriteMode,
+    BoundGrid, BufferClass, BufferId, Cut, Cutting, Layout, MemoryId, Phase, Read, Region, Step, StepId,
+    StepKind, Unit, Write, WriteMode,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -130,15 +130,17 @@ impl Lowering<'_> {
         }
         id
     }
-    /// Puts the copies of states, which begin with step `first`, into the stages where they lie.
+    /// Puts the copies of states, which begin with step `first`, into the stages where they lie, but for those of which each
+    /// item has a share.
     pub(super) fn place_copies(&mut self, first: usize) {
         let program = &mut self.emitter.program;
         for id in (first..program.steps.len()).map(StepId::new) {
             let step = &mut program.steps[id];
             let base = step.writes.first().map(|write| program.buffers[write.buffer].layout.base);
             let stage = program.regions.iter().position(|region| Some(region.base) == base);
-            if let (StepKind::Exchange, Some(stage)) = (step.kind, stage) {
-                (step.region, step.once) = (u32::try_from(stage).ok(), true);
+            let shared = step.reads.iter().any(|read| program.buffers[read.buffer].by_item.is_some());
+            if let (StepKind::Exchange, Some(stage), false) = (step.kind, stage, shared) {
+                (step.region, step.once, step.phase) = (u32::try_from(stage).ok(), true, Phase::Update);
             }
         }
     }

@@ -1,6 +1,9 @@
 //! States: what a run leaves, the next one finds, on every machine as in the interpreter.
 
 use crate::common::{compile_for, difference, inputs, meaning, run, shrunk};
+use orrery_base::Result;
+use orrery_compile::{Options, compile};
+use orrery_cost::Target;
 use orrery_ir::{Bindings, Graph, text};
 use orrery_machine::{System, registry};
 use orrery_numerics::Tensor;
@@ -63,21 +66,28 @@ fn graph(source: &str) -> Graph {
     graph
 }
 
-/// Machines that train, with a precision in which they compute in f32.
-fn machines() -> Vec<(System, &'static str)> {
+/// Machines that train, with a precision in which they compute in f32 and, where it decides, a software stack.
+fn machines() -> Vec<(System, &'static str, Option<&'static str>)> {
     let known = |name: &str| registry::find(name).unwrap().clone();
     let all_pes = [("grid_columns", 8), ("grid_rows", 8), ("pes", 64)];
     vec![
-        (known("a100-40gb"), "fp32"),
-        (known("gaudi2"), "fp32"),
-        (known("gc200"), "fp32"),
-        (shrunk("gc200", &[("tiles", 24)]), "fp32"),
-        (known("sn30"), "fp32"),
-        (known("sn40l"), "fp32"),
-        (shrunk("sn10", &[("pcus", 20), ("pmus", 20), ("pmu_bytes", 4096)]), "fp32"),
-        (known("cs3"), "fp32"),
-        (shrunk("cs2", &all_pes), "fp32"),
+        (known("a100-40gb"), "fp32", None),
+        (known("gaudi2"), "fp32", None),
+        (known("gc200"), "fp32", None),
+        (shrunk("gc200", &[("tiles", 24)]), "fp32", None),
+        (known("sn30"), "fp32", None),
+        (known("sn40l"), "fp32", None),
+        (shrunk("sn10", &[("pcus", 20), ("pmus", 20), ("pmu_bytes", 4096)]), "fp32", None),
+        (known("cs3"), "fp32", None),
+        (shrunk("cs2", &all_pes), "fp32", None),
+        (known("cs2"), "fp32", Some("cerebras_layer_pipelined")),
+        (shrunk("cs2", &all_pes), "fp32", Some("cerebras_layer_pipelined")),
     ]
+}
+
+fn compiled(graph: &Graph, system: &System, precision: &str, stack: Option<&str>) -> Result<Program> {
+    let target = Target::new(system, Some(precision), stack)?;
+    Ok(compile(graph, &target, &Options::default())?.program)
 }
 
 /// The inputs of the next run: states as they were left, the others as they were.
@@ -117,10 +127,10 @@ fn what_a_run_leaves_the_next_finds() {
     let mut found = String::new();
     for source in [REGRESSION, PLACES] {
         let graph = graph(source);
-        for (system, precision) in machines() {
+        for (system, precision, stack) in machines() {
             let cores = system.model.cores();
-            let faults = match compile_for(&graph, &system, precision) {
-                Ok(compiled) => faults(&graph, &compiled.program, 3, 1e-4),
+            let faults = match compiled(&graph, &system, precision, stack) {
+                Ok(program) => faults(&graph, &program, 3, 1e-4),
                 Err(error) => vec![format!("compile: {error}")],
             };
             for fault in faults {
@@ -141,9 +151,9 @@ fn written(program: &Program, kind: StepKind) -> Vec<String> {
 #[test]
 fn new_values_are_written_where_states_lie() {
     let (regression, places) = (graph(REGRESSION), graph(PLACES));
-    for (system, precision) in machines() {
-        let name = &system.name;
-        let program = compile_for(&regression, &system, precision).unwrap().program;
+    for (system, precision, stack) in machines() {
+        let name = format!("{} {stack:?}", system.name);
+        let program = compiled(&regression, &system, precision, stack).unwrap();
         let states = program.buffers.values().filter(|b| b.class == BufferClass::State).count();
         assert_eq!(states, 4, "{name}");
         for (state, (input, output)) in
@@ -160,7 +170,7 @@ fn new_values_are_written_where_states_lie() {
         let kind = if program.pipelines.is_empty() { StepKind::Compute } else { StepKind::Stream };
         assert_eq!(written(&program, kind).len(), 4, "{name}\n{program}");
         // Two that change places, and one that is read as it was after it is made, need copies.
-        let program = compile_for(&places, &system, precision).unwrap().program;
+        let program = compiled(&places, &system, precision, stack).unwrap();
         let all: usize = [StepKind::Compute, StepKind::Stream, StepKind::Exchange]
             .iter()
             .map(|k| written(&program, *k).len())
@@ -205,6 +215,26 @@ fn memoryx_updates_what_it_holds() {
         ["rate from the wafer", "db from the wafer", "dw1 from the wafer"],
         "{program}"
     );
+}
+
+#[test]
+fn states_on_the_wafer_change_once_all_items_have_passed() {
+    let system = registry::find("cs2").unwrap();
+    let graph = graph(REGRESSION);
+    let program = compiled(&graph, system, "fp32", Some("cerebras_layer_pipelined")).unwrap();
+    assert!(program.items > 1, "{program}");
+    let pe = |b| program.memories[program.buffers[b].home].cores > 1;
+    assert!(
+        program.buffers.iter().all(|(b, buffer)| buffer.class != BufferClass::State || pe(b)),
+        "{program}"
+    );
+    for step in program.steps.values().filter(|step| step.region.is_some()) {
+        let changes = step.writes.iter().any(|w| program.buffers[w.buffer].class == BufferClass::State);
+        let of_weights = step.reads.iter().all(|r| program.buffers[r.buffer].class == BufferClass::State);
+        assert!(step.once || !changes && !of_weights, "`{}`\n{program}", step.name);
+        let of_items = step.reads.iter().any(|r| program.buffers[r.buffer].by_item.is_some());
+        assert!(!(step.once && of_items), "`{}`\n{program}", step.name);
+    }
 }
 
 #[test]
