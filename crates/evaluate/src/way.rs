@@ -12,6 +12,7 @@ use orrery_simulate::{Timeline, device_time, simulate};
 use orrery_transform::legalise::{Legalised, PrecisionSpec, legalise, store_border};
 use orrery_transform::{
     Options as Preparation, Prepared, Report, Weights, prepare, spread_attention, spread_bias,
+    spread_normalization,
 };
 
 /// A graph that a machine could take, and what was done to make it so.
@@ -48,13 +49,20 @@ pub fn make_ready(graph: &Graph, target: &Target<'_>, weights: Weights) -> Resul
     Ok(Ready { graph: with_sums_apart(&store_border(&graph)?, target)?, report, notes })
 }
 
+/// With more PEs than that for each row, a wafer cuts normalizations along the rows too.
+const PES_OF_A_ROW: u64 = 1024;
+
 /// A graph without what hinders a machine from cutting sums over its cores.
 ///
 /// # Errors
 /// Those of the passes.
 pub(crate) fn with_sums_apart(graph: &Graph, target: &Target<'_>) -> Result<Graph> {
-    match target.system.model {
-        ExecutionModel::BulkSynchronous(_) | ExecutionModel::Wafer(_) => spread_bias(graph),
+    match &target.system.model {
+        ExecutionModel::BulkSynchronous(_) => spread_bias(graph),
+        ExecutionModel::Wafer(machine) => {
+            let pes = machine.grid_columns * machine.grid_rows;
+            spread_normalization(&spread_bias(graph)?, pes / PES_OF_A_ROW)
+        }
         _ => Ok(graph.clone()),
     }
 }

@@ -13,6 +13,7 @@ pub mod bias;
 pub mod clean;
 pub mod fuse;
 pub mod legalise;
+pub mod normalize;
 mod pattern;
 pub mod report;
 mod rewrite;
@@ -27,6 +28,7 @@ pub use bias::spread_bias;
 pub use clean::clean;
 pub use fuse::fuse;
 pub use legalise::{Legalised, NarrowedWeight, Narrowing, PrecisionSpec, legalise, store_border};
+pub use normalize::spread_normalization;
 pub use report::{Exactness, Kind, Replacement, Report};
 pub use unroll::unroll;
 

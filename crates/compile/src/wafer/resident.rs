@@ -23,6 +23,18 @@ const GUESSED: f64 = 2.0;
 /// samples wait for their way back.
 const LEAST: [f64; 3] = [LIGHT, 1.0, 4.0];
 
+/// Intervals from item to item that a floor plan is sought for, each about 1.4 times the one before.
+const INTERVALS: u32 = 12;
+
+/// The least number between two positive ones from which on something holds, nearly; the higher one where it never does.
+fn between(mut low: f64, mut high: f64, holds: impl Fn(f64) -> bool) -> f64 {
+    for _ in 0..60 {
+        let middle = (low * high).sqrt();
+        if holds(middle) { high = middle } else { low = middle }
+    }
+    high
+}
+
 impl Wafer<'_> {
     /// Every layer in a rectangle of its own, or together with others where they do not fit so.
     pub(super) fn resident(&self) -> Result<Compiled> {
@@ -127,7 +139,7 @@ impl Wafer<'_> {
                     *all = all.max(GUESSED);
                 }
             }
-            shares = self.shares(&areas, &times, &all);
+            shares = self.shares(&areas, &times, &all, items);
             for (part, (own, other)) in
                 parts.iter_mut().zip(filled).filter(|(_, (own, other))| own + other > 1.0)
             {
@@ -167,22 +179,33 @@ impl Wafer<'_> {
         Box::new(Diagnostic::error("does-not-fit", cause))
     }
 
-    /// Areas for the next plan: in proportion to what each stage took on its area, so that what does not get faster by
-    /// more cores leaves them to those that do; but no less than what it holds needs.
-    fn shares(&self, areas: &[f64], times: &[f64], filled: &[f64]) -> Vec<f64> {
+    /// Areas for the next plan, by what each stage took on its area: of all the intervals that are possible the one at which
+    /// so many items are done first. A stage gets no less than the interval asks for, nor than what it holds needs; the rest
+    /// shortens the way of the first item most where it goes by the roots of what the stages have to do.
+    fn shares(&self, areas: &[f64], times: &[f64], filled: &[f64], items: u64) -> Vec<f64> {
         let total: f64 = areas.iter().sum();
+        let work: Vec<f64> = areas.iter().zip(times).map(|(area, time)| area * time).collect();
         let least: Vec<f64> = areas.iter().zip(filled).map(|(area, filled)| area * filled).collect();
-        let at = |interval: f64| -> Vec<f64> {
-            let wanted = areas.iter().zip(times).map(|(area, time)| area * time / interval);
+        let at = |interval: f64, slack: f64| -> Vec<f64> {
+            let wanted = work.iter().map(|work| (work / interval).max(slack * work.sqrt()));
             wanted.zip(&least).map(|(wanted, least)| wanted.max(*least)).collect()
         };
         let slowest = times.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
-        let (mut low, mut high) = (slowest * 1e-3, slowest * 1e3);
-        for _ in 0..60 {
-            let middle = (low * high).sqrt();
-            if at(middle).iter().sum::<f64>() > total { low = middle } else { high = middle }
-        }
-        at(high)
+        let shortest =
+            between(slowest * 1e-3, slowest * 1e3, |interval| at(interval, 0.0).iter().sum::<f64>() <= total);
+        let plans = (0..INTERVALS).map(|power| {
+            let interval = shortest * 2_f64.powf(f64::from(power) / 2.0);
+            let most = work.iter().fold(0.0_f64, |most, work| most.max(work.sqrt()));
+            // More of it until the whole mesh is taken.
+            let tightest = between(most / total * 1e-3, most * 1e3, |tight| {
+                at(interval, 1.0 / tight).iter().sum::<f64>() <= total
+            });
+            let plan = at(interval, 1.0 / tightest);
+            let way: f64 = work.iter().zip(&plan).map(|(work, area)| work / area).sum();
+            let longest = work.iter().zip(&plan).map(|(work, area)| work / area).fold(0.0, f64::max);
+            (way + (items - 1) as f64 * longest, plan)
+        });
+        plans.min_by(|a, b| a.0.total_cmp(&b.0)).map_or_else(|| areas.to_vec(), |(_, plan)| plan)
     }
 
     /// Parts of the memory of a PE that each stage takes: for what it computes on and makes, and for all else that lies on its
