@@ -1,6 +1,7 @@
 //! Ops of the family `convolution`.
 
 mod deformable;
+mod deformable_grad;
 pub(super) mod gradient;
 mod integer;
 mod kernel;
@@ -46,7 +47,8 @@ pub const TABLE: &[OpDef] = &[
     transposed::CONV_TRANSPOSE.gradient(gradient::conv_transpose),
     integer::CONV_INTEGER.flat(),
     integer::QLINEAR_CONV.flat(),
-    deformable::DEFORM_CONV,
+    deformable::DEFORM_CONV.gradient(deformable_grad::gradient),
+    deformable_grad::DEFORM_CONV_GRAD,
     weight_grad::CONV_WEIGHT_GRAD,
 ];
 
