@@ -80,9 +80,7 @@ const WITHOUT: &[(&str, &[Op])] = &[
             Op::LambDirection,
         ],
     ),
-    ("products of integers", &[Op::MatMulInteger, Op::QLinearMatMul]),
     ("shapes that follow from elements", &[Op::Range, Op::Unique, Op::Compress]),
-    ("used in no network that is trained", &[Op::Det, Op::TensorScatter]),
     (
         "strings, and tables of classical models",
         &[

@@ -153,7 +153,7 @@ pub(super) fn gradient(b: &mut Backward<'_>) -> orrery_base::Result<()> {
         let channels = group * w_shape[1];
         let side = taps as usize;
         let unit = (0..channels as usize * side * side)
-            .map(|i| if i % (side * side) % (side + 1) == 0 { 1.0 } else { 0.0 });
+            .map(|i| if (i % (side * side)).is_multiple_of(side + 1) { 1.0 } else { 0.0 });
         let extents = [channels * taps, 1].into_iter().chain(w_shape[2..].iter().copied());
         let unit = Tensor::from_vec(extents.map(|n| n as usize).collect(), unit.collect::<Vec<f64>>());
         let unit = b.tensor("identity", unit);

@@ -60,8 +60,8 @@ pub const TABLE: &[OpDef] = &[
         gradient: Gradient::Rule(gradient::gemm),
         ..OpDef::new(Op::Gemm, "alpha A B + beta C with A of m x k, B of k x n, and C broadcast to m x n.")
     },
-    integer::MATMUL_INTEGER,
-    integer::QLINEAR_MATMUL,
+    integer::MATMUL_INTEGER.flat(),
+    integer::QLINEAR_MATMUL.flat(),
     einsum::EINSUM,
     gathered::GATHER_MATMUL,
     gathered::GATHER_MATMUL_GRAD,
@@ -77,7 +77,8 @@ pub const TABLE: &[OpDef] = &[
             Op::Det,
             "Determinant of the square matrices in the last two dimensions, by elimination.",
         )
-    },
+    }
+    .gradient(gradient::det),
 ];
 
 /// The attribute of all ops on the matrix unit that sets the accumulator.

@@ -15,7 +15,7 @@ pub(super) const MAX_ROI_POOL_GRAD: OpDef = OpDef {
     outputs: &[Port::One("dX")],
     attrs: POOL_ATTRS,
     class: Class::Rounding,
-    infer: |ctx| gradients(ctx, pool_infer(ctx)?, 2),
+    infer: |ctx| gradients(ctx, &pool_infer(ctx)?, 2),
     // Every element of a region is compared about once, and one of each cell added to.
     work: |ctx| Work::vector(ctx.input_elements(2) * Dim::Known(2), Dim::Known(0)),
     space: |ctx| space(ctx, 2),
@@ -31,7 +31,7 @@ pub(super) const ROI_ALIGN_GRAD: OpDef = OpDef {
     outputs: &[Port::One("dX"), Port::Optional("drois")],
     attrs: ALIGN_ATTRS,
     class: Class::Rounding,
-    infer: |ctx| gradients(ctx, align_infer(ctx)?, 3),
+    infer: |ctx| gradients(ctx, &align_infer(ctx)?, 3),
     // As forward for the image, and for each of a region's four numbers.
     work: |ctx| {
         let sides = if ctx.output_count() > 1 { 5 } else { 1 };
@@ -48,7 +48,7 @@ pub(super) const ROI_ALIGN_GRAD: OpDef = OpDef {
 };
 
 /// Images and regions, where the gradient at input `dy` is as the op's output `y`.
-fn gradients(ctx: &Ctx<'_>, y: Vec<Fact>, dy: usize) -> Result<Vec<Fact>, String> {
+fn gradients(ctx: &Ctx<'_>, y: &[Fact], dy: usize) -> Result<Vec<Fact>, String> {
     rules::of_type(ctx, [dy], rules::float(ctx, 0)?)?;
     if let Some(shape) = y.first().and_then(|y| y.ty.as_tensor()).and_then(|ty| ty.shape.as_ref()) {
         rules::has_shape(ctx, dy, shape)?;
