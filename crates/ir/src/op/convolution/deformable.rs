@@ -2,7 +2,7 @@
 
 use super::super::elements::{Float, by_float};
 use super::super::matrix::ACCUMULATE;
-use super::super::matrix::kernel::{Scalar, View, accumulation};
+use super::super::matrix::kernel::{Scalar, View};
 use super::super::space::parallel;
 use super::super::{
     Access, AttrDef, Class, Ctx, Datum, Engine, EvalCtx, IterSpace, Op, OpDef, Port, Work, opt, rules,
@@ -108,7 +108,7 @@ fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
 fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (dtype, shape) = rules::check_one(ctx)?;
     let known = Known::new(ctx, &FORM)?;
-    let how = accumulation(ctx.attrs(), dtype)?;
+    let how = ctx.accumulation(dtype)?;
     let groups = offset_groups(ctx.attrs())?;
     Ok(vec![by_float!(dtype, T => {
         let (x, w, offset) = (T::read(ctx.tensor(0)?)?, T::read(ctx.tensor(1)?)?, T::read(ctx.tensor(2)?)?);

@@ -11,7 +11,6 @@ pub(super) mod window;
 
 use super::elements::{Float, by_float};
 use super::matrix::ACCUMULATE;
-use super::matrix::kernel::accumulation;
 use super::space::{parallel, reduced};
 use super::{
     Access, AttrDef, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work,
@@ -292,7 +291,7 @@ fn add_bias<T: Float>(values: &mut [T], bias: &[T], plane: usize) {
 fn conv(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (dtype, shape) = rules::check_one(ctx)?;
     let known = Known::new(ctx, &PLAIN)?;
-    let how = accumulation(ctx.attrs(), dtype)?;
+    let how = ctx.accumulation(dtype)?;
     Ok(vec![
         by_float!(dtype, T => {
             let (x, w) = (T::read(ctx.tensor(0)?)?, T::read(ctx.tensor(1)?)?);

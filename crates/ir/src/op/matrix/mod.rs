@@ -227,7 +227,7 @@ fn with_columns(shape: &[usize]) -> Vec<usize> {
 fn matmul(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (dtype, shape) = rules::check_one(ctx)?;
     let (a, b) = (ctx.tensor(0)?, ctx.tensor(1)?);
-    let how = kernel::accumulation(ctx.attrs(), dtype)?;
+    let how = ctx.accumulation(dtype)?;
     let result = if dtype.is_float() {
         by_float!(dtype, T => {
             let (x, y) = (T::read(a)?, T::read(b)?);
@@ -316,7 +316,7 @@ fn gemm(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (dtype, shape) = rules::check_one(ctx)?;
     let (a, b, c) = (ctx.tensor(0)?, ctx.tensor(1)?, ctx.optional(2)?);
     let (alpha, beta) = (ctx.attrs().float_or("alpha", 1.0), ctx.attrs().float_or("beta", 1.0));
-    let how = kernel::accumulation(ctx.attrs(), dtype)?;
+    let how = ctx.accumulation(dtype)?;
     let sizes = GemmSizes::new(ctx.attrs(), a, &shape);
     let c_steps = c.map(|c| elements::broadcast_strides(c.shape(), &shape));
     let places = |c_steps: &[isize]| {
