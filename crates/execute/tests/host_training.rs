@@ -128,6 +128,15 @@ fn attention_backward() {
         apart,
         3,
     );
+    // Heads that share keys and values.
+    let shared = Attrs::new().with("q_num_heads", 6_i64).with("kv_num_heads", 2_i64).with("is_causal", 1_i64);
+    compare_op(Op::AttentionGrad, &[&[2, 9, 48], &[2, 9, 16], &[2, 9, 24], &[2, 9, 72]], shared, 3);
+    compare_op(
+        Op::AttentionGrad,
+        &[&[2, 4, 9, 8], &[2, 2, 14, 8], &[2, 2, 14, 20], &[2, 4, 9, 20]],
+        Attrs::new(),
+        3,
+    );
 }
 
 #[test]

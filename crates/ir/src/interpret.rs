@@ -8,6 +8,7 @@ use crate::op::{Datum, EvalCtx};
 use crate::weights::materialize;
 use crate::{Bindings, Def, Dim, Graph, Node, Type, ValueId};
 use orrery_base::{Diagnostic, IndexVec, Result};
+use orrery_numerics::Accumulation;
 
 /// Runs the graph on inputs in order and returns its outputs in order.
 ///
@@ -88,6 +89,19 @@ fn run_values(
 /// # Errors
 /// What the op says, in the user's terms.
 pub fn eval_node(node: &Node, inputs: &[Option<Datum>], seed: u64) -> Result<Vec<Datum>, String> {
+    eval_node_adding(node, inputs, seed, None)
+}
+
+/// As [`eval_node`], with products added up as given, where not as the node says.
+///
+/// # Errors
+/// As [`eval_node`].
+pub fn eval_node_adding(
+    node: &Node,
+    inputs: &[Option<Datum>],
+    seed: u64,
+    accumulation: Option<Accumulation>,
+) -> Result<Vec<Datum>, String> {
     let run_body = |body: &Graph, inputs: Vec<Datum>| {
         run_values(body, inputs, seed, &mut |_, _| {}).map_err(|d| {
             let place =
@@ -95,7 +109,7 @@ pub fn eval_node(node: &Node, inputs: &[Option<Datum>], seed: u64) -> Result<Vec
             format!("in body `{}`: {}{place}", body.name, d.cause)
         })
     };
-    (node.op.def().eval)(&EvalCtx { node, inputs, seed, run_body: &run_body })
+    (node.op.def().eval)(&EvalCtx { node, inputs, seed, accumulation, run_body: &run_body })
 }
 
 /// Checks inputs against the graph's input types and finds what its symbols are.

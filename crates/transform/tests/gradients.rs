@@ -30,7 +30,11 @@ const WITHOUT: &[(&str, &[Op])] = &[
             Op::ConvWeightGrad,
             Op::MaxPoolGrad,
             Op::AveragePoolGrad,
+            Op::MaxRoiPoolGrad,
+            Op::RoiAlignGrad,
+            Op::DeformConvGrad,
             Op::ResizeGrad,
+            Op::GridSampleGrad,
             Op::RNNGrad,
             Op::GRUGrad,
             Op::LSTMGrad,
@@ -44,10 +48,6 @@ const WITHOUT: &[(&str, &[Op])] = &[
             Op::GatherGrad,
             Op::SoftmaxCrossEntropyGrad,
         ],
-    ),
-    (
-        "sampling at places that are computed: detectors",
-        &[Op::GridSample, Op::DeformConv, Op::MaxRoiPool, Op::RoiAlign],
     ),
     ("a scale that follows from the elements", &[Op::DynamicQuantizeLinear]),
     (
@@ -80,9 +80,7 @@ const WITHOUT: &[(&str, &[Op])] = &[
             Op::LambDirection,
         ],
     ),
-    ("products of integers", &[Op::MatMulInteger, Op::QLinearMatMul]),
     ("shapes that follow from elements", &[Op::Range, Op::Unique, Op::Compress]),
-    ("used in no network that is trained", &[Op::Det, Op::TensorScatter]),
     (
         "strings, and tables of classical models",
         &[

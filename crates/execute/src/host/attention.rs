@@ -229,6 +229,7 @@ impl Added {
 
 struct AttentionGrad {
     q_heads: usize,
+    kv_heads: usize,
     head_size: usize,
     scale: Option<f64>,
     causal: bool,
@@ -244,6 +245,7 @@ impl AttentionGrad {
         let count = |name: &str| usize::try_from(node.attrs.int_or(name, 0)).ok();
         (!shown && !capped && !told).then_some(Self {
             q_heads: count("q_num_heads")?,
+            kv_heads: count("kv_num_heads")?,
             head_size: count("head_size")?,
             scale: node.attrs.float("scale"),
             causal: node.attrs.flag("is_causal"),
@@ -251,14 +253,14 @@ impl AttentionGrad {
     }
     fn back(&self, call: &mut Call<'_>) -> Option<Outcome> {
         let shapes = [0, 1, 2].map(|i| call.shape(i));
-        // As many heads of each: so many numbers for all of them make the size of a value.
-        let heads = if self.head_size > 0 { 0 } else { self.q_heads };
-        let q = Extents::of(&shapes[0], heads, self.head_size)?;
-        let k = Extents::of(&shapes[1], q.heads, 0)?;
-        let v = Extents::of(&shapes[2], q.heads, 0)?;
+        let size = self.head_size;
+        let (q_heads, kv_heads) = if size > 0 { (0, 0) } else { (self.q_heads, self.kv_heads) };
+        let q = Extents::of(&shapes[0], q_heads, size)?;
+        let k = Extents::of(&shapes[1], kv_heads, size)?;
+        let v = Extents::of(&shapes[2], if size > 0 { k.heads } else { kv_heads }, 0)?;
         let whole = shapes.iter().all(|s| s.len() == shapes[0].len() && !s.contains(&0));
-        let agree = [k, v].iter().all(|x| (x.batch, x.heads, x.length) == (q.batch, q.heads, k.length));
-        if !whole || !agree || k.size != q.size {
+        let agree = [k, v].iter().all(|x| (x.batch, x.heads, x.length) == (q.batch, k.heads, k.length));
+        if !whole || !agree || k.size != q.size || q.heads % k.heads != 0 {
             return None;
         }
         let y_steps = if shapes[0].len() == 4 {
@@ -274,6 +276,7 @@ impl AttentionGrad {
             operands: [&q_data, &k_data, &v_data, &dy],
             steps: [q.steps, k.steps, v.steps, y_steps],
             heads: q.heads,
+            share: q.heads / k.heads,
             queries: q.length,
             keys: k.length,
             size: q.size,
@@ -289,11 +292,16 @@ impl AttentionGrad {
         let mut from = 0;
         for (i, of) in [q, k, v].into_iter().enumerate() {
             let mut out = call.room(of.batch * of.heads * of.length * of.size);
+            let share = q.heads / of.heads;
             for (head, made) in made.chunks_exact(width).enumerate() {
-                let at = head / of.heads * of.steps[0] + head % of.heads * of.steps[1];
+                let at = head / q.heads * of.steps[0] + head % q.heads / share * of.steps[1];
                 let rows = made[from..][..of.length * of.size].chunks_exact(of.size);
                 for (row, made) in rows.enumerate() {
-                    out[at + row * of.steps[2]..][..of.size].copy_from_slice(made);
+                    let out = &mut out[at + row * of.steps[2]..][..of.size];
+                    match head % share {
+                        0 => out.copy_from_slice(made),
+                        _ => out.iter_mut().zip(made).for_each(|(sum, x)| *sum += x),
+                    }
                 }
             }
             from += of.length * of.size;

@@ -73,7 +73,13 @@ impl HostKernel for Nested {
                 format!("in body `{}`: {}{place}", body.name, d.cause)
             })
         };
-        let outputs = (node.op.def().eval)(&EvalCtx { node, inputs: &inputs, seed, run_body: &run_body })?;
+        let outputs = (node.op.def().eval)(&EvalCtx {
+            node,
+            inputs: &inputs,
+            seed,
+            accumulation: None,
+            run_body: &run_body,
+        })?;
         for (i, datum) in outputs.into_iter().enumerate() {
             call.set(i, datum.into());
         }

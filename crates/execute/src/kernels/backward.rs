@@ -175,16 +175,18 @@ impl Kernel for ScaleKernel<'_> {
     }
 }
 
-/// Attention of as many heads of keys as of queries, for its gradient; the weights are computed anew. Operand `o` of head
-/// `h` of batch `b` starts at `b * steps[o][0] + h * steps[o][1]`, its rows are `steps[o][2]` apart.
+/// Attention, for its gradient; the weights are computed anew. Operand `o` of its head `h` of batch `b` starts at
+/// `b * steps[o][0] + h * steps[o][1]`, its rows are `steps[o][2]` apart.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionBack<'a> {
     /// Queries, keys, values, what comes back.
     pub operands: [&'a [f32]; 4],
     /// Steps of each.
     pub steps: [[usize; 3]; 4],
-    /// Heads of a batch.
+    /// Heads of queries of a batch.
     pub heads: usize,
+    /// Heads of queries that share a head of keys and values.
+    pub share: usize,
     /// Queries of a head.
     pub queries: usize,
     /// Keys of a head.
@@ -204,18 +206,21 @@ pub struct AttentionBack<'a> {
 }
 
 impl AttentionBack<'_> {
-    /// Numbers that come out for a head.
+    /// Numbers that come out for a head of queries.
     pub fn width(&self) -> usize {
         (self.queries + self.keys) * self.size + self.keys * self.v_size
     }
-    /// Computes, for each head of each batch, the gradients of queries, keys and values behind each other.
+    /// Computes, for each head of queries of each batch, the gradients of queries, keys and values behind each other, the
+    /// latter without those of heads that share them.
     pub fn run(&self, threads: &Threads, out: &mut [f32]) {
         threads.chunks(out, self.width(), |i, out| self.head(i, out));
     }
     fn head(&self, i: usize, out: &mut [f32]) {
         let Self { queries, keys, size, v_size, .. } = *self;
+        let (batch, head) = (i / self.heads, i % self.heads);
         let part = |o: usize| {
-            &self.operands[o][i / self.heads * self.steps[o][0] + i % self.heads * self.steps[o][1]..]
+            let head = if matches!(o, 1 | 2) { head / self.share } else { head };
+            &self.operands[o][batch * self.steps[o][0] + head * self.steps[o][1]..]
         };
         let [q, k, v, dy] = [0, 1, 2, 3].map(part);
         let [q_step, k_step, v_step, y_step] = self.steps.map(|s| s[2]);
@@ -232,7 +237,6 @@ impl AttentionBack<'_> {
                 packed.repack_transposed(k, k_step);
                 times(q, q_step, packed, weights);
             });
-            let (batch, head) = (i / self.heads, i % self.heads);
             for (row, weights) in weights.chunks_exact_mut(keys).enumerate() {
                 weights.iter_mut().for_each(|x| *x *= self.scale);
                 let mut seen = if self.causal { row + 1 } else { keys };

@@ -5,9 +5,10 @@
 //! format, both may stray from the exact sum by a bound that follows from the length of the sum and the formats; they must
 //! agree within the sum of the two bounds.
 
-use super::evaluate::{Evaluator, interpret, multiplies};
+use super::evaluate::{Evaluator, interpret, multiplies, summed_wide};
+use super::stray::of_attention;
 use super::{Array, Machine};
-use orrery_base::Result;
+use orrery_base::{Diagnostic, Result};
 use orrery_ir::op::{Class, Engine};
 use orrery_ir::{Graph, Node, Op, ValueId};
 use orrery_numerics::accumulate::{Accumulation, rounded_bound};
@@ -245,6 +246,31 @@ fn own_bound(
     if !sums || node.op.def().class != Class::Rounding || !output.dtype().is_float() {
         return Ok(Vec::new());
     }
+    let rounding =
+        if evaluator.stochastic { Rounding::Stochastic { seed: 0 } } else { Rounding::NearestEven };
+    // What the machine makes and what the interpreter does, each rounded to the type.
+    let rounded = |tensor: &Tensor, stray: f64, magnitude: f64| {
+        let format = Format::of(tensor.dtype()).unwrap_or(Format::FP32);
+        rounded_bound(stray, magnitude, format, rounding)
+            + rounded_bound(0.0, magnitude, format, Rounding::NearestEven)
+    };
+    if matches!(node.op, Op::Attention | Op::AttentionGrad) {
+        let how = evaluator.sums().unwrap_or(Accumulation::new(Format::FP32));
+        let strays =
+            of_attention(node, inputs, how).map_err(|cause| Diagnostic::error("evaluation", cause))?;
+        let bounds = outputs.iter().zip(&strays).map(|(output, strays)| {
+            let (Ok(values), Ok(strays)) = (output.to_f64(), strays.to_f64()) else { return Vec::new() };
+            let each = values.iter().zip(strays.iter()).map(|(value, &stray)| match stray {
+                // Copied, or hidden.
+                0.0 => 0.0,
+                // Where sums may overflow, there is no telling.
+                _ if stray.is_nan() => f64::INFINITY,
+                _ => rounded(output, stray, value.abs() + stray),
+            });
+            each.collect()
+        });
+        return Ok(bounds.collect());
+    }
     // The sum of the magnitudes of all products of each output element: the op applied to magnitudes.
     let magnitudes: Vec<Option<Tensor>> = inputs
         .iter()
@@ -282,9 +308,6 @@ fn own_bound(
         .as_deref()
         .and_then(Format::parse)
         .map_or(0.0, |f| 2.0 * f.unit_roundoff() * 1.01);
-    let out_format = Format::of(output.dtype()).unwrap_or(Format::FP32);
-    let rounding =
-        if evaluator.stochastic { Rounding::Stochastic { seed: 0 } } else { Rounding::NearestEven };
     let bound = magnitude
         .iter()
         .map(|&m| {
@@ -294,18 +317,10 @@ fn own_bound(
             if splits > 1 {
                 stray += rounded_bound(0.0, m, format, Rounding::NearestEven);
             }
-            rounded_bound(stray, m, out_format, rounding)
-                + rounded_bound(0.0, m, out_format, Rounding::NearestEven)
+            rounded(output, stray, m)
         })
         .collect();
     Ok(vec![bound])
-}
-
-/// The node with its sums in fp32: nearer to the exact ones than where it asks for another format.
-fn summed_wide(node: &Node) -> Node {
-    let mut node = node.clone();
-    node.attrs.remove("accumulate");
-    node
 }
 
 /// Products in each sum of a node.
@@ -325,6 +340,10 @@ fn sum_length(node: &Node, inputs: &[Option<Tensor>], output: &Tensor) -> u64 {
             let depth =
                 if flip { b.shape().last() } else { b.shape().iter().rev().nth(1).or(b.shape().last()) };
             depth.copied().unwrap_or(1) as u64 + extra
+        }
+        (Op::GatherMatMul, Some(b)) => b.shape().get(1).copied().unwrap_or(1) as u64,
+        (Op::GatherMatMulGrad, Some(dy)) => {
+            (dy.len() / dy.shape().last().copied().unwrap_or(1).max(1)) as u64
         }
         // For the others no sum is longer than all the operands together.
         _ => inputs.iter().flatten().map(|t| t.len() as u64).max().unwrap_or(1),

@@ -4,10 +4,10 @@ use super::Array;
 use super::array::is_carried;
 use super::convolution::Operands;
 use orrery_base::{Diagnostic, Result};
-use orrery_ir::interpret::eval_node;
+use orrery_ir::interpret::{eval_node, eval_node_adding};
 use orrery_ir::op::Datum;
 use orrery_ir::{Attr, Attrs, Graph, Node, Op, Type, ValueId};
-use orrery_numerics::{DType, Format, Rounding, Tensor, round_slice};
+use orrery_numerics::{Accumulation, DType, Format, Rounding, Tensor, round_slice};
 use orrery_program::Arithmetic;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -152,8 +152,14 @@ impl Evaluator<'_> {
         };
         let operands: Vec<Option<Datum>> =
             inputs.iter().map(|a| a.as_ref().map(|a| Datum::Tensor(operand(a)))).collect();
-        let results =
-            eval_node(node, &operands, self.seed).map_err(|cause| Diagnostic::error("evaluation", cause))?;
+        // What has no products of its own here adds them up in the machine's way all the same.
+        let carried = inputs.first().and_then(Option::as_ref).is_some_and(|a| a.as_f32().is_some());
+        let results = if multiplies(node.op) && carried {
+            eval_node_adding(&summed_wide(node), &operands, self.seed, self.sums())
+        } else {
+            eval_node(node, &operands, self.seed)
+        };
+        let results = results.map_err(|cause| Diagnostic::error("evaluation", cause))?;
         results
             .iter()
             .map(|datum| match datum {
@@ -163,12 +169,9 @@ impl Evaluator<'_> {
             .collect()
     }
 
-    /// What [`multiplies`] in the machine's way of adding, whole or a part of it; none for other nodes, for types that are
-    /// not carried as f32, and for shapes that do not fit.
+    /// Products of matrices and convolutions in the machine's way of adding, whole or a part of it; none for other nodes, for
+    /// types that are not carried as f32, and for shapes that do not fit.
     fn matrix(&self, node: &Node, inputs: &[Option<Array>]) -> Option<Array> {
-        if !multiplies(node.op) {
-            return None;
-        }
         let operand = |i: usize| inputs.get(i).and_then(Option::as_ref);
         let (a, b) = (operand(0)?, operand(1)?);
         let (left, right) = (a.as_f32()?, b.as_f32()?);
@@ -285,6 +288,12 @@ impl Evaluator<'_> {
         rounds.then(|| (format, self.arithmetic.group.max(1) as usize))
     }
 
+    /// The same for what the interpreter adds up; products are added in binary32 within a group.
+    pub(super) fn sums(&self) -> Option<Accumulation> {
+        let (format, group) = self.group()?;
+        Some(Accumulation { within: Some(Format::FP32), ..Accumulation::new(format).grouped(group as u64) })
+    }
+
     /// Adds `left x right` to `out`, each sum from left to right, kept in the accumulator's format and rounded to it after
     /// each group of products.
     pub(super) fn product(&self, left: &[f32], right: &[f32], [m, k, n]: [usize; 3], out: &mut [f32]) {
@@ -315,9 +324,27 @@ impl Evaluator<'_> {
     }
 }
 
-/// Whether products of an op are added up here, in the machine's way, and not by the interpreter.
+/// Whether products of an op are added up in the machine's way, and not as the node says.
 pub(super) fn multiplies(op: Op) -> bool {
-    matches!(op, Op::MatMul | Op::Conv | Op::ConvTranspose | Op::ConvWeightGrad | Op::Gemm)
+    matches!(
+        op,
+        Op::MatMul
+            | Op::Conv
+            | Op::ConvTranspose
+            | Op::ConvWeightGrad
+            | Op::Gemm
+            | Op::GatherMatMul
+            | Op::GatherMatMulGrad
+            | Op::Attention
+            | Op::AttentionGrad
+    )
+}
+
+/// The node with its sums in fp32: nearer to the exact ones than where it asks for another format.
+pub(super) fn summed_wide(node: &Node) -> Node {
+    let mut node = node.clone();
+    node.attrs.remove("accumulate");
+    node
 }
 
 /// A matrix, transposed where asked for, and its shape.
@@ -401,6 +428,16 @@ mod tests {
 
     /// One node on operands of fp16, whose sums are rounded to fp16 after each 16 products.
     fn made(op: Op, attrs: Attrs, operands: &[(&[usize], &[f32])]) -> (Vec<usize>, Vec<f32>) {
+        made_with(op, attrs, operands, None)
+    }
+
+    /// The same with one more operand; the last result.
+    fn made_with(
+        op: Op,
+        attrs: Attrs,
+        operands: &[(&[usize], &[f32])],
+        last: Option<Array>,
+    ) -> (Vec<usize>, Vec<f32>) {
         let arithmetic = Arithmetic {
             accumulate: "fp16".into(),
             group: 16,
@@ -416,11 +453,11 @@ mod tests {
             attrs: attrs.with("accumulate", "fp16"),
             bodies: Vec::new(),
         };
-        let operands: Vec<Option<Array>> = operands
+        let floats = operands
             .iter()
-            .map(|(shape, values)| Some(Array::floats(DType::F16, shape.to_vec(), values.to_vec())))
-            .collect();
-        let array = evaluator.matrix(&node, &operands).unwrap();
+            .map(|(shape, values)| Some(Array::floats(DType::F16, shape.to_vec(), values.to_vec())));
+        let operands: Vec<Option<Array>> = floats.chain(last.map(Some)).collect();
+        let array = evaluator.node(&node, &operands).unwrap().pop().unwrap();
         (array.shape().to_vec(), array.as_f32().unwrap().to_vec())
     }
 
@@ -492,6 +529,38 @@ mod tests {
         assert_eq!(product((&[3], STEEP), (&[3], &ones[..3])), (vec![], vec![2050.0]));
         assert_eq!(product((&[3], STEEP), (&[3, 2], ones)), (vec![2], vec![2050.0; 2]));
         assert_eq!(product((&[1, 2, 3], ones), (&[3], STEEP)), (vec![1, 2], vec![2050.0; 2]));
+    }
+
+    /// 32 numbers whose sum is 1035.625 in binary32; 1024 in fp16 that rounds after each, 1036 after groups of 16.
+    fn uneven() -> Vec<f32> {
+        [&[1024.0][..], &[0.375; 31]].concat()
+    }
+
+    #[test]
+    fn chosen_matrices_and_their_gradients_add_in_the_machines_groups() {
+        let run = |op: Op, attrs: Attrs, a: (&[usize], &[f32]), b: (&[usize], &[f32]), rows: usize| {
+            let chosen = Array::from_tensor(&Tensor::from_vec(vec![rows], vec![0_i64; rows])).unwrap();
+            made_with(op, attrs, &[a, b], Some(chosen)).1
+        };
+        let ones = [1.0; 32];
+        let got = run(Op::GatherMatMul, Attrs::new(), (&[1, 32], &uneven()), (&[1, 32, 1], &ones), 1);
+        assert_eq!(got, [1036.0]);
+        let attrs = Attrs::new().with("matrices", 1_i64);
+        let got = run(Op::GatherMatMulGrad, attrs, (&[32, 1], &uneven()), (&[32, 1], &ones), 32);
+        assert_eq!(got, [1036.0]);
+    }
+
+    #[test]
+    fn attention_and_its_gradients_add_in_the_machines_groups() {
+        // Weights of 1/32 for all keys alike.
+        let values: Vec<f32> = uneven().iter().map(|v| v * 32.0).collect();
+        let (q, k) = ((&[1, 1, 1, 1][..], &[0.0][..]), (&[1, 1, 32, 1][..], &[0.0; 32][..]));
+        let got = made(Op::Attention, Attrs::new(), &[q, k, (&[1, 1, 32, 1], &values)]);
+        assert_eq!(got, (vec![1, 1, 1, 1], vec![1036.0]));
+        // One key for 32 queries: its value gets the sum of what comes back.
+        let (q, k) = ((&[1, 1, 32, 1][..], &[0.0; 32][..]), (&[1, 1, 1, 1][..], &[0.0][..]));
+        let got = made(Op::AttentionGrad, Attrs::new(), &[q, k, k, (&[1, 1, 32, 1], &uneven())]);
+        assert_eq!(got, (vec![1, 1, 1, 1], vec![1036.0]));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod convolution;
 mod evaluate;
 mod parts;
 mod store;
+mod stray;
 
 pub use array::Array;
 pub use check::Disagreement;

@@ -1,7 +1,7 @@
 //! What type rules, work counts and meanings are given.
 
 use crate::{Attrs, Dim, Graph, Node, TensorType, Type};
-use orrery_numerics::{DType, Tensor};
+use orrery_numerics::{Accumulation, DType, Tensor};
 
 use super::Work;
 
@@ -244,6 +244,8 @@ pub struct EvalCtx<'a> {
     pub inputs: &'a [Option<Datum>],
     /// Seed of this run, for random ops.
     pub seed: u64,
+    /// How products are added up, where not as the node says: a machine's way.
+    pub accumulation: Option<Accumulation>,
     /// Runs a body.
     pub run_body: &'a dyn Fn(&Graph, Vec<Datum>) -> Result<Vec<Datum>, String>,
 }
@@ -252,6 +254,16 @@ impl EvalCtx<'_> {
     /// Attributes.
     pub fn attrs(&self) -> &Attrs {
         &self.node.attrs
+    }
+    /// How products of elements of a type are added up; none where as floats of that type are anyway.
+    ///
+    /// # Errors
+    /// Where the node names no number format.
+    pub fn accumulation(&self, dtype: DType) -> Result<Option<Accumulation>, String> {
+        match self.accumulation {
+            Some(how) => Ok(Some(how)),
+            None => super::matrix::kernel::accumulation(self.attrs(), dtype),
+        }
     }
     /// True where input `i` is given.
     pub fn has(&self, i: usize) -> bool {

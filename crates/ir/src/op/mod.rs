@@ -87,12 +87,12 @@ ops! {
     // matrix
     MatMul Gemm MatMulInteger QLinearMatMul Einsum Det GatherMatMul GatherMatMulGrad
     // convolution
-    Conv ConvTranspose ConvInteger QLinearConv DeformConv ConvWeightGrad
+    Conv ConvTranspose ConvInteger QLinearConv DeformConv ConvWeightGrad DeformConvGrad
     // attention
     Attention RotaryEmbedding AttentionGrad
     // pooling
     MaxPool AveragePool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool MaxUnpool MaxRoiPool RoiAlign
-    MaxPoolGrad AveragePoolGrad
+    MaxPoolGrad AveragePoolGrad MaxRoiPoolGrad RoiAlignGrad
     // movement
     Shape Size Reshape Flatten Squeeze Unsqueeze Transpose Concat Split Slice Expand Tile Pad DepthToSpace SpaceToDepth
     ConstantOfShape Range EyeLike Trilu ReverseSequence CenterCropPad
@@ -100,7 +100,7 @@ ops! {
     Gather GatherElements GatherND ScatterElements ScatterND OneHot NonZero TopK Unique Compress NonMaxSuppression TensorScatter
     GatherGrad
     // resampling
-    Resize ResizeGrad GridSample AffineGrid Col2Im
+    Resize ResizeGrad GridSample GridSampleGrad AffineGrid Col2Im
     // quantization
     QuantizeLinear DequantizeLinear DynamicQuantizeLinear
     // recurrent

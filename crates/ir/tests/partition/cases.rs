@@ -283,6 +283,10 @@ fn convolutions() -> Vec<Case> {
         .attr("pads", vec![1; 4]),
         on(Op::DeformConv, &[&[2, 4, 5, 5], &[6, 4, 2, 2], &[2, 16, 4, 4], &[6], &[2, 8, 4, 4]])
             .attr("offset_group", 2),
+        on(Op::DeformConvGrad, &[&[2, 4, 5, 5], &[2, 16, 4, 4], &[2, 16, 4, 4], &[2, 8, 4, 4]])
+            .attr("kernel_shape", vec![2, 2])
+            .attr("offset_group", 2)
+            .outputs(3),
     ]
 }
 
@@ -338,10 +342,19 @@ fn pooling() -> Vec<Case> {
         on(Op::GlobalAveragePool, &[&[2, 3, 4, 5]]),
         on(Op::GlobalMaxPool, &[&[2, 3, 4, 5]]),
         on(Op::GlobalLpPool, &[&[2, 3, 4]]),
-        on_tensors(Op::MaxRoiPool, vec![floats(&[2, 3, 6, 6]), boxes]).attr("pooled_shape", vec![2, 2]),
+        on_tensors(Op::MaxRoiPool, vec![floats(&[2, 3, 6, 6]), boxes.clone()])
+            .attr("pooled_shape", vec![2, 2]),
         on_tensors(Op::RoiAlign, vec![floats(&[2, 3, 6, 6]), rois(), i64s(&[0, 1])])
             .attr("output_height", 2)
             .attr("output_width", 3),
+        on_tensors(Op::MaxRoiPoolGrad, vec![floats(&[2, 3, 6, 6]), boxes, floats(&[2, 3, 2, 2])])
+            .attr("pooled_shape", vec![2, 2]),
+        on_tensors(
+            Op::RoiAlignGrad,
+            vec![floats(&[2, 3, 6, 6]), rois(), i64s(&[0, 1]), floats(&[2, 3, 2, 3])],
+        )
+        .attr("output_height", 2)
+        .attr("output_width", 3),
     ]
 }
 
@@ -456,6 +469,10 @@ fn rest() -> Vec<Case> {
         resized("nearest", "asymmetric", [2.0, 2.0]).attr("nearest_mode", "ceil"),
         resized("nearest", "align_corners", [2.0, 2.0]),
         resized("linear", "half_pixel", [2.0, 2.0]),
+        on(Op::GridSample, &[&[2, 3, 4, 5], &[2, 6, 3, 2]]).attr("padding_mode", "reflection"),
+        on(Op::GridSampleGrad, &[&[3, 2, 4, 5], &[3, 6, 3, 2], &[3, 2, 6, 3]])
+            .attr("padding_mode", "border")
+            .outputs(2),
         on(Op::QuantizeLinear, &[&[3, 4]]).with(scalar(0.1)).with(Tensor::scalar(9_u8)),
         on_tensors(Op::QuantizeLinear, vec![floats(&[3, 8]), positive(&[3, 2])]).attr("block_size", 4),
         on_tensors(Op::DequantizeLinear, vec![bytes(&[3, 4]), positive(&[4])]),

@@ -78,7 +78,6 @@ const WHOLE: &[Op] = &[
     // Transforms and resampling.
     Op::DFT,
     Op::STFT,
-    Op::GridSample,
     Op::Col2Im,
     Op::ResizeGrad,
     // Sums over sequences beside what belongs to one of them.

@@ -1,8 +1,8 @@
 //! `AttentionGrad`: the gradients of queries, keys and values, with the weights computed anew.
 
-use super::super::elements::{Float, by_float};
+use super::super::elements::by_float;
 use super::super::matrix::ACCUMULATE;
-use super::super::matrix::kernel::{Left, Scalar, View, accumulation};
+use super::super::matrix::kernel::{Left, View};
 use super::super::space::parallel;
 use super::super::{
     Access, Class, Ctx, Datum, Engine, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work, rules,
@@ -11,7 +11,7 @@ use super::scaled::{
     Extents, IS_CAUSAL, KV_NUM_HEADS, Mask, Q_NUM_HEADS, SCALE, SOFTCAP, Sizes, check_masks, extents, joined,
     mask_access, softmax,
 };
-use super::{HEAD_SIZE, Layout};
+use super::{HEAD_SIZE, Layout, Real};
 use crate::gradient::Backward;
 use crate::{Attrs, Dim};
 use orrery_numerics::DType;
@@ -127,6 +127,10 @@ fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
 }
 
 fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
+    by_float!(ctx.tensor(0)?.dtype(), T => evaluate::<T>(ctx))
+}
+
+pub(super) fn evaluate<T: Real>(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let types = rules::check(ctx)?;
     let scores = &types[3].1;
     let heads = |i: usize, of: usize| {
@@ -150,22 +154,22 @@ fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
         size,
         v_size: heads(2, kv_heads)?,
     };
-    by_float!(types[0].0, T => attend_back::<T>(ctx, &types, &sizes))
+    attend_back::<T>(ctx, &types, &sizes)
 }
 
 /// The gradient of scores that became these weights, given that of the weights, which it replaces.
-fn softmax_back<T: Float>(weights: &[T], gradient: &mut [T]) {
+fn softmax_back<T: Real>(weights: &[T], gradient: &mut [T]) {
     let sum: T = weights.iter().zip(gradient.iter()).map(|(&w, &g)| w * g).sum();
     gradient.iter_mut().zip(weights).for_each(|(g, &w)| *g = w * (*g - sum));
 }
 
-fn attend_back<T: Float + Scalar>(
+fn attend_back<T: Real>(
     ctx: &EvalCtx<'_>,
     types: &[(DType, Vec<usize>)],
     sizes: &Sizes,
 ) -> Result<Vec<Datum>, String> {
     let attrs = ctx.attrs();
-    let how = accumulation(attrs, types[0].0)?;
+    let how = ctx.accumulation(types[0].0)?;
     let rank = ctx.tensor(0)?.rank();
     let (queries, dy) = (T::read(ctx.tensor(0)?)?, T::read(ctx.tensor(GRADIENT)?)?);
     let keys: Vec<T> = joined(None, ctx.tensor(1)?, sizes, sizes.size)?;
@@ -247,7 +251,7 @@ fn attend_back<T: Float + Scalar>(
 }
 
 /// Keys or values, `[batch, head, length, size]`, in the form of the operands.
-fn laid_out<T: Float>(from: &[T], rank: usize, sizes: &Sizes, size: usize) -> Vec<T> {
+fn laid_out<T: Real>(from: &[T], rank: usize, sizes: &Sizes, size: usize) -> Vec<T> {
     let layout = Layout::new(rank, sizes.kv_heads, sizes.keys, size);
     let mut out = vec![T::ZERO; from.len()];
     for (i, row) in from.chunks_exact(size.max(1)).enumerate() {

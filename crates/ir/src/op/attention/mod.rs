@@ -4,10 +4,13 @@
 //! number of heads in an attribute. Parts of a cut op have fewer heads, so they are told the size of a head instead.
 
 mod gradient;
+mod real;
 mod rotary;
 mod scaled;
 
-use super::{AttrDef, Ctx, OpDef, opt, rules};
+pub use real::Real;
+
+use super::{AttrDef, Ctx, Datum, EvalCtx, Op, OpDef, opt, rules};
 use crate::{AttrKind, Attrs, Dim};
 
 /// The entries.
@@ -19,6 +22,18 @@ const HEAD_SIZE: AttrDef = opt(
     "Size of a head for inputs of three dimensions, in place of the numbers of heads: for parts of a cut op. Not part of \
      ONNX.",
 );
+
+/// What attention or its gradient makes, in numbers of any kind.
+///
+/// # Errors
+/// What the op says, and for other ops.
+pub fn evaluate<T: Real>(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
+    match ctx.node.op {
+        Op::Attention => scaled::evaluate::<T>(ctx),
+        Op::AttentionGrad => gradient::evaluate::<T>(ctx),
+        other => Err(format!("{other} is no attention")),
+    }
+}
 
 /// Extents of an operand that holds heads.
 #[derive(Clone, Debug)]

@@ -1,14 +1,14 @@
 //! `Attention`: scaled dot products of queries with keys, softmax, sums of values.
 
-use super::super::elements::{Float, bools, broadcast_strides, by_float, integers};
+use super::super::elements::{bools, broadcast_strides, by_float, integers};
 use super::super::matrix::ACCUMULATE;
-use super::super::matrix::kernel::{Left, Scalar, View, accumulation};
+use super::super::matrix::kernel::{Left, View};
 use super::super::space::parallel;
 use super::super::{
     Access, AttrDef, Axis, Class, Ctx, Datum, Engine, EvalCtx, Fact, Gradient, IterSpace, Op, OpDef, Port,
     Work, opt, rules,
 };
-use super::{HEAD_SIZE, Heads, Layout, count};
+use super::{HEAD_SIZE, Heads, Layout, Real, count};
 use crate::{AttrKind, Attrs, Dim};
 use orrery_numerics::{DType, Tensor};
 
@@ -285,6 +285,10 @@ pub(super) struct Sizes {
 }
 
 fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
+    by_float!(ctx.tensor(0)?.dtype(), T => evaluate::<T>(ctx))
+}
+
+pub(super) fn evaluate<T: Real>(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let types = rules::check(ctx)?;
     let scores = &types[3].1;
     let (present_key, present_value) = (&types[1].1, &types[2].1);
@@ -299,11 +303,11 @@ fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
         size: present_key[3],
         v_size: present_value[3],
     };
-    by_float!(types[0].0, T => attend::<T>(ctx, &types, &sizes))
+    attend::<T>(ctx, &types, &sizes)
 }
 
 /// Past keys or values followed by the new ones, `[batch, head, length, size]`.
-pub(super) fn joined<T: Float>(
+pub(super) fn joined<T: Real>(
     past: Option<&Tensor>,
     new: &Tensor,
     sizes: &Sizes,
@@ -341,7 +345,7 @@ pub(super) struct Mask<T> {
     nonpad: Option<Vec<i64>>,
 }
 
-impl<T: Float> Mask<T> {
+impl<T: Real> Mask<T> {
     /// From the mask and the number of keys that count at these inputs.
     pub(super) fn new(ctx: &EvalCtx<'_>, sizes: &Sizes, [mask, nonpad]: [usize; 2]) -> Result<Self, String> {
         let causal = ctx.attrs().flag("is_causal").then_some(sizes.past);
@@ -375,7 +379,7 @@ impl<T: Float> Mask<T> {
     }
 }
 
-pub(super) fn softmax<T: Float>(row: &mut [T]) {
+pub(super) fn softmax<T: Real>(row: &mut [T]) {
     let most = row.iter().fold(-T::INFINITY, |most, &v| v.larger(most));
     let mut sum = T::ZERO;
     for v in row.iter_mut() {
@@ -385,13 +389,13 @@ pub(super) fn softmax<T: Float>(row: &mut [T]) {
     row.iter_mut().for_each(|v| *v = *v / sum);
 }
 
-fn attend<T: Float + Scalar>(
+fn attend<T: Real>(
     ctx: &EvalCtx<'_>,
     types: &[(DType, Vec<usize>)],
     sizes: &Sizes,
 ) -> Result<Vec<Datum>, String> {
     let attrs = ctx.attrs();
-    let how = accumulation(attrs, types[0].0)?;
+    let how = ctx.accumulation(types[0].0)?;
     let q_tensor = ctx.tensor(0)?;
     let keys: Vec<T> = joined(ctx.optional(PAST_KEY)?, ctx.tensor(1)?, sizes, sizes.size)?;
     let values: Vec<T> = joined(ctx.optional(PAST_VALUE)?, ctx.tensor(2)?, sizes, sizes.v_size)?;

@@ -2,7 +2,7 @@
 
 use super::super::elements::{Float, by_float};
 use super::super::matrix::ACCUMULATE;
-use super::super::matrix::kernel::{Scalar, View, accumulation};
+use super::super::matrix::kernel::{Scalar, View};
 use super::super::space::parallel;
 use super::super::{
     Access, AttrDef, Class, Ctx, Datum, Engine, EvalCtx, IterSpace, Op, OpDef, Port, Work, opt, rules,
@@ -12,7 +12,7 @@ use super::{Form, GROUP, Known, add_bias, divisible, kernel};
 use crate::{AttrKind, Attrs, Dim};
 use orrery_numerics::Accumulation;
 
-const OFFSET_GROUP: AttrDef =
+pub(super) const OFFSET_GROUP: AttrDef =
     opt("offset_group", AttrKind::Int, "Groups of input channels that share offsets; 1.");
 
 pub(super) const DEFORM_CONV: OpDef = OpDef {
@@ -51,9 +51,9 @@ pub(super) const DEFORM_CONV: OpDef = OpDef {
     )
 };
 
-const FORM: Form = Form { x: 0, w: 1, bias: Some(3), per_channel: &[] };
+pub(super) const FORM: Form = Form { x: 0, w: 1, bias: Some(3), per_channel: &[] };
 
-fn offset_groups(attrs: &Attrs) -> Result<usize, String> {
+pub(super) fn offset_groups(attrs: &Attrs) -> Result<usize, String> {
     match attrs.int_or("offset_group", 1) {
         given if (1..=i64::from(i32::MAX)).contains(&given) => Ok(given as usize),
         given => Err(format!("attribute `offset_group` is {given}, must be at least 1")),
@@ -108,7 +108,7 @@ fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
 fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (dtype, shape) = rules::check_one(ctx)?;
     let known = Known::new(ctx, &FORM)?;
-    let how = accumulation(ctx.attrs(), dtype)?;
+    let how = ctx.accumulation(dtype)?;
     let groups = offset_groups(ctx.attrs())?;
     Ok(vec![by_float!(dtype, T => {
         let (x, w, offset) = (T::read(ctx.tensor(0)?)?, T::read(ctx.tensor(1)?)?, T::read(ctx.tensor(2)?)?);
@@ -120,6 +120,60 @@ fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
         T::tensor(dtype, shape, out)
     })
     .into()])
+}
+
+/// Where a deformed convolution reads its samples: one for each window, element of the kernel and group of channels that
+/// share offsets.
+pub(super) struct Places<'a, T> {
+    pub(super) spans: &'a [Span],
+    pub(super) offset_groups: usize,
+    /// Channels of an image.
+    pub(super) channels: usize,
+    /// [image, offset group, kernel element, dimension, window].
+    pub(super) offset: &'a [T],
+    /// The same without dimensions.
+    pub(super) mask: Option<&'a [T]>,
+}
+
+/// What all channels of a group have in common at a sample.
+pub(super) struct Sample<T> {
+    pub(super) channels: std::ops::Range<usize>,
+    /// Among the elements of a channel's samples.
+    pub(super) index: usize,
+    /// Where its mask is.
+    pub(super) mask_at: usize,
+    pub(super) factor: T,
+    /// Where the offset along a dimension is.
+    pub(super) offset_at: Vec<usize>,
+    pub(super) place: Vec<T>,
+}
+
+impl<T: Float> Places<'_, T> {
+    /// Calls `each` with every sample of an image.
+    pub(super) fn each(&self, image: usize, mut each: impl FnMut(Sample<T>)) {
+        let windows = kernel::Windows::new(self.spans);
+        let (count, kernel_size, dims) = (windows.count(), windows.kernel(), self.spans.len());
+        let shared = self.channels / self.offset_groups;
+        for g in 0..self.offset_groups {
+            for k in 0..kernel_size {
+                let element = (image * self.offset_groups + g) * kernel_size + k;
+                for o in 0..count {
+                    let offset_at: Vec<usize> = (0..dims).map(|d| (element * dims + d) * count + o).collect();
+                    let undisplaced = places(self.spans, o, k).into_iter();
+                    let place = undisplaced.zip(&offset_at).map(|(p, &at)| T::from_f64(p as f64) + self.offset[at]);
+                    let mask_at = element * count + o;
+                    each(Sample {
+                        channels: g * shared..(g + 1) * shared,
+                        index: k * count + o,
+                        mask_at,
+                        factor: self.mask.map_or(T::ONE, |m| m[mask_at]),
+                        place: place.collect(),
+                        offset_at,
+                    });
+                }
+            }
+        }
+    }
 }
 
 fn convolve<T: Float + Scalar>(
@@ -141,31 +195,17 @@ fn convolve<T: Float + Scalar>(
         return out;
     }
     let weights = kernel::group_weights(sizes, weights, sizes.outputs, rows, how);
-    let per_offset_group = channels / offset_groups;
+    let places = Places { spans, offset_groups, channels, offset, mask };
     let mut samples = vec![T::default(); channels * kernel_size * count];
     for i in 0..sizes.images {
-        for g in 0..offset_groups {
-            for k in 0..kernel_size {
-                for o in 0..count {
-                    // Offsets are [image, offset group, kernel element, dimension, window].
-                    let element = (i * offset_groups + g) * kernel_size + k;
-                    let at: Vec<T> = places(spans, o, k)
-                        .into_iter()
-                        .enumerate()
-                        .map(|(d, place)| {
-                            T::from_f64(place as f64) + offset[(element * spans.len() + d) * count + o]
-                        })
-                        .collect();
-                    let corners = corners(spans, &at);
-                    let factor = mask.map_or(T::ONE, |m| m[element * count + o]);
-                    for c in g * per_offset_group..(g + 1) * per_offset_group {
-                        let image = &x[(i * channels + c) * input..];
-                        let value: T = corners.iter().map(|&(at, weight)| image[at] * weight).sum();
-                        samples[(c * kernel_size + k) * count + o] = value * factor;
-                    }
-                }
+        places.each(i, |sample| {
+            let corners = corners(spans, &sample.place, None);
+            for c in sample.channels {
+                let image = &x[(i * channels + c) * input..];
+                let value: T = corners.iter().map(|&(at, weight)| image[at] * weight).sum();
+                samples[c * kernel_size * count + sample.index] = value * sample.factor;
             }
-        }
+        });
         for (g, weights) in weights.iter().enumerate() {
             let right = View::rows(&samples[g * rows * count..], count);
             let start = (i * sizes.groups + g) * sizes.outputs * count;
@@ -186,15 +226,17 @@ fn places(spans: &[Span], mut o: usize, mut k: usize) -> Vec<i64> {
     places
 }
 
-/// The image elements around a place, with their weights; those outside of the image are left out.
-fn corners<T: Float>(spans: &[Span], at: &[T]) -> Vec<(usize, T)> {
+/// The image elements around a place, with their weights; those outside of the image are left out. Along the dimension
+/// `sloping` what a step adds to the weights takes their place.
+pub(super) fn corners<T: Float>(spans: &[Span], at: &[T], sloping: Option<usize>) -> Vec<(usize, T)> {
     let mut corners = vec![(0, T::ONE)];
-    for (span, &at) in spans.iter().zip(at) {
+    for (d, (span, &at)) in spans.iter().zip(at).enumerate() {
         let low = at.floor();
         let fraction = at - low;
+        let shares = if sloping == Some(d) { [-T::ONE, T::ONE] } else { [T::ONE - fraction, fraction] };
         let mut next = Vec::with_capacity(corners.len() * 2);
         for &(base, weight) in &corners {
-            for (place, share) in [(low, T::ONE - fraction), (low + T::ONE, fraction)] {
+            for (place, share) in [low, low + T::ONE].into_iter().zip(shares) {
                 let place = place.to_f64();
                 if place >= 0.0 && place < span.input as f64 && share != T::ZERO {
                     next.push((base * span.input + place as usize, weight * share));

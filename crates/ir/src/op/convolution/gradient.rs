@@ -8,7 +8,7 @@ use crate::gradient::Backward;
 use crate::{Attrs, Dim, Op, ValueId};
 use orrery_base::Result;
 
-const OPEN: &str = "the extents are not known";
+pub(super) const OPEN: &str = "the extents are not known";
 
 pub(super) fn conv(b: &mut Backward<'_>) -> Result<()> {
     let (x, w, dy) = (b.x(0)?, b.x(1)?, b.dy0()?);
@@ -27,7 +27,7 @@ pub(super) fn conv(b: &mut Backward<'_>) -> Result<()> {
         let dw = weights(b, x, dy, &spans, group, own)?;
         b.give(1, dw);
     }
-    bias(b, dy)
+    bias(b, dy, 2)
 }
 
 pub(super) fn conv_transpose(b: &mut Backward<'_>) -> Result<()> {
@@ -48,7 +48,7 @@ pub(super) fn conv_transpose(b: &mut Backward<'_>) -> Result<()> {
         let dw = weights(b, dy, x, &spans, group, own)?;
         b.give(1, dw);
     }
-    bias(b, dy)
+    bias(b, dy, 2)
 }
 
 /// Extent that the windows reach over, from the start of the padding.
@@ -90,11 +90,12 @@ fn weights(
     b.op(Op::ConvWeightGrad, &[x, dy], attrs)
 }
 
-fn bias(b: &mut Backward<'_>, dy: ValueId) -> Result<()> {
-    if b.wants(2) {
+/// Gives the bias, input `i`, what comes back for each channel.
+pub(super) fn bias(b: &mut Backward<'_>, dy: ValueId, i: usize) -> Result<()> {
+    if b.wants(i) {
         let axes: Vec<i64> = (0..b.rank(dy)? as i64).filter(|d| *d != 1).collect();
         let db = b.sum(dy, &axes, false)?;
-        b.give(2, db);
+        b.give(i, db);
     }
     Ok(())
 }

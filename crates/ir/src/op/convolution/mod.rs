@@ -1,6 +1,7 @@
 //! Ops of the family `convolution`.
 
 mod deformable;
+mod deformable_grad;
 pub(super) mod gradient;
 mod integer;
 mod kernel;
@@ -10,7 +11,6 @@ pub(super) mod window;
 
 use super::elements::{Float, by_float};
 use super::matrix::ACCUMULATE;
-use super::matrix::kernel::accumulation;
 use super::space::{parallel, reduced};
 use super::{
     Access, AttrDef, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work,
@@ -46,7 +46,8 @@ pub const TABLE: &[OpDef] = &[
     transposed::CONV_TRANSPOSE.gradient(gradient::conv_transpose),
     integer::CONV_INTEGER.flat(),
     integer::QLINEAR_CONV.flat(),
-    deformable::DEFORM_CONV,
+    deformable::DEFORM_CONV.gradient(deformable_grad::gradient),
+    deformable_grad::DEFORM_CONV_GRAD,
     weight_grad::CONV_WEIGHT_GRAD,
 ];
 
@@ -290,7 +291,7 @@ fn add_bias<T: Float>(values: &mut [T], bias: &[T], plane: usize) {
 fn conv(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (dtype, shape) = rules::check_one(ctx)?;
     let known = Known::new(ctx, &PLAIN)?;
-    let how = accumulation(ctx.attrs(), dtype)?;
+    let how = ctx.accumulation(dtype)?;
     Ok(vec![
         by_float!(dtype, T => {
             let (x, w) = (T::read(ctx.tensor(0)?)?, T::read(ctx.tensor(1)?)?);

@@ -2,7 +2,6 @@
 
 use super::super::elements::by_float;
 use super::super::matrix::ACCUMULATE;
-use super::super::matrix::kernel::accumulation;
 use super::super::space::{parallel, reduced};
 use super::super::{
     Access, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work, opt, rules,
@@ -263,7 +262,7 @@ fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (spans, group) = spans(&rule, &shape[2..].iter().map(|&n| n as i64).collect::<Vec<_>>())?;
     let groups = group as usize;
     let sizes = Sizes { images: shape[0], groups, inputs: w.shape()[0] / groups, outputs: w.shape()[1] };
-    let how = accumulation(ctx.attrs(), dtype)?;
+    let how = ctx.accumulation(dtype)?;
     Ok(vec![
         by_float!(dtype, T => {
             use super::super::elements::Float;

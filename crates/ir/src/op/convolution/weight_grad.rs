@@ -2,7 +2,6 @@
 
 use super::super::elements::{Float, by_float};
 use super::super::matrix::ACCUMULATE;
-use super::super::matrix::kernel::accumulation;
 use super::super::space::{parallel, reduced};
 use super::super::{
     Access, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, IterSpace, Op, OpDef, Port, Work, opt, req,
@@ -163,7 +162,7 @@ fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     spans.iter_mut().zip(&dy.shape()[2..]).for_each(|(span, &positions)| span.output = positions);
     let groups = (x.shape()[1] / shape[1].max(1)).max(1);
     let sizes = Sizes { images: x.shape()[0], groups, inputs: shape[1], outputs: shape[0] / groups };
-    let how = accumulation(ctx.attrs(), dtype)?;
+    let how = ctx.accumulation(dtype)?;
     Ok(vec![
         by_float!(dtype, T => {
             let sums = weight_gradient::<T>(&sizes, &spans, &T::read(x)?, &T::read(dy)?, how);

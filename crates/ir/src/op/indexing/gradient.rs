@@ -12,7 +12,7 @@ use crate::op::{
 };
 use crate::{AttrKind, Attrs, Dim, ValueId};
 use orrery_base::Result;
-use orrery_numerics::Tensor;
+use orrery_numerics::{DType, Tensor};
 
 pub(super) const GATHER_GRAD: OpDef = OpDef {
     inputs: &[Port::One("indices"), Port::One("dY")],
@@ -218,5 +218,41 @@ pub(super) fn one_hot(b: &mut Backward<'_>) -> Result<()> {
     let (off, on) = (b.reshape(off, &[1])?, b.reshape(on, &[1])?);
     let dx = b.op(Op::Concat, &[off, on], Attrs::new().with("axis", 0))?;
     b.give(2, dx);
+    Ok(())
+}
+
+/// What was written over gets nothing, and the updates what comes back to where they were written.
+pub(super) fn tensor_scatter(b: &mut Backward<'_>) -> Result<()> {
+    let (update, dy) = (b.x(1)?, b.dy0()?);
+    let (whole, shape) = (b.shape(dy)?, b.shape(update)?);
+    let axis = b.known(|ctx| axis_of(ctx, -2, whole.len()))?;
+    let first = match b.given(2) {
+        Some(first) => first,
+        None => b.ints(&vec![0; whole[0] as usize]),
+    };
+    if b.wants(0) {
+        let dtype = b.dtype(dy);
+        let nothing = b.zeros(dtype, &shape)?;
+        let attrs = b.attrs().clone();
+        let dpast = b.op(Op::TensorScatter, &[dy, nothing, first], attrs)?;
+        b.give(0, dpast);
+    }
+    if b.wants(1) {
+        let along = |d: usize, extent: i64| -> Vec<i64> {
+            (0..whole.len()).map(|i| if i == d { extent } else { 1 }).collect()
+        };
+        let first = b.cast(first, DType::I64)?;
+        let first = b.reshape(first, &along(0, whole[0]))?;
+        let steps = b.ints(&(0..shape[axis]).collect::<Vec<_>>());
+        let steps = b.reshape(steps, &along(axis, shape[axis]))?;
+        let mut at = b.add(first, steps)?;
+        if b.attrs().str_or("mode", "linear") == "circular" {
+            let extent = b.ints(&[whole[axis]]);
+            at = b.op(Op::Mod, &[at, extent], Attrs::new())?;
+        }
+        let at = b.expand(at, &shape)?;
+        let dupdate = b.op(Op::GatherElements, &[dy, at], Attrs::new().with("axis", axis as i64))?;
+        b.give(1, dupdate);
+    }
     Ok(())
 }

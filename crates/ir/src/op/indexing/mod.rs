@@ -298,6 +298,6 @@ pub const TABLE: &[OpDef] = &[
             rules::tensor_scatter,
             k::tensor_scatter,
         )
-    },
+    }.gradient(gradient::tensor_scatter),
     gradient::GATHER_GRAD,
 ];

@@ -9,7 +9,7 @@ use super::super::{
     Access, Class, Combine, Ctx, Datum, Engine, EvalCtx, Fact, Gradient, IterSpace, Op, OpDef, Port, Work,
     req, rules,
 };
-use super::kernel::{Left, Scalar, View, accumulation};
+use super::kernel::{Left, Scalar, View};
 use crate::{AttrKind, Dim};
 use orrery_numerics::{Accumulation, DType, Tensor};
 use std::collections::BTreeMap;
@@ -345,7 +345,7 @@ fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let shapes: Vec<Vec<Dim>> =
         tensors.iter().map(|t| t.shape().iter().map(|&n| Dim::from(n)).collect()).collect();
     let equation = Equation::new(ctx.attrs().str_or("equation", ""), &shapes)?;
-    let how = accumulation(ctx.attrs(), dtype)?;
+    let how = ctx.accumulation(dtype)?;
     let operand = |i: usize, t: &Tensor| (equation.operands[i].clone(), t.shape().to_vec());
     Ok(vec![if dtype.is_float() {
         by_float!(dtype, T => {

@@ -7,7 +7,7 @@ use super::super::{
     context, elements, req, rules,
 };
 use super::ACCUMULATE;
-use super::kernel::{self, Left, Scalar, View};
+use super::kernel::{Left, Scalar, View};
 use crate::{AttrKind, Dim};
 use orrery_numerics::{Accumulation, DType};
 use std::collections::BTreeMap;
@@ -85,7 +85,7 @@ fn eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (dtype, shape) = rules::check_one(ctx)?;
     let (a, b) = (ctx.tensor(0)?, ctx.tensor(1)?);
     let indices = ctx.tensor(2)?;
-    let how = kernel::accumulation(ctx.attrs(), dtype)?;
+    let how = ctx.accumulation(dtype)?;
     let (rows, chosen) = (&shape[..shape.len() - 1], integers(indices)?);
     let count = b.shape()[0];
     if let Some(wrong) = chosen.iter().find(|&&index| index < 0 || index as usize >= count) {
@@ -200,7 +200,7 @@ fn grad_space(ctx: &Ctx<'_>) -> Option<IterSpace> {
 fn grad_eval(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (dtype, shape) = rules::check_one(ctx)?;
     let (a, dy, indices) = (ctx.tensor(0)?, ctx.tensor(1)?, ctx.tensor(2)?);
-    let how = kernel::accumulation(ctx.attrs(), dtype)?;
+    let how = ctx.accumulation(dtype)?;
     let (count, k, n) = (shape[0], shape[1], shape[2]);
     let (rows, chosen) = (&dy.shape()[..dy.rank() - 1], integers(indices)?);
     if let Some(wrong) = chosen.iter().find(|&&index| index < 0 || index as usize >= count) {

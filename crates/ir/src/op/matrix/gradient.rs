@@ -2,8 +2,9 @@
 
 use super::einsum;
 use crate::gradient::Backward;
-use crate::{Attrs, Op};
+use crate::{Attrs, Op, ValueId};
 use orrery_base::Result;
+use orrery_numerics::Tensor;
 
 /// dA = dY B^T and dB = A^T dY, summed over whatever was broadcast; a vector is a matrix of one row or column meanwhile.
 pub(super) fn matmul(b: &mut Backward<'_>) -> Result<()> {
@@ -88,27 +89,35 @@ pub(super) fn einsum(b: &mut Backward<'_>) -> Result<()> {
     let (terms, output, extents) = b.known(einsum::letters)?;
     for i in (0..terms.len()).filter(|i| b.wants(*i)).collect::<Vec<_>>() {
         let own = &terms[i];
-        if own.chars().enumerate().any(|(at, c)| own[..at].contains(c)) {
-            return Err(
-                b.fails(format!("there is no gradient rule for the diagonal that input {i} is read along"))
-            );
-        }
+        // A letter that comes again says that its dimensions are read along their diagonal.
+        let again = |at: usize, c: char| own.chars().take(at).any(|before| before == c);
         let mut operands = vec![dy];
         let mut left = vec![output.clone()];
         for (j, term) in terms.iter().enumerate().filter(|(j, _)| *j != i) {
             operands.push(b.x(j)?);
             left.push(term.clone());
         }
-        let shared: String = own.chars().filter(|c| left.iter().any(|term| term.contains(*c))).collect();
+        let once = own.chars().enumerate().filter(|(at, c)| !again(*at, *c)).map(|(_, c)| c);
+        let shared: String = once.filter(|c| left.iter().any(|term| term.contains(*c))).collect();
         let equation = format!("{}->{shared}", left.join(","));
         let dx = b.op(Op::Einsum, &operands, Attrs::new().with("equation", equation))?;
         // What was repeated in all others is still of extent one.
         let mut found = b.shape(dx)?.into_iter();
-        let kept = own.chars().map(|c| if shared.contains(c) { found.next().unwrap_or(1) } else { 1 });
+        let kept = own.chars().enumerate().map(|(at, c)| {
+            if shared.contains(c) && !again(at, c) { found.next().unwrap_or(1) } else { 1 }
+        });
         let kept: Vec<i64> = kept.collect();
         let whole: Vec<i64> = own.chars().map(|c| extents[&c]).collect();
         let dx = b.reshape(dx, &kept)?;
-        let dx = b.expand(dx, &whole)?;
+        let mut dx = b.expand(dx, &whole)?;
+        for (at, c) in own.chars().enumerate().filter(|(at, c)| again(*at, *c)) {
+            let mut shape = vec![1; whole.len()];
+            let first = own.chars().position(|other| other == c).unwrap_or(at);
+            (shape[first], shape[at]) = (whole[at], whole[at]);
+            let diagonal = identity(b, whole[at] as usize, dx)?;
+            let diagonal = b.reshape(diagonal, &shape)?;
+            dx = b.mul(dx, diagonal)?;
+        }
         b.give_summed(i, dx)?;
     }
     Ok(())
@@ -127,5 +136,40 @@ pub(super) fn gather_matmul(b: &mut Backward<'_>) -> Result<()> {
         let dw = b.op(Op::GatherMatMulGrad, &[x, dy, indices], Attrs::new().with("matrices", matrices))?;
         b.give(1, dw);
     }
+    Ok(())
+}
+
+/// The unit matrix in the type of `like`.
+fn identity(b: &mut Backward<'_>, n: usize, like: ValueId) -> Result<ValueId> {
+    let unit = (0..n * n).map(|i| if i % (n + 1) == 0 { 1.0 } else { 0.0 });
+    let unit = Tensor::from_vec(vec![n, n], unit.collect::<Vec<f64>>());
+    let unit = b.tensor("identity", unit);
+    let dtype = b.dtype(like);
+    b.cast(unit, dtype)
+}
+
+/// Each element times its cofactor: the determinant, with a sign, of what is left without its row and column. There are no
+/// quotients in it, so that it holds for singular matrices too.
+pub(super) fn det(b: &mut Backward<'_>) -> Result<()> {
+    let (x, dy) = (b.x(0)?, b.dy0()?);
+    let shape = b.shape(x)?;
+    let (lead, n) = (&shape[..shape.len() - 2], shape[shape.len() - 1]);
+    let axis = lead.len() as i64;
+    let others: Vec<i64> = (0..n).flat_map(|i| (0..n).filter(move |j| *j != i)).collect();
+    let others = b.tensor("others", Tensor::from_vec(vec![n as usize, (n - 1).max(0) as usize], others));
+    let rows = b.op(Op::Gather, &[x, others], Attrs::new().with("axis", axis))?;
+    let minors = b.op(Op::Gather, &[rows, others], Attrs::new().with("axis", axis + 2))?;
+    // [.., row, rows, column, columns] with the matrices last.
+    let order: Vec<i64> = (0..axis).chain([0, 2, 1, 3].map(|d| axis + d)).collect();
+    let minors = b.transpose(minors, &order)?;
+    let minors = b.unary(Op::Det, minors)?;
+    let signs = (0..n * n).map(|i| if (i / n + i % n) % 2 == 0 { 1.0 } else { -1.0 });
+    let signs = b.tensor("signs", Tensor::from_vec(vec![n as usize; 2], signs.collect::<Vec<f64>>()));
+    let dtype = b.dtype(dy);
+    let signs = b.cast(signs, dtype)?;
+    let cofactors = b.mul(minors, signs)?;
+    let sent = b.reshape(dy, &[lead, &[1, 1]].concat())?;
+    let dx = b.mul(cofactors, sent)?;
+    b.give(0, dx);
     Ok(())
 }

@@ -60,8 +60,8 @@ pub const TABLE: &[OpDef] = &[
         gradient: Gradient::Rule(gradient::gemm),
         ..OpDef::new(Op::Gemm, "alpha A B + beta C with A of m x k, B of k x n, and C broadcast to m x n.")
     },
-    integer::MATMUL_INTEGER,
-    integer::QLINEAR_MATMUL,
+    integer::MATMUL_INTEGER.flat(),
+    integer::QLINEAR_MATMUL.flat(),
     einsum::EINSUM,
     gathered::GATHER_MATMUL,
     gathered::GATHER_MATMUL_GRAD,
@@ -77,7 +77,8 @@ pub const TABLE: &[OpDef] = &[
             Op::Det,
             "Determinant of the square matrices in the last two dimensions, by elimination.",
         )
-    },
+    }
+    .gradient(gradient::det),
 ];
 
 /// The attribute of all ops on the matrix unit that sets the accumulator.
@@ -226,7 +227,7 @@ fn with_columns(shape: &[usize]) -> Vec<usize> {
 fn matmul(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (dtype, shape) = rules::check_one(ctx)?;
     let (a, b) = (ctx.tensor(0)?, ctx.tensor(1)?);
-    let how = kernel::accumulation(ctx.attrs(), dtype)?;
+    let how = ctx.accumulation(dtype)?;
     let result = if dtype.is_float() {
         by_float!(dtype, T => {
             let (x, y) = (T::read(a)?, T::read(b)?);
@@ -315,7 +316,7 @@ fn gemm(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (dtype, shape) = rules::check_one(ctx)?;
     let (a, b, c) = (ctx.tensor(0)?, ctx.tensor(1)?, ctx.optional(2)?);
     let (alpha, beta) = (ctx.attrs().float_or("alpha", 1.0), ctx.attrs().float_or("beta", 1.0));
-    let how = kernel::accumulation(ctx.attrs(), dtype)?;
+    let how = ctx.accumulation(dtype)?;
     let sizes = GemmSizes::new(ctx.attrs(), a, &shape);
     let c_steps = c.map(|c| elements::broadcast_strides(c.shape(), &shape));
     let places = |c_steps: &[isize]| {

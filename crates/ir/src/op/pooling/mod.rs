@@ -2,6 +2,7 @@
 
 mod gradient;
 mod region;
+mod region_grad;
 mod unpool;
 mod window;
 mod window_grad;
@@ -73,8 +74,10 @@ pub const TABLE: &[OpDef] = &[
     }
     .gradient(gradient::global_lp_pool),
     unpool::MAX_UNPOOL.gradient(gradient::max_unpool),
-    region::MAX_ROI_POOL,
-    region::ROI_ALIGN,
+    region::MAX_ROI_POOL.gradient(region_grad::max_roi_pool_gradient),
+    region::ROI_ALIGN.gradient(region_grad::roi_align_gradient),
+    region_grad::MAX_ROI_POOL_GRAD,
+    region_grad::ROI_ALIGN_GRAD,
 ];
 
 /// What becomes of the elements of a window.

@@ -12,14 +12,33 @@ use orrery_numerics::DType;
 const SPATIAL_SCALE: AttrDef =
     opt("spatial_scale", AttrKind::Float, "Factor from the regions' coordinates to the image's; 1.");
 
+/// Of pooling whole pixels.
+pub(super) const POOL_ATTRS: &[AttrDef] =
+    &[req("pooled_shape", AttrKind::Ints, "Height and width of the output."), SPATIAL_SCALE];
+
+/// Of aligned samples.
+pub(super) const ALIGN_ATTRS: &[AttrDef] = &[
+    opt(
+        "coordinate_transformation_mode",
+        AttrKind::Str,
+        "`half_pixel`: half a pixel is taken off coordinates; `output_half_pixel`: not; `half_pixel`.",
+    ),
+    opt("mode", AttrKind::Str, "`avg` or `max` over the samples of a cell; `avg`."),
+    opt("output_height", AttrKind::Int, "Height of the output; 1."),
+    opt("output_width", AttrKind::Int, "Width of the output; 1."),
+    opt(
+        "sampling_ratio",
+        AttrKind::Int,
+        "Samples of a cell in each direction; 0: one for each pixel of it.",
+    ),
+    SPATIAL_SCALE,
+];
+
 pub(super) const MAX_ROI_POOL: OpDef = OpDef {
     inputs: &[Port::One("X"), Port::One("rois")],
     outputs: &[Port::One("Y")],
-    attrs: &[req("pooled_shape", AttrKind::Ints, "Height and width of the output."), SPATIAL_SCALE],
-    infer: |ctx| {
-        let [height, width] = pooled_shape(ctx.attrs())?;
-        infer(ctx, 5, height, width)
-    },
+    attrs: POOL_ATTRS,
+    infer: pool_infer,
     // Every element of a region is compared about once.
     work: |ctx| Work::vector(ctx.output_elements(0), Dim::Known(0)),
     space,
@@ -33,37 +52,12 @@ pub(super) const MAX_ROI_POOL: OpDef = OpDef {
 pub(super) const ROI_ALIGN: OpDef = OpDef {
     inputs: &[Port::One("X"), Port::One("rois"), Port::One("batch_indices")],
     outputs: &[Port::One("Y")],
-    attrs: &[
-        opt(
-            "coordinate_transformation_mode",
-            AttrKind::Str,
-            "`half_pixel`: half a pixel is taken off coordinates; `output_half_pixel`: not; `half_pixel`.",
-        ),
-        opt("mode", AttrKind::Str, "`avg` or `max` over the samples of a cell; `avg`."),
-        opt("output_height", AttrKind::Int, "Height of the output; 1."),
-        opt("output_width", AttrKind::Int, "Width of the output; 1."),
-        opt(
-            "sampling_ratio",
-            AttrKind::Int,
-            "Samples of a cell in each direction; 0: one for each pixel of it.",
-        ),
-        SPATIAL_SCALE,
-    ],
+    attrs: ALIGN_ATTRS,
     class: Class::Rounding,
-    infer: |ctx| {
-        align_attrs(ctx.attrs())?;
-        rules::of_type(ctx, [2], DType::I64)?;
-        let regions = ctx.shape(1).and_then(|s| s.first().cloned());
-        if let Some(regions) = regions {
-            rules::has_shape(ctx, 2, &[regions])?;
-        }
-        infer(ctx, 4, ctx.attrs().int_or("output_height", 1), ctx.attrs().int_or("output_width", 1))
-    },
-    // Four products and sums for each sample; how many samples a cell has may depend on the region: at least one.
+    infer: align_infer,
     work: |ctx| {
-        let samples = ctx.attrs().int_or("sampling_ratio", 0).max(1);
-        let samples = ctx.output_elements(0) * Dim::Known(samples) * Dim::Known(samples);
-        Work::vector(samples * Dim::Known(8), ctx.output_elements(0))
+        let out = ctx.output_elements(0);
+        Work::vector(out.clone() * sampled(ctx.attrs()), out)
     },
     space,
     eval: roi_align,
@@ -73,7 +67,7 @@ pub(super) const ROI_ALIGN: OpDef = OpDef {
     )
 };
 
-fn pooled_shape(attrs: &Attrs) -> Result<[i64; 2], String> {
+pub(super) fn pooled_shape(attrs: &Attrs) -> Result<[i64; 2], String> {
     match attrs.ints("pooled_shape") {
         Some([height, width]) => Ok([*height, *width]),
         other => Err(format!("attribute `pooled_shape` must be height and width, is {other:?}")),
@@ -95,6 +89,28 @@ fn align_attrs(attrs: &Attrs) -> Result<(), String> {
         0..=4096 => Ok(()),
         ratio => Err(format!("attribute `sampling_ratio` is {ratio}, must be between 0 and 4096")),
     }
+}
+
+pub(super) fn pool_infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
+    let [height, width] = pooled_shape(ctx.attrs())?;
+    infer(ctx, 5, height, width)
+}
+
+pub(super) fn align_infer(ctx: &Ctx<'_>) -> Result<Vec<Fact>, String> {
+    align_attrs(ctx.attrs())?;
+    rules::of_type(ctx, [2], DType::I64)?;
+    let regions = ctx.shape(1).and_then(|s| s.first().cloned());
+    if let Some(regions) = regions {
+        rules::has_shape(ctx, 2, &[regions])?;
+    }
+    infer(ctx, 4, ctx.attrs().int_or("output_height", 1), ctx.attrs().int_or("output_width", 1))
+}
+
+/// Products and sums for a cell: four of each for a sample. How many samples a cell has may depend on the region: at least
+/// one.
+pub(super) fn sampled(attrs: &Attrs) -> Dim {
+    let samples = attrs.int_or("sampling_ratio", 0).max(1);
+    Dim::Known(samples) * Dim::Known(samples) * Dim::Known(8)
 }
 
 fn infer(ctx: &Ctx<'_>, columns: i64, height: i64, width: i64) -> Result<Vec<Fact>, String> {
@@ -131,12 +147,31 @@ fn space(ctx: &Ctx<'_>) -> Option<IterSpace> {
     })
 }
 
-fn image_index(index: f64, images: usize) -> Result<usize, String> {
+pub(super) fn image_index(index: f64, images: usize) -> Result<usize, String> {
     if index >= 0.0 && index < images as f64 {
         Ok(index as usize)
     } else {
         Err(format!("a region is of image {index}, there are {images}"))
     }
+}
+
+/// The pixels of a region's cells, row by row: from and to in height, from and to in width.
+pub(super) fn pooled_cells(roi: &[f64], scale: f64, cells: [usize; 2], extents: [usize; 2]) -> Vec<[usize; 4]> {
+    let [x1, y1, x2, y2] = [1, 2, 3, 4].map(|i| (roi[i] * scale).round());
+    let cell = |start: f64, end: f64, i: usize, cells: usize, extent: usize| {
+        let size = (end - start + 1.0).max(1.0) / cells as f64;
+        let clamp = |at: f64| (at + start).clamp(0.0, extent as f64) as usize;
+        (clamp((i as f64 * size).floor()), clamp(((i + 1) as f64 * size).ceil()))
+    };
+    let mut found = Vec::with_capacity(cells[0] * cells[1]);
+    for row in 0..cells[0] {
+        let (top, bottom) = cell(y1, y2, row, cells[0], extents[0]);
+        for column in 0..cells[1] {
+            let (left, right) = cell(x1, x2, column, cells[1], extents[1]);
+            found.push([top, bottom, left, right]);
+        }
+    }
+    found
 }
 
 fn max_roi_pool(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
@@ -145,120 +180,149 @@ fn max_roi_pool(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let [images, channels, height, width] = [0, 1, 2, 3].map(|d| x.shape()[d]);
     let scale = ctx.attrs().float_or("spatial_scale", 1.0);
     let rois = ctx.tensor(1)?.to_f64().map_err(|e| e.to_string())?;
-    Ok(vec![
-        by_float!(dtype, T => {
-            let x = T::read(x)?;
-            let mut out = Vec::with_capacity(shape.iter().product());
-            for roi in rois.chunks_exact(5) {
-                let image = image_index(roi[0], images)?;
-                let [x1, y1, x2, y2] = [1, 2, 3, 4].map(|i| (roi[i] * scale).round());
-                // The pixels from..to of cell `i` of `cells`.
-                let cell = |start: f64, end: f64, i: usize, cells: usize, extent: usize| {
-                    let size = (end - start + 1.0).max(1.0) / cells as f64;
-                    let clamp = |at: f64| (at + start).clamp(0.0, extent as f64) as usize;
-                    (clamp((i as f64 * size).floor()), clamp(((i + 1) as f64 * size).ceil()))
-                };
-                for c in 0..channels {
-                    let plane = &x[(image * channels + c) * height * width..];
-                    for row in 0..shape[2] {
-                        let (top, bottom) = cell(y1, y2, row, shape[2], height);
-                        for column in 0..shape[3] {
-                            let (left, right) = cell(x1, x2, column, shape[3], width);
-                            out.push(if top < bottom && left < right {
-                                let pixels = (top..bottom)
-                                    .flat_map(|y| plane[y * width + left..y * width + right].iter().copied());
-                                Pool::Max.gather(pixels, 1)
-                            } else {
-                                T::ZERO
-                            });
-                        }
+    Ok(vec![by_float!(dtype, T => {
+        let x = T::read(x)?;
+        let mut out = Vec::with_capacity(shape.iter().product());
+        for roi in rois.chunks_exact(5) {
+            let image = image_index(roi[0], images)?;
+            let cells = pooled_cells(roi, scale, [shape[2], shape[3]], [height, width]);
+            for c in 0..channels {
+                let plane = &x[(image * channels + c) * height * width..];
+                out.extend(cells.iter().map(|&[top, bottom, left, right]| {
+                    if top >= bottom || left >= right {
+                        return T::ZERO;
                     }
-                }
+                    let pixels =
+                        (top..bottom).flat_map(|y| plane[y * width + left..y * width + right].iter().copied());
+                    Pool::Max.gather(pixels, 1)
+                }));
             }
-            T::tensor(dtype, shape, out)
-        })
-        .into(),
-    ])
+        }
+        T::tensor(dtype, shape, out)
+    })
+    .into()])
 }
 
-/// Four places of a channel with their weights: a sample between pixels.
-type Sample = [(usize, f64); 4];
+/// A pixel that a sample is interpolated from.
+pub(super) struct Tap {
+    pub(super) at: usize,
+    pub(super) weight: f64,
+    /// What steps of the region's x1, y1, x2 and y2 add to the weight.
+    pub(super) slopes: [f64; 4],
+}
 
-/// The sample at a place, all weights nought where it lies outside of the image.
-fn sample(y: f64, x: f64, height: usize, width: usize) -> Sample {
-    let outside = |at: f64, extent: usize| !(-1.0..=extent as f64).contains(&at);
-    if outside(y, height) || outside(x, width) {
-        return [(0, 0.0); 4];
+/// The pixels of one dimension around a place.
+struct Side {
+    /// Those before and behind, with their weights and what a step of the place adds to them.
+    pixels: [(usize, f64, f64); 2],
+    /// What steps of the region's two ends add to the place.
+    moves: [f64; 2],
+}
+
+/// How regions are sampled.
+pub(super) struct Align {
+    scale: f64,
+    half: bool,
+    ratio: i64,
+    /// True where a cell is the largest of its samples.
+    pub(super) largest: bool,
+    cells: [usize; 2],
+    extents: [usize; 2],
+}
+
+impl Align {
+    /// Of so many cells in height and width over images of those extents.
+    pub(super) fn new(attrs: &Attrs, cells: [usize; 2], extents: [usize; 2]) -> Result<Self, String> {
+        if extents.contains(&0) {
+            return Err("the images are empty".into());
+        }
+        Ok(Self {
+            scale: attrs.float_or("spatial_scale", 1.0),
+            half: attrs.str_or("coordinate_transformation_mode", "half_pixel") == "half_pixel",
+            ratio: attrs.int_or("sampling_ratio", 0),
+            largest: attrs.str_or("mode", "avg") == "max",
+            cells,
+            extents,
+        })
     }
-    // The pixels before and behind, and the distance from the one before.
-    let between = |at: f64, extent: usize| {
-        let at = at.max(0.0);
-        let low = at as usize;
-        if low + 1 >= extent { (extent - 1, extent - 1, 0.0) } else { (low, low + 1, at - low as f64) }
-    };
-    let ((top, bottom, dy), (left, right, dx)) = (between(y, height), between(x, width));
-    [
-        (top * width + left, (1.0 - dy) * (1.0 - dx)),
-        (top * width + right, (1.0 - dy) * dx),
-        (bottom * width + left, dy * (1.0 - dx)),
-        (bottom * width + right, dy * dx),
-    ]
+    /// For each cell of a dimension its samples, none for those outside of the image; or how many too many there are.
+    fn sides(&self, from: f64, to: f64, dimension: usize) -> Result<Vec<Vec<Option<Side>>>, usize> {
+        let (cells, extent) = (self.cells[dimension], self.extents[dimension]);
+        let [from, to] = [from, to].map(|end| end * self.scale - if self.half { 0.5 } else { 0.0 });
+        let least = if self.half { f64::NEG_INFINITY } else { 1.0 };
+        let size = (to - from).max(least) / cells as f64;
+        let count = if self.ratio > 0 { self.ratio as usize } else { size.ceil().max(0.0) as usize };
+        if count > 4096 {
+            return Err(count);
+        }
+        let side = |i: usize, k: usize| {
+            let at = from + i as f64 * size + (k as f64 + 0.5) * size / count as f64;
+            if !(-1.0..=extent as f64).contains(&at) {
+                return None;
+            }
+            let low = at.max(0.0) as usize;
+            let (high, share, slope) = match at {
+                _ if low + 1 >= extent => (extent - 1, 0.0, 0.0),
+                _ if at < 0.0 => (low + 1, 0.0, 0.0),
+                _ => (low + 1, at - low as f64, 1.0),
+            };
+            let way = (i as f64 + (k as f64 + 0.5) / count as f64) / cells as f64;
+            let moves = if to - from > least { [1.0 - way, way] } else { [1.0, 0.0] };
+            Some(Side {
+                pixels: [(low.min(extent - 1), 1.0 - share, -slope), (high, share, slope)],
+                moves: moves.map(|step| step * self.scale),
+            })
+        };
+        Ok((0..cells).map(|i| (0..count).map(|k| side(i, k)).collect()).collect())
+    }
+    /// For each cell of a region, row by row, the taps of its samples, four of each.
+    pub(super) fn cells(&self, roi: &[f64]) -> Result<Vec<Vec<Tap>>, String> {
+        let wrong = |count| format!("region {roi:?} has {count} samples in a cell, at most 4096 are taken");
+        let rows = self.sides(roi[1], roi[3], 0).map_err(wrong)?;
+        let columns = self.sides(roi[0], roi[2], 1).map_err(wrong)?;
+        let width = self.extents[1];
+        let sample = |y: &Option<Side>, x: &Option<Side>| {
+            let (Some(y), Some(x)) = (y, x) else {
+                return [0; 4].map(|at| Tap { at, weight: 0.0, slopes: [0.0; 4] });
+            };
+            [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(i, j)| {
+                let ((row, down, fall), (column, across, rise)) = (y.pixels[i], x.pixels[j]);
+                let (by_x, by_y) = (down * rise, across * fall);
+                let slopes = [by_x * x.moves[0], by_y * y.moves[0], by_x * x.moves[1], by_y * y.moves[1]];
+                Tap { at: row * width + column, weight: down * across, slopes }
+            })
+        };
+        let cell = |ys: &[Option<Side>], xs: &[Option<Side>]| -> Vec<Tap> {
+            ys.iter().flat_map(|y| xs.iter().flat_map(move |x| sample(y, x))).collect()
+        };
+        Ok(rows.iter().flat_map(|ys| columns.iter().map(move |xs| cell(ys, xs))).collect())
+    }
 }
 
 fn roi_align(ctx: &EvalCtx<'_>) -> Result<Vec<Datum>, String> {
     let (dtype, shape) = rules::check_one(ctx)?;
     let x = ctx.tensor(0)?;
     let [images, channels, height, width] = [0, 1, 2, 3].map(|d| x.shape()[d]);
-    let attrs = ctx.attrs();
-    let scale = attrs.float_or("spatial_scale", 1.0);
-    let half = attrs.str_or("coordinate_transformation_mode", "half_pixel") == "half_pixel";
-    let ratio = attrs.int_or("sampling_ratio", 0);
-    let largest = attrs.str_or("mode", "avg") == "max";
+    let align = Align::new(ctx.attrs(), [shape[2], shape[3]], [height, width])?;
     let rois = ctx.tensor(1)?.to_f64().map_err(|e| e.to_string())?;
     let indices = integers(ctx.tensor(2)?)?;
-    if height == 0 || width == 0 {
-        return Err("the images are empty".into());
-    }
     Ok(vec![by_float!(dtype, T => {
         let x = T::read(x)?;
         let mut out = Vec::with_capacity(shape.iter().product());
         for (roi, &image) in rois.chunks_exact(4).zip(indices.iter()) {
             let image = image_index(image as f64, images)?;
-            let [x1, y1, x2, y2] = [0, 1, 2, 3].map(|i| roi[i] * scale - if half { 0.5 } else { 0.0 });
-            let least = if half { f64::NEG_INFINITY } else { 1.0 };
-            let cell = [(y2 - y1).max(least) / shape[2] as f64, (x2 - x1).max(least) / shape[3] as f64];
-            let mut counts = [0; 2];
-            for (count, size) in counts.iter_mut().zip(cell) {
-                *count = if ratio > 0 { ratio as usize } else { size.ceil().max(0.0) as usize };
-                if *count > 4096 {
-                    return Err(format!("region {roi:?} has {count} samples in a cell, at most 4096 are taken"));
-                }
-            }
-            let mut cells: Vec<Vec<Sample>> = Vec::with_capacity(shape[2] * shape[3]);
-            for row in 0..shape[2] {
-                for column in 0..shape[3] {
-                    let places = (0..counts[0]).flat_map(|iy| (0..counts[1]).map(move |ix| (iy, ix)));
-                    let at = |start: f64, cell: f64, i: usize, k: usize, count: usize| {
-                        start + i as f64 * cell + (k as f64 + 0.5) * cell / count as f64
-                    };
-                    let samples = places.map(|(iy, ix)| {
-                        let y = at(y1, cell[0], row, iy, counts[0]);
-                        sample(y, at(x1, cell[1], column, ix, counts[1]), height, width)
-                    });
-                    cells.push(samples.collect());
-                }
-            }
+            let cells = align.cells(roi)?;
             for c in 0..channels {
                 let plane = &x[(image * channels + c) * height * width..];
-                for samples in &cells {
-                    let weighted = samples.iter().map(|s| s.map(|(at, weight)| plane[at] * T::from_f64(weight)));
-                    out.push(if samples.is_empty() {
+                for taps in &cells {
+                    let weighted = taps.iter().map(|tap| plane[tap.at] * T::from_f64(tap.weight));
+                    out.push(if taps.is_empty() {
                         T::ZERO
-                    } else if largest {
+                    } else if align.largest {
                         // The largest weighted pixel, not the largest interpolated value: so ONNX has it.
-                        Pool::Max.gather(weighted.flatten(), 1)
+                        Pool::Max.gather(weighted, 1)
                     } else {
-                        weighted.flatten().sum::<T>() / T::from_f64(samples.len() as f64)
+                        weighted.sum::<T>() / T::from_f64((taps.len() / 4) as f64)
                     });
                 }
             }

@@ -3,6 +3,7 @@
 mod gradient;
 mod grid;
 mod resize;
+mod sample;
 
 use super::{AttrDef, Class, Op, OpDef, Port, Work, opt, req};
 use crate::{AttrKind, Dim};
@@ -73,39 +74,12 @@ pub const TABLE: &[OpDef] = &[
             "Gradient of Resize: each element goes back to the places that it was interpolated from.",
         )
     },
-    OpDef {
-        inputs: &[Port::One("X"), Port::One("grid")],
-        outputs: &[Port::One("Y")],
-        attrs: &[
-            opt(
-                "align_corners",
-                AttrKind::Int,
-                "1 where -1 and 1 are the centres of the corner elements, not their edges; 0.",
-            ),
-            opt("mode", AttrKind::Str, "`linear`, `nearest` or `cubic`; `linear`."),
-            opt(
-                "padding_mode",
-                AttrKind::Str,
-                "What lies outside: `zeros`, `border` or `reflection`; `zeros`.",
-            ),
-        ],
-        class: Class::Rounding,
-        infer: grid::sample_infer,
-        work: |ctx| Work::vector(ctx.output_elements(0) * Dim::Known(16), Dim::Known(0)),
-        eval: grid::sample,
-        ..OpDef::new(
-            Op::GridSample,
-            "Interpolates an image at the places that a grid names, in coordinates from -1 to 1.",
-        )
-    },
+    sample::GRID_SAMPLE.gradient(sample::gradient),
+    sample::GRID_SAMPLE_GRAD,
     OpDef {
         inputs: &[Port::One("theta"), Port::One("size")],
         outputs: &[Port::One("grid")],
-        attrs: &[opt(
-            "align_corners",
-            AttrKind::Int,
-            "1 where -1 and 1 are the centres of the corner elements, not their edges; 0.",
-        )],
+        attrs: &[sample::ALIGN_CORNERS],
         class: Class::Rounding,
         infer: grid::affine_infer,
         work: |ctx| Work::vector(ctx.output_elements(0) * Dim::Known(4), Dim::Known(0)),
