@@ -75,17 +75,6 @@ pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>, options: &Options
     let on_tiles = matches!(target.system.model, ExecutionModel::BulkSynchronous(_));
     let uses = graph.uses();
     check_sizes(graph, facts, &uses)?;
-    // What MemoryX does to a gradient is no part of the step of the wafer that makes it.
-    let apart = matches!(target.system.model, ExecutionModel::Wafer(_));
-    let mut updates = vec![false; graph.nodes.len()];
-    for id in graph.nodes.ids().filter(|id| apart && options.phase(*id) == Phase::Update) {
-        updates[id.index()] = true;
-        for value in graph.nodes[id].inputs.iter().flatten() {
-            // A gradient is brought to the type of what it changes there too.
-            let Def::Node(maker, _) = graph.values[*value].def else { continue };
-            updates[maker.index()] |= uses[*value] == 1 && graph.nodes[maker].op == Op::Cast;
-        }
-    }
     let mut taken = vec![false; graph.nodes.len()];
     // The node that alone uses each value.
     let mut sole_user: Vec<Option<NodeId>> = vec![None; graph.values.len()];
@@ -123,8 +112,7 @@ pub fn form(graph: &Graph, facts: &Facts, target: &Target<'_>, options: &Options
             if taken[next.index()]
                 || !follows(graph, facts, output, next)
                 || changes_state(graph, &group, next)
-                || on_tiles && part(graph, options, &sole_user, id) != part(graph, options, &sole_user, next)
-                || updates[next.index()] && !updates[id.index()]
+                || part(graph, options, &sole_user, id) != part(graph, options, &sole_user, next)
             {
                 break;
             }
@@ -280,8 +268,8 @@ fn changes_state(graph: &Graph, group: &Group, next: NodeId) -> bool {
     !elementwise && left.into_iter().any(|value| graph.nodes[next].outputs.contains(&Some(value)))
 }
 
-/// The part of a training step that a node is done in. What only the update reads in a wider type is cast there: tiles keep
-/// gradients as they are made until all are there.
+/// The part of a training step that a node is done in. What only the update reads in a wider type is cast there: gradients are
+/// kept as they are made until all are there.
 fn part(graph: &Graph, options: &Options, sole_user: &[Option<NodeId>], id: NodeId) -> Phase {
     let node = &graph.nodes[id];
     match node.outputs[..] {
