@@ -80,10 +80,15 @@ impl Emitter<'_> {
     }
     /// Copies new values to their states, once nothing reads the old ones any more.
     pub(crate) fn keep(&mut self, kept: Vec<Kept>, way: Way<'_>) {
-        if kept.is_empty() {
-            return;
+        let mut readers: BTreeMap<BufferId, BTreeSet<StepId>> =
+            kept.iter().map(|kept| (kept.to, BTreeSet::new())).collect();
+        for (id, step) in self.program.steps.iter().filter(|_| !kept.is_empty()) {
+            for read in &step.reads {
+                if let Some(there) = readers.get_mut(&self.program.storage(read.buffer)) {
+                    there.insert(id);
+                }
+            }
         }
-        let Index { readers, .. } = Index::of(&self.program);
         for Kept { name, from, moved, to } in kept {
             if self.program.storage(from) == to {
                 continue;

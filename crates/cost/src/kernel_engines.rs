@@ -1,32 +1,38 @@
 //! Machines of two engines side by side: what one node of the graph costs.
 //!
 //! A node's products are made by the matrix engines, everything else by the vector cores; values go from one to the other
-//! in slices through memory on the chip, so that both are at work at once. The slower one decides, and the other adds the
-//! one slice for which it runs alone. The matrix engines hold a block of outputs while its sums run; blocks that are not
-//! full cost as full ones. Nodes follow one another.
+//! in slices through memory on the chip, so that both are at work at once, within a node and in a bundle of nodes. The
+//! slower one decides, and the other adds the one slice for which it runs alone. The matrix engines hold a block of outputs
+//! while its sums run; blocks that are not full cost as full ones. Bundles follow one another.
+
+mod bundle;
 
 use crate::contraction::Recurrence;
 use crate::{Measure, Product, Resource, StepCost, Target, slowest};
-use orrery_base::Picoseconds;
+use orrery_base::{Picoseconds, Result};
 use orrery_ir::Bindings;
 use orrery_machine::{Engine, EnginesLosses, EnginesMachine, TileShape};
-use orrery_program::{BufferClass, Program, Step, StepKind};
+use orrery_program::{BufferClass, Program, StepId, StepKind};
 
 /// Part of the memory on the chip in which results of the node before are still found.
 const SRAM_KEPT: f64 = 0.5;
 
 /// The cost of a step.
+///
+/// # Errors
+/// `unbound-symbol` where a symbol has no value.
 pub fn cost(
     program: &Program,
-    step: &Step,
+    id: StepId,
     measure: &Measure,
     bindings: &Bindings,
     machine: &EnginesMachine,
     losses: &EnginesLosses,
     target: &Target<'_>,
-) -> StepCost {
+) -> Result<StepCost> {
     let seconds = Picoseconds::from_seconds;
-    match step.kind {
+    let step = &program.steps[id];
+    Ok(match step.kind {
         StepKind::View | StepKind::Load => StepCost::default(),
         StepKind::Host => {
             let bytes = measure.total_read().max(measure.written_bytes);
@@ -40,45 +46,64 @@ pub fn cost(
         }
         StepKind::Compute | StepKind::Exchange | StepKind::Stream => {
             let recurrence = Recurrence::of(program, step, bindings);
-            let work = Work::of(measure, recurrence.as_ref(), machine, losses, target);
             // Each turn of a recurrent layer is a product and what is made of it, and needs the turn before.
             let nodes = recurrence.map_or(1.0, |r| 2.0 * r.turns);
-            let memory = device_bytes(measure, machine)
-                / (machine.hbm_bandwidth * machine.hbm_fraction * losses.memory_fraction);
-            let engines = [(Resource::Matrix, work.matrix), (Resource::Vector, work.vector)];
-            let units = [(Resource::Local, work.access), (Resource::DeviceMemory, memory)];
-            let resources: Vec<(Resource, Picoseconds)> =
-                engines.iter().chain(&units).map(|(r, s)| (*r, seconds(*s))).collect();
-            let (bound, longest) = slowest(&resources);
-            let other = work.matrix.min(work.vector.max(work.access)) / machine.slices.max(1) as f64;
-            let launch = nodes * machine.node_seconds + other;
-            let mut resources = resources;
-            resources.push((Resource::Launch, seconds(launch)));
+            let (mut bundle, mut before) = ([0.0; UNITS.len()], None);
+            let members = bundle::up_to(program, id, bindings);
+            for &member in &members[..members.len() - 1] {
+                let measure = Measure::of(program, &program.steps[member], bindings)?;
+                let bytes = device_bytes(program, member, before, &measure, machine);
+                add(&mut bundle, &Work::of(&measure, bytes, None, machine, losses, target).seconds);
+                before = Some(member);
+            }
+            let (_, ahead) = slowest(&spent(&bundle));
+            let bytes = device_bytes(program, id, before, measure, machine);
+            let work = Work::of(measure, bytes, recurrence.as_ref(), machine, losses, target);
+            add(&mut bundle, &work.seconds);
+            let (bound, all) = slowest(&spent(&bundle));
+            let mut resources = spent(&work.seconds);
+            // The last slice is made when all that the nodes before make is there.
+            let slices = machine.slices.max(1) as f64;
+            let last = seconds(slowest(&resources).1.seconds() / slices);
+            let time = Picoseconds(all.0.saturating_sub(ahead.0)).max(last);
+            let [matrix, vector, access, _] = work.seconds;
+            let launch = seconds(nodes * machine.node_seconds + matrix.min(vector.max(access)) / slices);
+            resources.push((Resource::Launch, launch));
             let recorded = target.stack.is_none_or(|s| s.graph_launch);
             StepCost {
-                time: longest + seconds(launch),
+                time: time + launch,
                 issue: if recorded { Picoseconds::ZERO } else { seconds(losses.host_seconds_per_node) },
-                bound: if seconds(launch) > longest { Resource::Launch } else { bound },
+                bound: if launch > time { Resource::Launch } else { bound },
                 resources,
                 idle_slots: work.idle_slots,
                 ..StepCost::default()
             }
         }
-    }
+    })
 }
 
-/// Seconds of the engines.
+/// What is at work side by side: the engines, the vector cores' way to memory, and memory.
+const UNITS: [Resource; 4] = [Resource::Matrix, Resource::Vector, Resource::Local, Resource::DeviceMemory];
+
+fn add(bundle: &mut [f64; UNITS.len()], step: &[f64; UNITS.len()]) {
+    bundle.iter_mut().zip(step).for_each(|(all, own)| *all += own);
+}
+
+fn spent(units: &[f64; UNITS.len()]) -> Vec<(Resource, Picoseconds)> {
+    UNITS.into_iter().zip(units.map(Picoseconds::from_seconds)).collect()
+}
+
+/// What a step takes of the engines.
 struct Work {
-    matrix: f64,
-    vector: f64,
-    /// Of the vector cores' way to memory.
-    access: f64,
+    /// Of each of [`UNITS`].
+    seconds: [f64; UNITS.len()],
     idle_slots: f64,
 }
 
 impl Work {
     fn of(
         measure: &Measure,
+        device_bytes: f64,
         recurrence: Option<&Recurrence>,
         machine: &EnginesMachine,
         losses: &EnginesLosses,
@@ -115,12 +140,10 @@ impl Work {
             operations += measure.macs;
         }
         let cycles = operations / lanes + measure.special / machine.special_functions;
-        Self {
-            matrix,
-            vector: cycles / (cores * losses.vector_fraction),
-            access: touched / (cores * machine.core_bytes_per_cycle),
-            idle_slots,
-        }
+        let vector = cycles / (cores * losses.vector_fraction);
+        let access = touched / (cores * machine.core_bytes_per_cycle);
+        let memory = device_bytes / (machine.hbm_bandwidth * machine.hbm_fraction * losses.memory_fraction);
+        Self { seconds: [matrix, vector, access, memory], idle_slots }
     }
 }
 
@@ -131,15 +154,23 @@ fn written_bytes(measure: &Measure) -> f64 {
     (measure.written_bytes - stay).max(0.0)
 }
 
-/// Bytes from and to device memory: what the node before has made is on the chip, where it fits.
-fn device_bytes(measure: &Measure, machine: &EnginesMachine) -> f64 {
+/// Bytes from and to device memory: what the step before has made is on the chip, where it fits or passes in slices.
+fn device_bytes(
+    program: &Program,
+    id: StepId,
+    before: Option<StepId>,
+    measure: &Measure,
+    machine: &EnginesMachine,
+) -> f64 {
     let written = written_bytes(measure);
     let kept = machine.sram_bytes as f64 * SRAM_KEPT;
     let mut bytes = 0.0;
-    for (class, read) in &measure.read_bytes {
+    for (read, (class, size)) in program.steps[id].reads.iter().zip(&measure.read_bytes) {
         let made_here = matches!(class, BufferClass::Scratch | BufferClass::Accumulator);
-        if !made_here || *read + written > kept {
-            bytes += read;
+        let fits = made_here && *size + written <= kept;
+        let passed = before.is_some_and(|before| bundle::made(program, before, read.buffer));
+        if !fits && !passed {
+            bytes += size;
         }
     }
     if written > kept { bytes + written } else { bytes }
@@ -208,36 +239,5 @@ mod tests {
         assert_eq!(two, 4096.0 + 512.0);
         // A row costs as much as a full block.
         assert!(cycles(1.0, 256.0) >= 4096.0);
-    }
-
-    #[test]
-    fn what_fits_on_the_chip_stays_there() {
-        let (machine, _, _) = gaudi2();
-        let measure = |bytes: f64| Measure {
-            product: None,
-            attention: None,
-            recurrence: None,
-            part: None,
-            parts: 1.0,
-            depth_parts: 1.0,
-            macs: 0.0,
-            vector: bytes,
-            special: 0.0,
-            read_bytes: vec![(BufferClass::Scratch, bytes), (BufferClass::Parameter, 1e3)],
-            written_bytes: bytes,
-            part_read_bytes: 0.0,
-            part_written_bytes: 0.0,
-            block_out_bytes: 0.0,
-            block_in_bytes: 0.0,
-            shared_in_bytes: 0.0,
-            largest_share: 1.0,
-            part_arriving: 0.0,
-            reach: 0.0,
-            span: 0.0,
-            shared: false,
-            dtype: orrery_numerics::DType::BF16,
-        };
-        assert_eq!(device_bytes(&measure(1e6), &machine), 1e3);
-        assert_eq!(device_bytes(&measure(1e9), &machine), 2e9 + 1e3);
     }
 }

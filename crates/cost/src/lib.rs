@@ -22,7 +22,7 @@ pub use measure::Measure;
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_ir::Bindings;
 use orrery_machine::{ExecutionModel, Losses, Precision, Software, System};
-use orrery_program::{Program, Step};
+use orrery_program::{Program, StepId};
 
 /// What can bound a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -148,10 +148,11 @@ impl<'a> Target<'a> {
 /// `unbound-symbol` where a symbol has no value; `cost-model` where machine and losses are of different kinds.
 pub fn step_cost(
     program: &Program,
-    step: &Step,
+    id: StepId,
     bindings: &Bindings,
     target: &Target<'_>,
 ) -> Result<StepCost> {
+    let step = &program.steps[id];
     let measure = match &target.system.model {
         ExecutionModel::Wafer(_) => Measure::of_one_item(program, step, bindings)?,
         _ => Measure::of(program, step, bindings)?,
@@ -170,7 +171,7 @@ pub fn step_cost(
             Ok(stream::cost(program, step, &measure, bindings, machine, losses, target))
         }
         (ExecutionModel::Engines(machine), Losses::Engines(losses)) => {
-            Ok(kernel_engines::cost(program, step, &measure, bindings, machine, losses, target))
+            kernel_engines::cost(program, id, &measure, bindings, machine, losses, target)
         }
         (ExecutionModel::Wafer(machine), Losses::Wafer(losses)) => {
             Ok(wafer::cost(program, step, &measure, bindings, (machine, losses), target.precision))

@@ -65,11 +65,8 @@ pub struct Timeline {
 /// # Errors
 /// `unbound-symbol` where a symbol has no value.
 pub fn simulate(program: &Program, bindings: &Bindings, target: &Target<'_>) -> Result<Timeline> {
-    let costs: Vec<StepCost> = program
-        .steps
-        .values()
-        .map(|step| step_cost(program, step, bindings, target))
-        .collect::<Result<_>>()?;
+    let costs: Vec<StepCost> =
+        program.steps.ids().map(|step| step_cost(program, step, bindings, target)).collect::<Result<_>>()?;
     let runs = pipelines(program, &costs);
     let alone = schedule(program, &costs, &runs, true);
     let per_run = match &target.losses {
@@ -108,11 +105,8 @@ pub fn simulate(program: &Program, bindings: &Bindings, target: &Target<'_>) -> 
 /// # Errors
 /// `unbound-symbol` where a symbol has no value.
 pub fn device_time(program: &Program, bindings: &Bindings, target: &Target<'_>) -> Result<Picoseconds> {
-    let costs: Vec<StepCost> = program
-        .steps
-        .values()
-        .map(|step| step_cost(program, step, bindings, target))
-        .collect::<Result<_>>()?;
+    let costs: Vec<StepCost> =
+        program.steps.ids().map(|step| step_cost(program, step, bindings, target)).collect::<Result<_>>()?;
     Ok(run_after_run(program, &costs))
 }
 

@@ -38,7 +38,7 @@ use orrery_program::{
 };
 use problem::Chosen;
 use std::collections::{BTreeMap, BTreeSet};
-use weights::{Weights, missing_bytes};
+use weights::{Weights, leaving, missing_bytes, wait_for_places};
 
 /// Compiles groups for a machine of tiles.
 ///
@@ -169,20 +169,26 @@ fn emit(
     for &value in &graph.inputs {
         lowering.host_input(value)?;
     }
-    for group in groups {
+    let way: Way<'_> = &|from, to| match from == to {
+        true => (StepKind::Exchange, Unit::Device),
+        false => (StepKind::Stream, Unit::Streaming),
+    };
+    let leaving = leaving(graph, groups, streamed);
+    for (number, group) in groups.iter().enumerate() {
         lowering.emitter.phase = order::phase(group, options);
         match group.kind {
             GroupKind::Extents => lowering.extents(group)?,
             GroupKind::View | GroupKind::Movement => lowering.movement(group)?,
             GroupKind::Compute => lowering.compute(group)?,
         }
+        if let Some(states) = leaving.get(&number) {
+            let leave = states.iter().map(|state| lowering.kept(state)).collect::<Result<_>>()?;
+            lowering.emitter.keep(leave, way);
+        }
     }
-    let way: Way<'_> = &|from, to| match from == to {
-        true => (StepKind::Exchange, Unit::Device),
-        false => (StepKind::Stream, Unit::Streaming),
-    };
+    let gone: BTreeSet<usize> = leaving.values().flatten().map(|state| state.input).collect();
     let mut kept = Vec::new();
-    for state in &graph.states {
+    for state in graph.states.iter().filter(|state| !gone.contains(&state.input)) {
         kept.push(lowering.kept(state)?);
     }
     lowering.emitter.set_aside(&mut kept, way);
@@ -194,6 +200,7 @@ fn emit(
     lowering.emitter.keep(kept, way);
     lowering.emitter.list_inputs();
     let Emitter { mut program, nodes, .. } = lowering.emitter;
+    wait_for_places(&mut program);
     in_place(&mut program);
     let mut program = needed(program);
     program.memories[tile].reserved = code_bytes(&program, machine, chips);

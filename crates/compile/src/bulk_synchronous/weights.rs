@@ -1,13 +1,13 @@
 //! Which weights lie on the tiles, and which in streaming memory.
 
-use crate::groups::is_inline;
+use crate::groups::{Group, GroupKind, is_inline};
 use crate::{Options, Streamed};
 use orrery_base::units::show_bytes;
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::infer::Facts;
-use orrery_ir::{Bindings, Def, Graph, ValueId};
-use orrery_program::{MemoryId, Program};
-use std::collections::BTreeSet;
+use orrery_ir::{Bindings, Def, Graph, State, ValueId};
+use orrery_program::{BufferClass, MemoryId, Program, Unit, Write};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The weights of a graph, on the tiles at first.
 pub(super) struct Weights {
@@ -68,6 +68,52 @@ impl Weights {
             refused.cause
         );
         Diagnostic::note("weights-streamed", cause)
+    }
+}
+
+/// States in streaming memory whose new values go back as soon as they are made, so that they do not lie on the tiles side by
+/// side, by the number of the group after which they go.
+pub(super) fn leaving<'a>(
+    graph: &'a Graph,
+    groups: &[Group],
+    streamed: &BTreeSet<ValueId>,
+) -> BTreeMap<usize, Vec<&'a State>> {
+    let mut made: BTreeMap<ValueId, usize> = BTreeMap::new();
+    let mut read: BTreeMap<ValueId, usize> = BTreeMap::new();
+    for (number, group) in groups.iter().enumerate() {
+        let nodes = group.nodes.iter().map(|id| &graph.nodes[*id]);
+        for node in nodes {
+            read.extend(node.inputs.iter().flatten().map(|value| (*value, number)));
+            if group.kind == GroupKind::Compute {
+                made.extend(node.outputs.iter().flatten().map(|value| (*value, number)));
+            }
+        }
+    }
+    let mut leaving: BTreeMap<usize, Vec<&State>> = BTreeMap::new();
+    for state in &graph.states {
+        let (old, new) = (graph.inputs[state.input], graph.outputs[state.output]);
+        // What another state or the host takes of the old value is taken in the end.
+        let goes = streamed.contains(&old) && !graph.outputs.contains(&old);
+        if let Some(&made) = made.get(&new).filter(|_| goes) {
+            let last = read.get(&old).map_or(made, |read| made.max(*read));
+            leaving.entry(last).or_default().push(state);
+        }
+    }
+    leaving
+}
+
+/// What comes next to the tiles waits until what leaves them before it has left its place.
+pub(super) fn wait_for_places(program: &mut Program) {
+    let mut leaves = None;
+    for (id, step) in program.steps.iter_mut() {
+        match step.unit {
+            Unit::Streaming => {
+                let goes = |write: &Write| program.buffers[write.buffer].class == BufferClass::State;
+                leaves = step.writes.iter().any(goes).then_some(id).or(leaves);
+            }
+            Unit::Device => step.after.extend(leaves.take()),
+            _ => {}
+        }
     }
 }
 

@@ -153,7 +153,7 @@ impl Wafer<'_> {
 
     fn costs(&self, program: &Program) -> Result<Vec<StepCost>> {
         let nominal = self.options.nominal();
-        program.steps.values().map(|step| step_cost(program, step, &nominal, self.target)).collect()
+        program.steps.ids().map(|step| step_cost(program, step, &nominal, self.target)).collect()
     }
 
     /// Bytes of a PE beside the program.

@@ -3,6 +3,7 @@
 
 mod broken;
 mod common;
+mod engines;
 mod graphs;
 mod oracle;
 mod random;

@@ -227,7 +227,7 @@ fn bytes_are_summed_exactly_and_four_times_as_fast_as_halves() {
     let matrix_time = |graph: &Graph, precision: &str| {
         let target = target(groq, precision);
         let program = compile_for(graph, groq, precision).unwrap().program;
-        let step = program.steps.values().find(|s| s.kind == StepKind::Compute).unwrap();
+        let (step, _) = program.steps.iter().find(|(_, s)| s.kind == StepKind::Compute).unwrap();
         let cost = step_cost(&program, step, &Bindings::new(), &target).unwrap();
         cost.resources.iter().find(|(r, _)| *r == Resource::Matrix).unwrap().1.seconds()
     };
@@ -251,8 +251,8 @@ fn a_recurrent_layer_takes_as_long_as_it_has_turns() {
             let options = format!("steps={turns} inputs=64 hidden=64");
             let graph = legal("lstm", &options, &[("batch", 1)], system, precision);
             let program = compile_for(&graph, system, precision).unwrap().program;
-            let layer = |s: &&Step| s.body.nodes.values().any(|n| n.op == Op::LSTM);
-            let step = program.steps.values().find(layer).unwrap();
+            let layer = |s: &Step| s.body.nodes.values().any(|n| n.op == Op::LSTM);
+            let (step, _) = program.steps.iter().find(|(_, s)| layer(s)).unwrap();
             step_cost(&program, step, &Bindings::new(), &target).unwrap().time.seconds()
         };
         let (few, many) = (seconds(10), seconds(100));

@@ -2,12 +2,14 @@
 
 use crate::common::{inputs, run, shrunk};
 use orrery_base::index::Id;
-use orrery_compile::{Options, compile};
+use orrery_compile::{Options, Streamed, compile};
 use orrery_cost::Target;
 use orrery_ir::{Bindings, Graph, NodeId, Op, infer};
 use orrery_machine::{System, registry};
 use orrery_numerics::{Rounding, Tensor};
-use orrery_program::{BufferId, Cutting, Phase, PipelineId, Program, Step as ProgramStep, StepId, StepKind};
+use orrery_program::{
+    BufferClass, BufferId, Cutting, Phase, PipelineId, Program, Step as ProgramStep, StepId, StepKind,
+};
 use orrery_transform::training::{Loss, Optimizer, Spec, StateKind, Step, step};
 use orrery_transform::{PrecisionSpec, Weights, store_border};
 use orrery_zoo::find;
@@ -164,4 +166,53 @@ fn sections_have_steps_of_one_part_and_make_gradients_where_they_are_read() {
     assert!(products.iter().flat_map(|step| &step.reads).all(|read| !turned.contains(&read.buffer)));
     let outcome = run(&program, &given(&step, &graph)).unwrap();
     assert!(outcome.disagreements.is_empty(), "{:?}", outcome.disagreements);
+}
+
+/// A step of a network of wide layers on tiles of so many bytes, as [`Options`] have it.
+fn on_tiles(bytes: u64, options: Options) -> orrery_base::Result<(Program, Vec<Tensor>)> {
+    let system = shrunk("gc200", &[("tiles", 24), ("tile_bytes", bytes)]);
+    let target = Target::new(&system, None, None)?;
+    let (step, graph) = made(("mnist_cnn", "filters=4 hidden=64", &[("batch", 3)]), &target);
+    let parts = [step.backward, step.update].map(|at| first_of(&step.graph, at, &graph));
+    let options = Options { training: Some((parts[0], parts[1])), ..options };
+    Ok((compile(&graph, &target, &options)?.program, given(&step, &graph)))
+}
+
+#[test]
+fn moments_behind_the_tiles_go_back_before_the_next_update() {
+    let at = |bytes| on_tiles(bytes, Options { streamed: Streamed::Moments, ..Options::default() });
+    // The smallest tiles that hold the rest.
+    let (mut no, mut yes) = (16_384, 4_000_000);
+    while yes - no > 64 {
+        let middle = (no + yes) / 2;
+        if at(middle).is_ok() { yes = middle } else { no = middle }
+    }
+    let (program, given) = at(yes).unwrap();
+    orrery_program::verify::verify(&program).unwrap();
+    let behind = |buffer: BufferId| {
+        let buffer = &program.buffers[buffer];
+        buffer.class == BufferClass::State && program.memories[buffer.home].name == "streaming"
+    };
+    let updates = |step: &ProgramStep| step.body.nodes.values().any(|node| node.op == Op::AdamStep);
+    let mut gone = 0;
+    for (id, step) in program.steps.iter() {
+        let Some(write) = step.writes.iter().find(|write| behind(write.buffer)) else { continue };
+        gone += 1;
+        let makes =
+            |(_, s): &(StepId, &ProgramStep)| s.writes.iter().any(|w| w.buffer == step.reads[0].buffer);
+        let (maker, _) = program.steps.iter().find(makes).expect("a step makes the new value");
+        let between = program.steps.iter().filter(|(other, s)| *other > maker && *other < id && updates(s));
+        assert_eq!(between.count(), 0, "{} waits for other updates", program.buffers[write.buffer].name);
+    }
+    assert!(gone > 0, "all moments are on the tiles");
+    let outcome = run(&program, &given).unwrap();
+    assert!(outcome.disagreements.is_empty(), "{:?}", outcome.disagreements);
+}
+
+#[test]
+fn a_step_over_several_chips_is_what_it_means() {
+    let (program, given) = on_tiles(1_000_000, Options { more_chips: 3, ..Options::default() }).unwrap();
+    let outcome = run(&program, &given).unwrap();
+    assert!(outcome.disagreements.is_empty(), "{:?}", outcome.disagreements);
+    assert!(outcome.checked > 10);
 }

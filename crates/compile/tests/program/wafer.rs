@@ -154,7 +154,7 @@ fn the_slowest_stage_sets_the_interval() {
     let mut program = compile(&layers(), &target, &Options::default()).unwrap().program;
     let time = |program: &Program| {
         let cost = |s| orrery_cost::step_cost(program, s, &Bindings::new(), &target).unwrap();
-        let costs: Vec<_> = program.steps.values().map(cost).collect();
+        let costs: Vec<_> = program.steps.ids().map(cost).collect();
         let mut steps: BTreeMap<(u32, bool), u64> = BTreeMap::new();
         for (step, cost) in program.steps.values().zip(&costs).filter(|(step, _)| step.region.is_some()) {
             let arrives = step.kind == StepKind::Exchange;
@@ -192,7 +192,7 @@ fn a_batch_that_does_not_fit_runs_in_micro_batches() {
             let costs: Vec<_> = compiled
                 .program
                 .steps
-                .values()
+                .ids()
                 .map(|s| orrery_cost::step_cost(&compiled.program, s, &Bindings::new(), &target).unwrap())
                 .collect();
             let streams =

@@ -49,7 +49,7 @@ impl Part {
 pub struct Anatomy {
     /// Parts that take time.
     pub parts: BTreeMap<Part, Picoseconds>,
-    /// Time of the device in the update, whatever it does there.
+    /// Time of the device in the update, whatever it does there or waits for from the memory behind it.
     pub update: Picoseconds,
     /// Time on the links of what the cores do not wait for, or not all the time.
     pub on_links: Picoseconds,
@@ -68,11 +68,15 @@ impl Anatomy {
 pub(crate) fn anatomy(program: &Program, timeline: &Timeline, on: &ExecutionModel) -> Anatomy {
     let mut anatomy = Anatomy::default();
     let mut busy = Picoseconds::ZERO;
+    let mut updating = Picoseconds::ZERO;
     for (id, step) in program.steps.iter() {
         let event = &timeline.events[id];
         if step.unit != Unit::Device {
             if step.unit != Unit::HostLink {
                 anatomy.on_links += event.cost.time;
+            }
+            if step.unit == Unit::Streaming && step.phase == Phase::Update {
+                updating += event.cost.time;
             }
             continue;
         }
@@ -97,6 +101,9 @@ pub(crate) fn anatomy(program: &Program, timeline: &Timeline, on: &ExecutionMode
     let mut rest = |part, time| *anatomy.parts.entry(part).or_insert(Picoseconds::ZERO) += time;
     let device = timeline.device.max(busy);
     rest(Part::Streaming, device - busy);
+    // Of what nothing hides, the update has its share of the links.
+    let share = updating.seconds() / anatomy.on_links.seconds().max(f64::MIN_POSITIVE);
+    anatomy.update += Picoseconds::from_seconds(share * (device - busy).seconds());
     rest(Part::Host, timeline.end_to_end - device);
     anatomy.parts.retain(|_, time| *time > Picoseconds::ZERO);
     anatomy

@@ -1,8 +1,9 @@
 //! Training on tiles, where everything has to find room.
 //!
 //! What does not fit as it is wanted is tried with more and more made again, then with moments in the memory behind the
-//! chips, then over twice as many chips in sequence: the first way by which it fits is taken. More that is made again never
-//! takes more room, so that not every step on the way is tried.
+//! chips, then over twice as many chips in sequence: the first way by which it fits is taken, but that moments behind the
+//! chips must be worth the chips that they save. More that is made again never takes more room, so that not every step on
+//! the way is tried.
 
 use super::timed::{TimedStep, Wanted, prepare_step, time_one};
 use crate::model::Bound;
@@ -40,6 +41,8 @@ pub(super) fn time_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result
     let all = wanted.chips.map_or(CHIPS.to_vec(), |chips| vec![chips]);
     let step = prepare_step(model, setup, wanted)?;
     let mut refused = None;
+    // With moments behind half as many chips.
+    let mut behind: Option<TimedStep> = None;
     for chips in all {
         let as_wanted = [wanted.recompute];
         let ways: &[Recompute] = match (wanted.recompute, chips) {
@@ -47,21 +50,37 @@ pub(super) fn time_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result
             (Recompute::Nothing, _) => &STAGES,
             _ => &as_wanted,
         };
-        for (streamed, ways) in [(Streamed::Nothing, ways), (Streamed::Moments, &ways[ways.len() - 1..])] {
+        let dearest = &ways[ways.len() - 1..];
+        for (streamed, ways) in [(Streamed::Nothing, ways), (Streamed::Moments, dearest)] {
             let at = |recompute| Wanted { recompute, streamed, chips: Some(chips), ..wanted.clone() };
-            match least(ways, &|recompute| time_one(&step, model, setup, &at(recompute))) {
-                Err(error) if error.code == "does-not-fit" => refused = Some(error),
-                Err(error) => return Err(error),
-                Ok((recompute, mut timed)) => {
+            match (least(ways, &|recompute| time_one(&step, model, setup, &at(recompute))), behind.take()) {
+                (Err(error), None) if error.code == "does-not-fit" => refused = Some(error),
+                (Err(error), None) => return Err(error),
+                (Err(_), Some(found)) => return Ok(found),
+                (Ok((recompute, mut timed)), found) => {
                     if recompute != wanted.recompute {
                         timed.built.notes.push(note(recompute));
                     }
-                    return Ok(timed);
+                    match found {
+                        Some(found) if chip_time(&found) <= chip_time(&timed) => return Ok(found),
+                        None if streamed == Streamed::Moments => {
+                            behind = Some(timed);
+                            break;
+                        }
+                        _ => return Ok(timed),
+                    }
                 }
             }
         }
     }
-    refused.map_or_else(|| Diagnostic::error("does-not-fit", "there is no way to try").err(), Err)
+    let refused =
+        || refused.map_or_else(|| Diagnostic::error("does-not-fit", "there is no way to try").err(), Err);
+    behind.map_or_else(refused, Ok)
+}
+
+/// Time of a step on all its chips together.
+fn chip_time(timed: &TimedStep) -> u128 {
+    u128::from(timed.timeline.device.0) * u128::from(timed.built.devices)
 }
 
 /// The first way that fits, of ways in the order of the room they take.
