@@ -208,12 +208,15 @@ fn training(
         tracks.max_by(|a, b| filled(a).total_cmp(&filled(b))).map_or(0, |track| track.peak.bytes)
     };
     let again = Wanted { recompute: Recompute::Stretches, ..wanted.clone() };
-    let recomputed = Work::Training(again.clone()).time(bound, setup).ok().map(|again_timed| Recomputed {
-        slower: timed.map(|t| again_timed.timeline.device.seconds() / t.timeline.device.seconds()),
-        peak: peak(&again_timed.timeline),
-        kept: timed.map(|t| peak(&t.timeline)),
-        largest_batch: largest(&again),
-    });
+    let recomputed = (wanted.recompute == Recompute::Nothing)
+        .then(|| Work::Training(again.clone()).time(bound, setup).ok())
+        .flatten()
+        .map(|again_timed| Recomputed {
+            slower: timed.map(|t| again_timed.timeline.device.seconds() / t.timeline.device.seconds()),
+            peak: peak(&again_timed.timeline),
+            kept: timed.map(|t| peak(&t.timeline)),
+            largest_batch: largest(&again),
+        });
     let holdings = found.map(|(_, holdings)| &holdings[..]).unwrap_or_default();
     let bytes =
         |held: &Holdings| held.bytes.iter().map(|(holding, bytes)| (holding.name(), *bytes)).collect();
