@@ -120,6 +120,23 @@ pub struct Traffic {
     pub reach: f64,
     /// PEs taken from or brought to.
     pub span: f64,
+    /// Columns and rows of the rectangle in which such a group lies.
+    pub sides: (f64, f64),
+}
+
+/// Columns and rows of the rectangle in which `reach` PEs lie whose numbers follow one another: within the one rectangle of a
+/// floor plan that begins at `bases`, or from one to another; of the whole mesh where there is no floor plan.
+pub fn sides(regions: &[Region], bases: &[u64], reach: f64, machine: &WaferMachine) -> (f64, f64) {
+    let among = |columns: f64| (reach.min(columns), (reach / columns).ceil().max(1.0));
+    let mut touched = regions.iter().filter(|region| bases.contains(&region.base));
+    let Some(first) = touched.next() else { return among(machine.grid_columns as f64) };
+    let Some(second) = touched.next() else { return among(first.columns as f64) };
+    let (mut left, mut top, mut right, mut bottom) = (u64::MAX, u64::MAX, 0, 0);
+    for region in [first, second].into_iter().chain(touched) {
+        (left, top) = (left.min(region.x), top.min(region.y));
+        (right, bottom) = (right.max(region.x + region.columns), bottom.max(region.y + region.rows));
+    }
+    ((right - left) as f64, (bottom - top) as f64)
 }
 
 /// Cycles of an exchange.
@@ -149,9 +166,7 @@ impl ExchangeCycles {
 /// partners take more turns.
 pub fn exchange_cycles(traffic: &Traffic, core: &Core<'_>) -> ExchangeCycles {
     let Core { machine, losses, .. } = *core;
-    let columns = machine.grid_columns as f64;
-    let wide = traffic.reach.min(columns);
-    let high = (traffic.reach / columns).ceil().max(1.0);
+    let (wide, high) = traffic.sides;
     let wavelets = |bytes: f64| (bytes / machine.link_bytes_per_cycle).ceil() / losses.mesh_fraction;
     let groups = (traffic.span / traffic.reach.max(1.0)).max(1.0);
     let free = (machine.colours - machine.host_colours.min(machine.colours - 1)) as f64;
@@ -222,7 +237,10 @@ pub fn cost(
             (time, vec![(Resource::Ingress, time)], 0.0)
         }
         StepKind::Exchange => {
+            let of_step = step.reads.iter().map(|r| r.buffer).chain(step.writes.iter().map(|w| w.buffer));
+            let bases: Vec<u64> = of_step.map(|buffer| program.buffers[buffer].layout.base).collect();
             let traffic = Traffic {
+                sides: sides(&program.regions, &bases, measure.reach, machine),
                 inward: measure.block_in_bytes,
                 outward: measure.block_out_bytes,
                 total: measure.total_read(),
@@ -368,14 +386,24 @@ mod tests {
     fn exchanges_far_away_are_bound_by_the_mesh() {
         with_core("cs2", "fp16.32", |core| {
             let all = 745_500.0;
-            let traffic =
-                Traffic { inward: 400.0, outward: 400.0, total: 400.0 * all, reach: 4.0, span: all };
+            let sides = |reach| sides(&[], &[], reach, core.machine);
+            let traffic = Traffic {
+                inward: 400.0,
+                outward: 400.0,
+                total: 400.0 * all,
+                reach: 4.0,
+                span: all,
+                sides: sides(4.0),
+            };
             let near = exchange_cycles(&traffic, core);
             assert_eq!((near.ramp, near.links), (100.0, 100.0));
-            let far = exchange_cycles(&Traffic { reach: all, ..traffic }, core);
+            let far = exchange_cycles(&Traffic { reach: all, sides: sides(all), ..traffic }, core);
             assert_eq!((far.ramp, far.links), (100.0, 100.0 * 994.0 / 4.0));
             // Few PEs that send far do not fill the links.
-            let few = exchange_cycles(&Traffic { reach: all, total: 400.0 * 750.0, ..traffic }, core);
+            let few = exchange_cycles(
+                &Traffic { reach: all, sides: sides(all), total: 400.0 * 750.0, ..traffic },
+                core,
+            );
             assert_eq!((few.ramp, few.links), (100.0, 25.0));
             assert_eq!(far.way, 750.0 + 994.0);
         });

@@ -12,7 +12,7 @@ use crate::partition::Problem;
 use crate::states::Kept;
 use orrery_base::Result;
 use orrery_base::index::Id;
-use orrery_cost::wafer::{Core, Traffic, exchange_cycles};
+use orrery_cost::wafer::{Core, Traffic, exchange_cycles, sides};
 use orrery_ir::op::{Access, AxisKind, Engine, IterSpace};
 use orrery_ir::{Bindings, Def, Dim, NodeId, Op, State, ValueId};
 use orrery_program::memory::unbound;
@@ -534,6 +534,7 @@ impl Lowering<'_> {
     ) -> Result<f64> {
         let items = self.items as f64;
         let mut traffic = Traffic { span: 1.0, ..Traffic::default() };
+        let mut bases = vec![base];
         for (number, (value, access)) in body.operands.iter().zip(&body.reads).enumerate() {
             if frame.sources[number] != Source::Activation {
                 continue;
@@ -556,6 +557,7 @@ impl Lowering<'_> {
             if near || self.brought_to(*value, &wanted).is_some() {
                 continue;
             }
+            bases.push(have.layout.base);
             let share = |by_item: bool| if by_item { 1.0 / items } else { 1.0 };
             let (left, made) =
                 (share(have.by_item.is_some()), share(self.emitter.by_item.contains_key(value)));
@@ -577,6 +579,8 @@ impl Lowering<'_> {
         if traffic.reach == 0.0 {
             return Ok(0.0);
         }
+        // Where weights stream in there is one region, which is the mesh.
+        traffic.sides = sides(&self.regions, &bases, traffic.reach, self.core.machine);
         let phase = exchange_cycles(&traffic, &self.core);
         Ok(items * phase.busy() + phase.way)
     }

@@ -43,7 +43,7 @@ impl Wafer<'_> {
         for &number in &staged {
             match stages.work.last_mut() {
                 Some(work) if cycles[number] < LIGHT * mean || *work < least * mean => {
-                    *work += cycles[number]
+                    *work += cycles[number];
                 }
                 _ => stages.work.push(cycles[number]),
             }
