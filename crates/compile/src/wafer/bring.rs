@@ -178,15 +178,21 @@ impl Lowering<'_> {
         arrivals.push(Arrival { name, from, to, body, kind: StepKind::Exchange });
         Ok(to)
     }
-    /// One stream and one exchange for all arrivals. What lies outside of a value is `padding`.
+    /// One stream and one exchange for all arrivals, and one for those that are the same for every item of a pipeline. What lies
+    /// outside of a value is `padding`.
     pub(super) fn arrive(&mut self, arrivals: Vec<Arrival>, padding: f64, for_step: &str) {
         let (streamed, exchanged): (Vec<Arrival>, Vec<Arrival>) =
             arrivals.into_iter().partition(|arrival| arrival.kind == StepKind::Stream);
         if let Some(step) = self.arriving(streamed, StepKind::Stream, padding, for_step) {
             self.push_stream(step);
         }
-        if let Some(step) = self.arriving(exchanged, StepKind::Exchange, padding, for_step) {
-            self.push(step);
+        let (once, each): (Vec<Arrival>, Vec<Arrival>) = exchanged
+            .into_iter()
+            .partition(|arrival| self.way == Way::Resident && self.is_steady(arrival.from));
+        for arrivals in [once, each] {
+            if let Some(step) = self.arriving(arrivals, StepKind::Exchange, padding, for_step) {
+                self.push(step);
+            }
         }
     }
     fn arriving(&self, arrivals: Vec<Arrival>, kind: StepKind, padding: f64, for_step: &str) -> Option<Step> {

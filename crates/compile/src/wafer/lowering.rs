@@ -109,11 +109,7 @@ impl Lowering<'_> {
         step.arithmetic.group = 1;
         if self.way == Way::Resident && matches!(step.kind, StepKind::Compute | StepKind::Exchange) {
             step.region = u32::try_from(self.stage).ok();
-            let lies = |buffer: BufferId| {
-                let class = self.emitter.program.buffers[buffer].class;
-                matches!(class, BufferClass::Parameter | BufferClass::State) || self.steady.contains(&buffer)
-            };
-            step.once = self.after_all || step.reads.iter().all(|read| lies(read.buffer));
+            step.once = self.after_all || step.reads.iter().all(|read| self.is_steady(read.buffer));
             if step.once {
                 self.steady.extend(step.writes.iter().map(|write| write.buffer));
             }
@@ -129,6 +125,11 @@ impl Lowering<'_> {
             self.leaving.push(id);
         }
         id
+    }
+    /// True for what is there before the first item: weights, and what comes of nothing but weights.
+    pub(super) fn is_steady(&self, buffer: BufferId) -> bool {
+        let class = self.emitter.program.buffers[buffer].class;
+        matches!(class, BufferClass::Parameter | BufferClass::State) || self.steady.contains(&buffer)
     }
     /// Puts the copies of states, which begin with step `first`, into the stages where they lie, but for those of which each
     /// item has a share.

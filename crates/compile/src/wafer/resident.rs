@@ -238,8 +238,11 @@ impl Wafer<'_> {
         let pipeline = pipeline(program, &self.costs(program)?);
         let slowest = pipeline.slowest.map_or_else(String::new, |stage| {
             let region = &program.regions[stage as usize];
-            let longest = program.steps.values().find(|s| s.region == Some(stage));
-            let name = longest.map_or("", |step| &step.name);
+            let deciding =
+                program.steps.iter().filter(|(id, _)| pipeline.spans.get(id).is_some_and(|s| s.decides));
+            let staged = deciding.filter(|(_, step)| step.region == Some(stage) && !step.once);
+            let longest = staged.max_by_key(|(id, _)| pipeline.spans[id].share);
+            let name = longest.map_or("", |(_, step)| &step.name);
             format!(
                 "; stage {stage} on {} x {} cores sets the interval: {} for {at_once} at once at `{name}`",
                 region.columns, region.rows, pipeline.interval
