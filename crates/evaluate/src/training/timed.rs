@@ -230,30 +230,58 @@ pub fn largest_batch(
     wanted: &Wanted,
     most: u64,
 ) -> Result<Option<u64>> {
-    let fits = |batch: u64| -> Result<bool> {
-        match build_step(&at(batch)?, setup, wanted) {
-            Ok((.., built)) => Ok(verify::capacity(&built.compiled.program).is_ok()),
-            Err(error) if error.code == "does-not-fit" => Ok(false),
-            Err(error) => Err(error),
+    // The part of the fullest memory that a batch takes; none where it takes more than there is.
+    let filled = |batch: u64| -> Result<Option<f64>> {
+        let program = match build_step(&at(batch)?, setup, wanted) {
+            Ok((.., built)) => built.compiled.program,
+            Err(error) if error.code == "does-not-fit" => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if verify::capacity(&program).is_err() {
+            return Ok(None);
         }
+        let tracks = program.memory_use(&Bindings::new())?;
+        let parts = tracks.iter().map(|(_, peak)| {
+            let reserved = program.memories[peak.memory].reserved.min(peak.bytes);
+            let there = program.memories[peak.memory].bytes.saturating_sub(reserved).max(1);
+            (peak.bytes - reserved) as f64 / there as f64
+        });
+        Ok(Some(parts.fold(0.0, f64::max)))
     };
-    let (mut fitting, mut wide) = (0, most.saturating_add(1));
-    let mut tried = 1;
+    // Batches that fit and what they fill: the last two say where the memory is full, as far as it fills evenly.
+    let mut fitted: Vec<(u64, f64)> = Vec::new();
+    let full = |fitted: &[(u64, f64)]| match fitted {
+        [.., (less, low), (more, high)] if high > low => {
+            let each = (high - low) / (more - less) as f64;
+            Some(more + ((1.0 - high) / each) as u64)
+        }
+        _ => None,
+    };
+    let (mut tried, mut wide) = (1, most.saturating_add(1));
     while tried <= most {
-        if !fits(tried)? {
+        let Some(part) = filled(tried)? else {
             wide = tried;
             break;
+        };
+        fitted.push((tried, part));
+        if tried == most {
+            break;
         }
-        fitting = tried;
-        tried *= 2;
+        tried = full(&fitted).unwrap_or(2 * tried).max(2 * tried).min(most);
     }
-    let grain = (fitting / 8).max(1);
-    while fitting > 0 && wide - fitting > grain {
-        let middle = fitting + (wide - fitting) / 2 / grain * grain;
-        let middle = if middle == fitting { fitting + grain } else { middle };
-        if fits(middle)? { fitting = middle } else { wide = middle }
+    while let Some(&(fitting, _)) = fitted.last() {
+        let grain = (fitting / 8).max(1);
+        if wide - fitting <= grain {
+            break;
+        }
+        let middle = fitting + (wide - fitting) / 2;
+        let between = full(&fitted).filter(|full| (fitting + grain..middle).contains(full)).unwrap_or(middle);
+        match filled(between)? {
+            Some(part) => fitted.push((between, part)),
+            None => wide = between,
+        }
     }
-    Ok((fitting > 0).then_some(fitting))
+    Ok(fitted.last().map(|(batch, _)| *batch))
 }
 
 /// Bytes of the parameters of a step as it keeps them.
