@@ -267,9 +267,8 @@ pub(super) fn cores(stages: &[Stage], units: &Units<'_>) -> Vec<u64> {
     let all = units.cores();
     let seconds =
         |stage: &Stage, cores: u64| stage_cycles(&stage.work, cores, units).total() / units.machine.clock_hz;
-    // The fewest PCUs with which a stage takes no longer.
-    let fewest = |stage: &Stage, time: f64| {
-        let (mut low, mut high) = (1, all);
+    // The fewest PCUs with which a stage takes no longer, of so many.
+    let fewest = |stage: &Stage, time: f64, (mut low, mut high): (u64, u64)| {
         while low < high {
             let middle = u64::midpoint(low, high);
             if seconds(stage, middle) <= time {
@@ -280,24 +279,32 @@ pub(super) fn cores(stages: &[Stage], units: &Units<'_>) -> Vec<u64> {
         }
         low
     };
-    let shares = |time: f64| -> Vec<u64> { stages.iter().map(|stage| fewest(stage, time)).collect() };
+    let shares = |time: f64, least: &[u64], most: &[u64]| -> Vec<u64> {
+        let among = least.iter().copied().zip(most.iter().copied());
+        stages.iter().zip(among).map(|(stage, among)| fewest(stage, time, among)).collect()
+    };
+    let (one, every) = (vec![1; stages.len()], vec![all; stages.len()]);
     let work: f64 = stages.iter().map(|stage| stage.alone).sum();
     let longest = stages.iter().map(|stage| stage.least).fold(0.0, f64::max);
     let mut low = longest.max(work / all as f64);
     let mut high = stages.iter().map(|stage| stage.alone).fold(low, f64::max);
     let fits = |shares: &[u64]| shares.iter().sum::<u64>() <= all;
-    if fits(&shares(low)) {
-        return shares(low);
+    // What a stage takes lies between what it takes for more and for less time.
+    let mut most = shares(low, &one, &every);
+    if fits(&most) {
+        return most;
     }
+    let mut least = shares(high, &one, &most);
     for _ in 0..SEARCH_STEPS {
         let middle = (low * high).sqrt();
-        if fits(&shares(middle)) {
-            high = middle;
+        let found = shares(middle, &least, &most);
+        if fits(&found) {
+            (high, least) = (middle, found);
         } else {
-            low = middle;
+            (low, most) = (middle, found);
         }
     }
-    shares(high)
+    least
 }
 
 /// Halvings of the interval in which the time of the slowest stage lies.
