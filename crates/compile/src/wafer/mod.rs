@@ -7,6 +7,7 @@
 
 mod beside;
 mod bring;
+mod choose;
 pub mod cut;
 pub mod floor_plan;
 mod grid;
