@@ -37,6 +37,8 @@ pub struct Column {
     source: Source,
     scaling: Option<Statistics>,
     classes: Option<Arc<[String]>>,
+    /// The whole numbers that are labels, where the file has such, in their order.
+    numbers: Option<Arc<[i64]>>,
 }
 
 #[derive(Clone, Debug)]
@@ -103,7 +105,16 @@ impl Column {
         shape: Vec<usize>,
         source: Source,
     ) -> Self {
-        Self { name: name.into(), samples, stored, shape, source, scaling: None, classes: None }
+        Self {
+            name: name.into(),
+            samples,
+            stored,
+            shape,
+            source,
+            scaling: None,
+            classes: None,
+            numbers: None,
+        }
     }
     /// The column divided by a number, as f32.
     #[must_use]
@@ -114,6 +125,11 @@ impl Column {
     #[must_use]
     pub fn with_classes(self, classes: Vec<String>) -> Self {
         Self { classes: Some(classes.into()), ..self }
+    }
+    /// The column as labels that are whole numbers, these in their order.
+    #[must_use]
+    pub(crate) fn with_numbers(self, numbers: Vec<i64>) -> Self {
+        Self { numbers: Some(numbers.into()), ..self }
     }
     /// The column with samples of another shape. Panics where the number of elements differs.
     #[must_use]
@@ -136,6 +152,10 @@ impl Column {
     /// What class number `i` is called, for columns of classes.
     pub fn classes(&self) -> Option<&[String]> {
         self.classes.as_deref()
+    }
+    /// The whole numbers that are labels, in their order, where a table has them: they stand in the column as they are.
+    pub fn numbers(&self) -> Option<&[i64]> {
+        self.numbers.as_deref()
     }
     fn elements(&self) -> usize {
         self.shape.iter().product()
@@ -272,11 +292,44 @@ impl Dataset {
     pub fn label(&self) -> Option<&str> {
         self.label.as_deref()
     }
-    /// Where a sample of the labels is, outermost first: file, line or number, column as the file calls it.
-    pub fn place_of_label(&self, sample: usize, column: &str) -> Vec<String> {
+    /// Refuses a column that holds what is no finite number.
+    ///
+    /// # Errors
+    /// `data-value` with the sample and the place in it; `data-column` where there is no such column; as
+    /// [`Dataset::batch`].
+    pub fn check_finite(&self, name: &str) -> Result<()> {
+        let column = self.column(name)?;
+        // Pixels are whole numbers.
+        if !column.stored.is_float() || matches!(column.source, Source::Images(_)) {
+            return Ok(());
+        }
+        let raw = Column { scaling: None, ..column.clone() };
+        for first in (0..self.len()).step_by(AT_ONCE) {
+            let rows = first..self.len().min(first + AT_ONCE);
+            let row = |i: usize| self.rows.as_ref().map_or(i, |rows| rows[i]);
+            let values = raw.read(rows.map(row))?;
+            let values = numbers(&values)?;
+            let Some(at) = values.iter().position(|value| !value.is_finite()) else { continue };
+            let each = column.elements().max(1);
+            let what = if values[at].is_nan() { "NaN" } else { "infinite" };
+            let index = match &column.shape[..] {
+                [] => "the value".to_owned(),
+                shape => format!("index {}", index_of(at % each, shape)),
+            };
+            let mut error = Diagnostic::error("data-value", format!("{index} is {what}"));
+            error.place = self.place_of(first + at / each, name);
+            return error.help("no model learns from it: fill it in, or leave the sample out").err();
+        }
+        Ok(())
+    }
+    /// Where a sample of a column is, outermost first: file, line or number, column; that of labels as the file calls it.
+    pub fn place_of(&self, sample: usize, column: &str) -> Vec<String> {
         let row = self.rows.as_ref().map_or(sample, |rows| rows[sample]);
         let (row, column) = match &self.table {
-            Some((places, label)) => (places.of(row), label.as_deref().unwrap_or(column)),
+            Some((places, label)) => {
+                let own = label.as_deref().filter(|_| self.label.as_deref() == Some(column));
+                (places.of(row), own.unwrap_or(column))
+            }
             None => (format!("sample {row}, counted from 0"), column),
         };
         vec![self.name.clone(), row, format!("column `{column}`")]
@@ -410,8 +463,9 @@ impl Dataset {
     /// index of a sample's first axis where that has more than one axis or is a row of features, else one of each.
     ///
     /// # Errors
-    /// `data-column` where there is no such column or it holds no numbers; as [`Dataset::batch`].
+    /// `data-column` where there is no such column or it holds no numbers; as [`Dataset::check_finite`].
     pub fn statistics(&self, name: &str) -> Result<Statistics> {
+        self.check_finite(name)?;
         let column = self.column(name)?;
         let groups = column.shape.first().copied().unwrap_or(1).max(1);
         let inner = group_size(groups, &column.shape);
@@ -445,7 +499,7 @@ impl Dataset {
     pub fn normalise(&mut self, name: &str, by: &Statistics) -> Result<()> {
         let place = self.name.clone();
         let column = self.column_mut(name)?;
-        if column.classes.is_some() {
+        if column.classes.is_some() || column.numbers.is_some() {
             let cause = format!("`{name}` holds class numbers, which are not to be scaled");
             return Diagnostic::error("data-column", cause).at(place).err();
         }
@@ -470,6 +524,20 @@ impl Dataset {
         });
         Ok(())
     }
+}
+
+/// Samples that are looked through at once.
+const AT_ONCE: usize = 1024;
+
+/// The place of an element in a sample of this shape, as NumPy counts it.
+fn index_of(mut at: usize, shape: &[usize]) -> String {
+    let mut index = Vec::new();
+    for extent in shape.iter().rev() {
+        index.push((at % extent.max(&1)).to_string());
+        at /= extent.max(&1);
+    }
+    index.reverse();
+    if let [only] = &index[..] { only.clone() } else { format!("[{}]", index.join(", ")) }
 }
 
 /// Stream of the permutation that splits; shuffles use the number of the epoch.
@@ -547,5 +615,19 @@ mod tests {
         let wrong = Statistics { mean: vec![0.0; 3], deviation: vec![1.0; 3] };
         assert_eq!(data.normalise("x", &wrong).unwrap_err().code, "data-option");
         assert_eq!(data.normalise("z", &by).unwrap_err().code, "data-column");
+    }
+
+    #[test]
+    fn what_is_no_finite_number_has_a_place() {
+        let mut values = vec![0.5_f32; 12];
+        values[10] = f32::NAN;
+        let x = Tensor::from_vec(vec![3, 2, 2], values);
+        let data = Dataset::from_tensors("d", Vec::new(), [("x".to_owned(), x)]).unwrap();
+        let failed = data.check_finite("x").unwrap_err();
+        assert_eq!((failed.code, failed.cause.as_str()), ("data-value", "index [1, 0] is NaN"));
+        assert_eq!(failed.place, ["d", "sample 2, counted from 0", "column `x`"]);
+        assert_eq!(data.select(&[2]).check_finite("x").unwrap_err().place, failed.place);
+        assert_eq!(data.statistics("x").unwrap_err().code, "data-value");
+        data.select(&[0, 1]).check_finite("x").unwrap();
     }
 }
