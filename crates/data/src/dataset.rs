@@ -157,6 +157,10 @@ impl Column {
     pub fn numbers(&self) -> Option<&[i64]> {
         self.numbers.as_deref()
     }
+    /// Whether its file has floats, of which some may be no numbers.
+    pub(crate) fn holds_floats(&self) -> bool {
+        self.stored.is_float()
+    }
     fn elements(&self) -> usize {
         self.shape.iter().product()
     }
@@ -291,36 +295,6 @@ impl Dataset {
     /// The column that holds the labels, where it was named or the format says so.
     pub fn label(&self) -> Option<&str> {
         self.label.as_deref()
-    }
-    /// Refuses a column that holds what is no finite number.
-    ///
-    /// # Errors
-    /// `data-value` with the sample and the place in it; `data-column` where there is no such column; as
-    /// [`Dataset::batch`].
-    pub fn check_finite(&self, name: &str) -> Result<()> {
-        let column = self.column(name)?;
-        // Pixels are whole numbers.
-        if !column.stored.is_float() || matches!(column.source, Source::Images(_)) {
-            return Ok(());
-        }
-        let raw = Column { scaling: None, ..column.clone() };
-        for first in (0..self.len()).step_by(AT_ONCE) {
-            let rows = first..self.len().min(first + AT_ONCE);
-            let row = |i: usize| self.rows.as_ref().map_or(i, |rows| rows[i]);
-            let values = raw.read(rows.map(row))?;
-            let values = numbers(&values)?;
-            let Some(at) = values.iter().position(|value| !value.is_finite()) else { continue };
-            let each = column.elements().max(1);
-            let what = if values[at].is_nan() { "NaN" } else { "infinite" };
-            let index = match &column.shape[..] {
-                [] => "the value".to_owned(),
-                shape => format!("index {}", index_of(at % each, shape)),
-            };
-            let mut error = Diagnostic::error("data-value", format!("{index} is {what}"));
-            error.place = self.place_of(first + at / each, name);
-            return error.help("no model learns from it: fill it in, or leave the sample out").err();
-        }
-        Ok(())
     }
     /// Where a sample of a column is, outermost first: file, line or number, column; that of labels as the file calls it.
     pub fn place_of(&self, sample: usize, column: &str) -> Vec<String> {
@@ -526,20 +500,6 @@ impl Dataset {
     }
 }
 
-/// Samples that are looked through at once.
-const AT_ONCE: usize = 1024;
-
-/// The place of an element in a sample of this shape, as NumPy counts it.
-fn index_of(mut at: usize, shape: &[usize]) -> String {
-    let mut index = Vec::new();
-    for extent in shape.iter().rev() {
-        index.push((at % extent.max(&1)).to_string());
-        at /= extent.max(&1);
-    }
-    index.reverse();
-    if let [only] = &index[..] { only.clone() } else { format!("[{}]", index.join(", ")) }
-}
-
 /// Stream of the permutation that splits; shuffles use the number of the epoch.
 const SPLIT: u64 = u64::MAX;
 
@@ -615,19 +575,5 @@ mod tests {
         let wrong = Statistics { mean: vec![0.0; 3], deviation: vec![1.0; 3] };
         assert_eq!(data.normalise("x", &wrong).unwrap_err().code, "data-option");
         assert_eq!(data.normalise("z", &by).unwrap_err().code, "data-column");
-    }
-
-    #[test]
-    fn what_is_no_finite_number_has_a_place() {
-        let mut values = vec![0.5_f32; 12];
-        values[10] = f32::NAN;
-        let x = Tensor::from_vec(vec![3, 2, 2], values);
-        let data = Dataset::from_tensors("d", Vec::new(), [("x".to_owned(), x)]).unwrap();
-        let failed = data.check_finite("x").unwrap_err();
-        assert_eq!((failed.code, failed.cause.as_str()), ("data-value", "index [1, 0] is NaN"));
-        assert_eq!(failed.place, ["d", "sample 2, counted from 0", "column `x`"]);
-        assert_eq!(data.select(&[2]).check_finite("x").unwrap_err().place, failed.place);
-        assert_eq!(data.statistics("x").unwrap_err().code, "data-value");
-        data.select(&[0, 1]).check_finite("x").unwrap();
     }
 }
