@@ -2,15 +2,22 @@
 
 mod train;
 
-pub(crate) use train::{Train, resumed};
+pub(crate) use train::{Evaluate, ReadArgs, Train, resumed};
 
+use crate::output;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// What was typed; ends the process where that is no command.
 pub(crate) fn parse() -> Cli {
-    let matches = Cli::command().get_matches();
-    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let parsed = Cli::command().try_get_matches();
+    let parsed = parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let (mut cli, matches) = parsed.unwrap_or_else(|error| {
+        if error.use_stderr() && std::env::args_os().any(|word| word == "--json") {
+            output::print_usage_error(&error);
+        }
+        error.exit()
+    });
     if let (Command::Train(args), Some((_, matches))) = (&mut cli.command, matches.subcommand()) {
         args.options = train::options(matches);
     }
@@ -101,6 +108,15 @@ Several values of --batch, --lr, --epochs and --seed make a grid: every combinat
 csv, json, jsonl, parquet, idx, text, a folder of images) or a set by name: mnist-10k, digits, bragg-peaks, codons.
 docs/guide.md tells more.")]
     Train(Box<Train>),
+    /// Compute the loss and the metrics of a model over data, without training it
+    #[command(after_help = "\
+Examples:
+  orrery evaluate braggnn.onnx --data peaks.npz
+  orrery evaluate net.onnx --data test.csv --label kind --on bow
+
+With --test FILE, `orrery train` does the same at the end of a run, with the classes and the --normalise of the data that
+it trained on.")]
+    Evaluate(Evaluate),
     /// Show what is in data that models are trained on, and write it as arrays
     #[command(
         after_help = "Examples:\n  orrery data mnist-10k\n  orrery data bragg-peaks:n=2000,overlap=0.5 --output peaks.npz"
@@ -263,6 +279,9 @@ pub(crate) struct Check {
     /// List every node, exact ones too
     #[arg(long)]
     pub(crate) all: bool,
+    /// Refused with where to look instead
+    #[arg(long, hide = true)]
+    pub(crate) train: bool,
 }
 
 /// The word for every built-in machine, and every machine of the user's files.

@@ -2,6 +2,7 @@
 
 mod args;
 mod commands;
+mod interrupt;
 mod output;
 mod progress;
 
@@ -61,6 +62,7 @@ fn answer(cli: &Cli) -> orrery::Result<Answer> {
         Command::Sweep(args) => commands::sweep::answer(args, common),
         Command::Export(args) => commands::export::answer(args, common),
         Command::Data(args) => commands::data::answer(args, common),
+        Command::Evaluate(args) => commands::evaluate::answer(args, common),
         Command::Train(args) => commands::train::answer(args, common),
         Command::Validate(args) => commands::validate::answer(args, common),
     }

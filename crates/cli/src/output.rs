@@ -99,6 +99,15 @@ pub(crate) fn diagnostic_json(diagnostic: &Diagnostic) -> Value {
     })
 }
 
+/// Prints what cannot be parsed as JSON.
+pub(crate) fn print_usage_error(error: &clap::Error) {
+    let text = error.render().to_string();
+    let cause = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let error =
+        json!({ "error": { "code": "usage", "severity": "error", "place": [], "cause": cause, "help": [] } });
+    print(&format!("{error:#}\n"));
+}
+
 /// A table of columns two spaces apart: the first `left` of them are left-aligned, the others right-aligned. Where a line
 /// would be too wide, the widest left-aligned column is cut short.
 pub(crate) fn table(headings: &[&str], left: usize, rows: &[Vec<String>]) -> String {

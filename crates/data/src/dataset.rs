@@ -37,6 +37,8 @@ pub struct Column {
     source: Source,
     scaling: Option<Statistics>,
     classes: Option<Arc<[String]>>,
+    /// The whole numbers that are labels, where the file has such, in their order.
+    numbers: Option<Arc<[i64]>>,
 }
 
 #[derive(Clone, Debug)]
@@ -103,7 +105,16 @@ impl Column {
         shape: Vec<usize>,
         source: Source,
     ) -> Self {
-        Self { name: name.into(), samples, stored, shape, source, scaling: None, classes: None }
+        Self {
+            name: name.into(),
+            samples,
+            stored,
+            shape,
+            source,
+            scaling: None,
+            classes: None,
+            numbers: None,
+        }
     }
     /// The column divided by a number, as f32.
     #[must_use]
@@ -114,6 +125,11 @@ impl Column {
     #[must_use]
     pub fn with_classes(self, classes: Vec<String>) -> Self {
         Self { classes: Some(classes.into()), ..self }
+    }
+    /// The column as labels that are whole numbers, these in their order.
+    #[must_use]
+    pub(crate) fn with_numbers(self, numbers: Vec<i64>) -> Self {
+        Self { numbers: Some(numbers.into()), ..self }
     }
     /// The column with samples of another shape. Panics where the number of elements differs.
     #[must_use]
@@ -136,6 +152,14 @@ impl Column {
     /// What class number `i` is called, for columns of classes.
     pub fn classes(&self) -> Option<&[String]> {
         self.classes.as_deref()
+    }
+    /// The whole numbers that are labels, in their order, where a table has them: they stand in the column as they are.
+    pub fn numbers(&self) -> Option<&[i64]> {
+        self.numbers.as_deref()
+    }
+    /// Whether its file has floats, of which some may be no numbers.
+    pub(crate) fn holds_floats(&self) -> bool {
+        self.stored.is_float()
     }
     fn elements(&self) -> usize {
         self.shape.iter().product()
@@ -272,11 +296,14 @@ impl Dataset {
     pub fn label(&self) -> Option<&str> {
         self.label.as_deref()
     }
-    /// Where a sample of the labels is, outermost first: file, line or number, column as the file calls it.
-    pub fn place_of_label(&self, sample: usize, column: &str) -> Vec<String> {
+    /// Where a sample of a column is, outermost first: file, line or number, column; that of labels as the file calls it.
+    pub fn place_of(&self, sample: usize, column: &str) -> Vec<String> {
         let row = self.rows.as_ref().map_or(sample, |rows| rows[sample]);
         let (row, column) = match &self.table {
-            Some((places, label)) => (places.of(row), label.as_deref().unwrap_or(column)),
+            Some((places, label)) => {
+                let own = label.as_deref().filter(|_| self.label.as_deref() == Some(column));
+                (places.of(row), own.unwrap_or(column))
+            }
             None => (format!("sample {row}, counted from 0"), column),
         };
         vec![self.name.clone(), row, format!("column `{column}`")]
@@ -410,8 +437,9 @@ impl Dataset {
     /// index of a sample's first axis where that has more than one axis or is a row of features, else one of each.
     ///
     /// # Errors
-    /// `data-column` where there is no such column or it holds no numbers; as [`Dataset::batch`].
+    /// `data-column` where there is no such column or it holds no numbers; as [`Dataset::check_finite`].
     pub fn statistics(&self, name: &str) -> Result<Statistics> {
+        self.check_finite(name)?;
         let column = self.column(name)?;
         let groups = column.shape.first().copied().unwrap_or(1).max(1);
         let inner = group_size(groups, &column.shape);
@@ -445,7 +473,7 @@ impl Dataset {
     pub fn normalise(&mut self, name: &str, by: &Statistics) -> Result<()> {
         let place = self.name.clone();
         let column = self.column_mut(name)?;
-        if column.classes.is_some() {
+        if column.classes.is_some() || column.numbers.is_some() {
             let cause = format!("`{name}` holds class numbers, which are not to be scaled");
             return Diagnostic::error("data-column", cause).at(place).err();
         }

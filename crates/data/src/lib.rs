@@ -25,6 +25,7 @@ mod codons;
 mod dataset;
 mod draws;
 mod files;
+mod finite;
 mod idx;
 mod images;
 mod loader;

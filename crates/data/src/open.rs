@@ -9,7 +9,7 @@ use crate::text::{self, Tokenizer};
 use crate::{files, idx, npy, packaged};
 use bytes::Bytes;
 use orrery_base::diagnostic::Context;
-use orrery_base::{Diagnostic, Result};
+use orrery_base::{Diagnostic, Result, nearest};
 use orrery_numerics::Tensor;
 use std::path::Path;
 use std::str::FromStr;
@@ -158,6 +158,12 @@ pub fn open(name: &str, options: &Options) -> Result<Dataset> {
         return opened.and_then(|data| with_target(data, options)).at(|| name.to_owned());
     }
     let path = Path::new(name);
+    let known = NAMES.iter().map(|(known, _)| *known);
+    if let Some(close) = nearest(base, known).filter(|_| !path.exists()) {
+        return Diagnostic::error("file-read", format!("there is no file `{name}`, and no set of that name"))
+            .help(format!("did you mean `{close}`?"))
+            .err();
+    }
     let opened = if path.is_dir() { folder(path, options) } else { file(path, options) };
     let place = path.display().to_string();
     let opened = opened.map(|data| data.named(place.clone())).and_then(|data| with_target(data, options));
@@ -406,8 +412,8 @@ mod tests {
         let data = open(csv.to_str().unwrap(), &options(&[("target", "kind")])).unwrap();
         assert_eq!(data.label(), Some("y"));
         let place = [csv.to_str().unwrap(), "line 4", "column `kind`"];
-        assert_eq!(data.place_of_label(1, "y"), place);
-        assert_eq!(data.select(&[1]).place_of_label(0, "y"), place);
+        assert_eq!(data.place_of(1, "y"), place);
+        assert_eq!(data.select(&[1]).place_of(0, "y"), place);
         assert_eq!(data.read("y", 1..2).unwrap().values::<i64>().unwrap().as_ref(), [1]);
     }
 

@@ -116,7 +116,7 @@ mod tests {
         let data = data.unwrap();
         assert_eq!(data.len(), 1797);
         assert_eq!(data.column("x").unwrap().shape(), [1, 8, 8]);
-        assert_eq!(data.column("y").unwrap().classes().unwrap().len(), 10);
+        assert_eq!(data.column("y").unwrap().numbers().unwrap().len(), 10);
         // The first sample is a nought.
         let first = data.batch(&[0]).unwrap();
         assert_eq!(first[0].1.values::<f32>().unwrap()[2], 5.0 / 16.0);

@@ -1,7 +1,7 @@
 //! Where the time and the memory of a run go, op by op, and what would help.
 
 use crate::model::{Bound, Model};
-use crate::outcome::{blank, class_name, counts, enter, predicted, refusal};
+use crate::outcome::{blank, counts, enter, predicted, refusal};
 use crate::setup::Setup;
 use crate::suggest::{Suggestion, suggestions};
 use crate::training::{Holdings, Part, Wanted, largest_batch};
@@ -82,7 +82,7 @@ pub struct MemoryPart {
     pub peak: u64,
     /// The step of the peak.
     pub peak_step: String,
-    /// Bytes at the peak: the program's own, then each class of buffer.
+    /// Bytes at the peak: the program's own, then each class of buffer; of a training step by what they hold.
     pub peak_by_class: BTreeMap<String, u64>,
     /// Bytes in use at each step, in the order of the steps.
     pub over_time: Vec<u64>,
@@ -119,8 +119,6 @@ pub struct TrainingParts {
     pub parts: Vec<Share>,
     /// Seconds of transfers beside the cores, hidden or not.
     pub on_links_s: f64,
-    /// For each memory, bytes at its peak by what they hold.
-    pub memory: Vec<(String, BTreeMap<&'static str, u64>)>,
     /// The largest batch that fits, to an eighth; none where it was not looked for or nothing fits.
     pub largest_batch: Option<u64>,
     /// What making activations again would change; none where the step does not run so.
@@ -167,6 +165,10 @@ pub fn explain(model: &Model, work: &Work, batch: Option<u64>, setup: &Setup) ->
         Ok(timed) => {
             enter(&mut explanation.record, setup, work, timed)?;
             account(&mut explanation, &timed.built, &timed.timeline, &setup.system.model)?;
+            let held = timed.training.as_ref().map(|(_, holdings)| &holdings[..]).unwrap_or_default();
+            for (memory, held) in explanation.memory.iter_mut().zip(held) {
+                memory.peak_by_class = bytes_by_name(held);
+            }
         }
         Err(diagnostic) => explanation.record.outcome = Outcome::Refused(refusal(diagnostic)),
     }
@@ -217,16 +219,16 @@ fn training(
             kept: timed.map(|t| peak(&t.timeline)),
             largest_batch: largest(&again),
         });
-    let holdings = found.map(|(_, holdings)| &holdings[..]).unwrap_or_default();
-    let bytes =
-        |held: &Holdings| held.bytes.iter().map(|(holding, bytes)| (holding.name(), *bytes)).collect();
     Ok(TrainingParts {
         parts: found.map(|(anatomy, _)| anatomy.parts.iter().map(part).collect()).unwrap_or_default(),
         on_links_s: found.map_or(0.0, |(anatomy, _)| anatomy.on_links.seconds()),
-        memory: holdings.iter().map(|held| (held.memory.clone(), bytes(held))).collect(),
         largest_batch: largest(wanted),
         recomputation: recomputed,
     })
+}
+
+fn bytes_by_name(held: &Holdings) -> BTreeMap<String, u64> {
+    held.bytes.iter().map(|(holding, bytes)| (holding.name().to_owned(), *bytes)).collect()
 }
 
 /// Divides a run on a machine that executes so.
@@ -320,7 +322,7 @@ fn operation(step: &Step, on: &ExecutionModel) -> String {
 
 fn memory(program: &Program, track: &MemoryTrack) -> MemoryPart {
     let mut peak_by_class: BTreeMap<String, u64> =
-        track.peak.by_class.iter().map(|(class, bytes)| (class_name(*class).to_owned(), *bytes)).collect();
+        track.peak.by_class.iter().map(|(class, bytes)| (class.name().to_owned(), *bytes)).collect();
     let data: u64 = peak_by_class.values().sum();
     if track.peak.bytes > data {
         peak_by_class.insert("program and reserved".to_owned(), track.peak.bytes - data);

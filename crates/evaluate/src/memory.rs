@@ -82,6 +82,12 @@ pub(crate) fn bytes(ty: &Type) -> u64 {
     shape.iter().fold(dtype.host_bytes() as u64, |product, extent| product.saturating_mul(*extent as u64))
 }
 
+/// Bytes of a tensor in a machine's memory; 0 where its size is not known in numbers.
+pub(crate) fn machine_bytes(ty: &Type) -> u64 {
+    let known = ty.as_tensor().and_then(|ty| Some((ty.dtype, ty.extents()?)));
+    known.map_or(0, |(dtype, shape)| dtype.machine_bytes(shape.iter().map(|extent| *extent as u64).product()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

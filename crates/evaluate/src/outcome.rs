@@ -10,7 +10,7 @@ use orrery_base::units::show_si;
 use orrery_base::{Diagnostic, Picoseconds, Result};
 use orrery_ir::count;
 use orrery_machine::{Band, ExecutionModel, System};
-use orrery_program::{BufferClass, MemoryId, Unit};
+use orrery_program::{MemoryId, Unit};
 use orrery_record::{
     Batch, Counted, Identity, Lengths, Measurement, Outcome, Phase, Provenance, Record, Refusal, Scope,
     Statistic, Workload,
@@ -46,6 +46,8 @@ pub fn workload(model: &Bound, mode: &str) -> Workload {
 
 /// A Record without figures yet.
 pub fn blank(model: &Bound, setup: &Setup, provenance: Provenance, work: &Work) -> Record {
+    // A model that could not be bound has no outputs to take a loss of.
+    let step = (!model.graph.outputs.is_empty()).then(|| work.step(&model.graph)).flatten();
     let precision = setup.target().ok().map(|target| target.precision.name.clone());
     Record {
         id: None,
@@ -63,7 +65,7 @@ pub fn blank(model: &Bound, setup: &Setup, provenance: Provenance, work: &Work) 
         counted: counted(model),
         outcome: Outcome::Measurements(Vec::new()),
         remarks: Vec::new(),
-        extra: Map::new(),
+        extra: step.map(|step| ("step".to_owned(), step)).into_iter().collect(),
     }
 }
 
@@ -235,29 +237,14 @@ fn busiest_chip(built: &Built, timeline: &Timeline) -> Picoseconds {
     Picoseconds::from_seconds(longest.seconds() / chips.max(1) as f64)
 }
 
-/// The word for a class of buffer.
-pub const fn class_name(class: BufferClass) -> &'static str {
-    match class {
-        BufferClass::Input => "inputs",
-        BufferClass::Parameter => "parameters",
-        BufferClass::State => "state",
-        BufferClass::Accumulator => "accumulators",
-        BufferClass::Scratch => "activations",
-    }
-}
-
 /// True for memories of the machine that hold something. The host's is not described, and has no bound here.
 pub(crate) fn counts(track: &MemoryTrack) -> bool {
     track.capacity < u64::MAX && track.peak.bytes > 0
 }
 
 fn memory(track: &MemoryTrack) -> Value {
-    let classes: Map<String, Value> = track
-        .peak
-        .by_class
-        .iter()
-        .map(|(class, bytes)| (class_name(*class).to_owned(), (*bytes).into()))
-        .collect();
+    let classes: Map<String, Value> =
+        track.peak.by_class.iter().map(|(class, bytes)| (class.name().to_owned(), (*bytes).into())).collect();
     json!({
         "name": track.memory,
         "cores": track.cores,

@@ -88,7 +88,7 @@ pub struct RunResult {
 /// `evaluation`, and those of compiling.
 pub fn run(model: &Model, request: &RunRequest<'_>) -> Result<RunResult> {
     let (bound, inputs, drawn) = gather(model, request)?;
-    let (outputs, record, mut checked, notes) = match request.place {
+    let (outputs, record, mut checked, mut notes) = match request.place {
         Place::Host => on_host(&bound, &inputs, request)?,
         Place::Machine(setup) => on_machine(&bound, setup, &inputs, request)?,
     };
@@ -97,14 +97,27 @@ pub fn run(model: &Model, request: &RunRequest<'_>) -> Result<RunResult> {
         let compared = outputs.iter().zip(&expected).map(|((name, got), want)| compare(name, got, want));
         checked.get_or_insert_default().outputs = compared.collect();
     }
+    notes.extend(unused(&bound.graph, request));
     Ok(RunResult { outputs, drawn, record, checked, notes })
+}
+
+/// A note for given arrays that the model has no input for.
+fn unused(graph: &Graph, request: &RunRequest<'_>) -> Option<Diagnostic> {
+    let input = |name: &str| graph.inputs.iter().any(|id| graph.values[*id].name == name);
+    let others: Vec<String> =
+        request.inputs.iter().filter(|(name, _)| !input(name)).map(|(name, _)| format!("`{name}`")).collect();
+    let cause = format!("the model has no input for {}: left out", others.join(", "));
+    (!others.is_empty()).then(|| Diagnostic::note("input-unused", cause))
 }
 
 /// The model bound to the given inputs' sizes, and all inputs in order.
 fn gather(model: &Model, request: &RunRequest<'_>) -> Result<(Bound, Vec<Datum>, Vec<Made>)> {
     let graph = model.graph()?;
     let names: Vec<&str> = graph.inputs.iter().map(|id| graph.values[*id].name.as_str()).collect();
-    if let Some((stray, _)) = request.inputs.iter().find(|(name, _)| !names.contains(&name.as_str())) {
+    // Where all inputs are there, what else the file holds is not meant for the model.
+    let complete = names.iter().all(|name| request.inputs.iter().any(|(given, _)| given == name));
+    let stray = request.inputs.iter().find(|(name, _)| !complete && !names.contains(&name.as_str()));
+    if let Some((stray, _)) = stray {
         return Diagnostic::error("input-unknown", format!("the model has no input named `{stray}`"))
             .help(format!("its inputs: {}", names.join(", ")))
             .err();

@@ -126,7 +126,7 @@ impl Run<'_> {
     }
     fn other_precisions(&self, record: &Record, now: Speed) -> Vec<Suggestion> {
         let used = record.identity.precision.clone().unwrap_or_default();
-        let others = self.setup.system.precisions.iter().filter(|p| p.name != used);
+        let others = self.setup.system.precisions.iter().filter(|p| p.name != used && self.work.takes(p));
         let try_one = |name: &str| {
             let found = self.attempt(self.batch, &self.setup.clone().precision(Some(name)))?;
             Some(Suggestion {
@@ -197,7 +197,13 @@ impl Run<'_> {
             found.extend(fits.map(|b| runs(format!("a batch of {b}"), format!("--batch {b}"))));
         }
         let now = self.setup.target().ok().map(|t| t.precision.name.clone());
-        for precision in self.setup.system.precisions.iter().filter(|p| Some(&p.name) != now.as_ref()) {
+        for precision in self
+            .setup
+            .system
+            .precisions
+            .iter()
+            .filter(|p| Some(&p.name) != now.as_ref() && self.work.takes(p))
+        {
             let setup = self.setup.clone().precision(Some(&precision.name));
             if self.attempt(self.batch, &setup).is_some() {
                 found.push(runs(precision.name.clone(), format!("--precision {}", precision.name)));

@@ -2,6 +2,8 @@
 
 use crate::model::Bound;
 use crate::setup::Setup;
+use crate::training::can_train;
+use orrery_base::units::show_bytes;
 use orrery_base::{Diagnostic, Result};
 use orrery_compile::{Compiled, Options};
 use orrery_cost::Target;
@@ -90,7 +92,7 @@ pub fn build(model: &Bound, setup: &Setup, weights: Weights, options: &Options) 
     let whole = orrery_compile::compile(&ready.graph, &target, options);
     let compiled = spread(&ready.graph, &whole, &target, options)
         .map_or(whole, Ok)
-        .map_err(|refused| with_room(refused, model, setup))?;
+        .map_err(|refused| with_room(refused, model, setup, None))?;
     let notes = ready.notes.into_iter().chain(compiled.notes.iter().cloned()).collect();
     let devices = match &target.system.model {
         ExecutionModel::Stream(machine) => chips_used(&compiled.program, machine),
@@ -134,11 +136,30 @@ fn spread(
 }
 
 /// Adds to what does not fit how there could be room: what this model on this machine leaves to choose, nothing else.
-pub(crate) fn with_room(refused: Box<Diagnostic>, model: &Bound, setup: &Setup) -> Box<Diagnostic> {
+/// `states` are the bytes that a training step changes, which no batch makes less.
+pub(crate) fn with_room(
+    refused: Box<Diagnostic>,
+    model: &Bound,
+    setup: &Setup,
+    states: Option<u64>,
+) -> Box<Diagnostic> {
     if refused.code != "does-not-fit" {
         return refused;
     }
     let mut ways: Vec<String> = Vec::new();
+    let shared = setup.most_devices() > 1 && setup.shards.is_none() && model.sharded(2).is_some();
+    let sharing = "more devices that share a copy (--shards)";
+    let there = memory_of(&setup.system.model);
+    if let Some((states, there)) = states.zip(there).filter(|(states, there)| states > there) {
+        let what = format!(
+            "weights and what the optimizer keeps alone take {}, of {}: a smaller batch does not help",
+            show_bytes(states as f64),
+            show_bytes(there as f64)
+        );
+        let way =
+            if shared { format!("{sharing}, or a larger machine") } else { "a larger machine".to_owned() };
+        return Box::new(refused.help(what).help(way));
+    }
     if let Some(batch) = model.batch.filter(|batch| *batch > 1) {
         ways.push(format!("a smaller batch than {batch}"));
     }
@@ -147,15 +168,29 @@ pub(crate) fn with_room(refused: Box<Diagnostic>, model: &Bound, setup: &Setup) 
     }
     if let Ok(target) = setup.target() {
         let bits = |precision: &Precision| precision.storage.bits();
-        let narrower = setup.system.precisions.iter().filter(|other| bits(other) < bits(target.precision));
+        let narrower =
+            setup.system.precisions.iter().filter(|other| {
+                bits(other) < bits(target.precision) && (states.is_none() || can_train(other))
+            });
         ways.extend(
             narrower.max_by_key(|other| bits(other)).map(|other| format!("--precision {}", other.name)),
         );
     }
-    if setup.most_devices() > 1 && setup.shards.is_none() && model.sharded(2).is_some() {
-        ways.push("more devices that share a copy (--shards)".to_owned());
+    if shared {
+        ways.push(sharing.to_owned());
     }
     if ways.is_empty() { refused } else { Box::new(refused.help(ways.join(", or "))) }
+}
+
+/// Bytes that a device holds behind its cores, where states of a training step can lie nowhere else.
+fn memory_of(machine: &ExecutionModel) -> Option<u64> {
+    match machine {
+        ExecutionModel::Kernel(machine) => Some(machine.hbm_bytes.saturating_sub(machine.hbm_reserved_bytes)),
+        ExecutionModel::Engines(machine) => {
+            Some(machine.hbm_bytes.saturating_sub(machine.hbm_reserved_bytes))
+        }
+        _ => None,
+    }
 }
 
 /// Compiles a bound model without its weights' elements, and times it.

@@ -3,11 +3,14 @@
 use crate::model::Bound;
 use crate::placement::{self, Placement};
 use crate::setup::Setup;
-use crate::training::{Anatomy, Holdings, TimedStep, Wanted, time_step};
+use crate::training::{Anatomy, Holdings, TimedStep, Wanted, can_train, time_step};
 use crate::way::{Built, time};
 use orrery_base::Result;
+use orrery_ir::Graph;
+use orrery_machine::Precision;
 use orrery_record::Record;
 use orrery_simulate::Timeline;
+use orrery_transform::training::Optimizer;
 use serde_json::{Map, Value, json};
 
 /// What is simulated.
@@ -38,6 +41,22 @@ impl Work {
             Self::Inference => "inference",
             Self::Training(_) => "train",
         }
+    }
+    /// Whether it can be done in a precision.
+    pub(crate) fn takes(&self, precision: &Precision) -> bool {
+        matches!(self, Self::Inference) || can_train(precision)
+    }
+    /// Loss and optimizer of a training step, and which of them nobody said.
+    pub(crate) fn step(&self, model: &Graph) -> Option<Value> {
+        let Self::Training(wanted) = self else { return None };
+        let (loss, optimizer) = (wanted.loss_of(model), wanted.optimizer_of(model));
+        let known = wanted.spec.is_some();
+        let assumed = [("loss", wanted.loss.is_some()), ("optimizer", wanted.optimizer.is_some())];
+        let assumed: Vec<&str> =
+            assumed.iter().filter(|(_, said)| !said && !known).map(|(what, _)| *what).collect();
+        Some(
+            json!({ "loss": loss.kind.name(), "optimizer": optimizer_words(&optimizer), "assumed": assumed }),
+        )
     }
     /// Compiles and times it, on all devices of an installation.
     ///
@@ -76,6 +95,23 @@ impl Work {
     }
 }
 
+/// An optimizer with what tells it from others.
+fn optimizer_words(optimizer: &Optimizer) -> String {
+    let name = match optimizer {
+        Optimizer::Sgd { .. } => "sgd",
+        Optimizer::Adam { decoupled: false, .. } => "adam",
+        Optimizer::Adam { decoupled: true, .. } => "adamw",
+        Optimizer::Adamax { .. } => "adamax",
+        Optimizer::RmsProp { .. } => "rmsprop",
+        Optimizer::Lamb { .. } => "lamb",
+    };
+    let momentum = match optimizer {
+        Optimizer::Sgd { momentum, .. } | Optimizer::RmsProp { momentum, .. } => *momentum,
+        _ => 0.0,
+    };
+    if momentum > 0.0 { format!("{name} with a momentum of {momentum}") } else { name.to_owned() }
+}
+
 /// Puts into a Record where the time of a step goes and what the memories hold.
 pub(crate) fn note_training(record: &mut Record, anatomy: &Anatomy, holdings: &[Holdings]) {
     let parts: Map<String, Value> = anatomy
@@ -84,10 +120,11 @@ pub(crate) fn note_training(record: &mut Record, anatomy: &Anatomy, holdings: &[
         .map(|(part, time)| (part.name().to_owned(), json!(time.seconds() * 1e3)))
         .collect();
     record.extra.insert("anatomy_ms".into(), parts.into());
-    let memories = holdings.iter().map(|held| {
+    // What a training step keeps has words of its own, which say more than the classes of buffers.
+    let memories = record.extra.get_mut("memory").and_then(Value::as_array_mut);
+    for (memory, held) in memories.into_iter().flatten().zip(holdings) {
         let bytes: Map<String, Value> =
             held.bytes.iter().map(|(holding, bytes)| (holding.name().to_owned(), (*bytes).into())).collect();
-        json!({ "name": held.memory, "cores": held.cores, "capacity_bytes": held.capacity, "bytes": bytes })
-    });
-    record.extra.insert("memory_by_kind".into(), memories.collect());
+        memory["peak_by_class"] = bytes.into();
+    }
 }

@@ -46,6 +46,39 @@ fn the_parts_of_a_step_are_its_time_and_its_holdings_its_memory() {
 }
 
 #[test]
+fn memory_is_that_of_one_chip_whatever_chips_share_a_step() {
+    let (model, setup) = (at("braggnn", 64), Setup::find("gc200").unwrap());
+    let tile = |chips| {
+        let wanted = Wanted { chips: Some(chips), ..Wanted::default() };
+        let found = time_step(&model, &setup, &wanted).unwrap();
+        let track = found.timeline.memory.iter().find(|track| track.memory == "tile").unwrap().clone();
+        let held = found.holdings.iter().find(|held| held.memory == "tile").unwrap();
+        assert_eq!(held.bytes.values().sum::<u64>(), track.peak.bytes);
+        (track.capacity, track.peak.bytes)
+    };
+    let (one, four) = (tile(1), tile(4));
+    assert_eq!((one.0, four.0), (624 * 1024, 624 * 1024));
+    assert!(four.1 <= four.0, "{} of {}", four.1, four.0);
+}
+
+#[test]
+fn precisions_of_inference_do_not_train() {
+    let setup = Setup::find("a100").unwrap().precision(Some("int8"));
+    let error = time_step(&at("braggnn", 8), &setup, &Wanted::default()).unwrap_err();
+    assert_eq!(error.code, "unsupported-training");
+    assert!(error.help[0].contains("fp16, bf16"), "{error}");
+}
+
+#[test]
+fn where_states_alone_do_not_fit_no_smaller_batch_is_named() {
+    let llama = Model::open("llama2_70b", &Options::default()).unwrap().at_batch(Some(4)).unwrap();
+    let error = time_step(&llama, &Setup::find("a100").unwrap(), &Wanted::default()).unwrap_err();
+    let help = error.help.join("\n");
+    assert!(error.code == "does-not-fit" && help.contains("a smaller batch does not help"), "{error}");
+    assert!(!help.contains("--precision") && !help.contains("a smaller batch than"), "{error}");
+}
+
+#[test]
 fn convolutions_with_strides_train_on_a_wafer() {
     // What follows a cut sum of blocks of the result is cut between blocks as well.
     let setup = Setup::find("cs2").unwrap();

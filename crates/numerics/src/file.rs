@@ -79,8 +79,15 @@ fn partial(path: &Path) -> std::path::PathBuf {
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Box<Diagnostic> {
-    let error = Diagnostic::error("file-write", format!("the file cannot be written: {error}"))
+    let full = error.kind() == std::io::ErrorKind::StorageFull;
+    let why = if full { "the disk is full".to_owned() } else { error.to_string() };
+    let error = Diagnostic::error("file-write", format!("the file cannot be written: {why}"))
         .at(path.display().to_string());
+    if full {
+        return Box::new(
+            error.help("make room, or name a path on another disk; what was there before is as it was"),
+        );
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.is_dir());
     Box::new(match folder {
         Some(folder) => error.help(format!("there is no folder {}", folder.display())),

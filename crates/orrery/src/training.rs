@@ -3,8 +3,8 @@
 use crate::{Graph, Model, Result, SaveOptions, Tensor, save_onnx};
 use orrery_base::Diagnostic;
 pub use orrery_evaluate::training::{
-    Epoch, Event, Forecast, Habits, Length, LossScaling, Metric, Predicted, Request, Schedule, Trained,
-    Wanted, default_loss, habits, options_of, train,
+    Epoch, Evaluated, Event, Forecast, Habits, Length, LossScaling, Metric, Predicted, Request, Schedule,
+    Trained, Wanted, default_loss, evaluate, habits, is_checkpoint, options_of, train,
 };
 use orrery_ir::{Def, Weight};
 pub use orrery_transform::training::{Loss, LossSpec, Optimizer, Recompute, Spec};

@@ -94,6 +94,19 @@ pub enum BufferClass {
     Scratch,
 }
 
+impl BufferClass {
+    /// The word for it in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Input => "inputs",
+            Self::Parameter => "parameters",
+            Self::State => "state",
+            Self::Accumulator => "accumulators",
+            Self::Scratch => "activations",
+        }
+    }
+}
+
 /// A tensor in a memory.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buffer {

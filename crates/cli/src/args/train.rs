@@ -14,15 +14,8 @@ pub(crate) struct Train {
     /// Data to train on: a path, or a set by name
     #[arg(long, value_name = "DATA", required_unless_present = "resume")]
     pub(crate) data: Option<String>,
-    /// How files are read: features, target, labels, shape, text, tokenizer, sequence, image-size, grey
-    #[arg(long = "data-option", value_name = "KEY=VALUE", value_parser = pair)]
-    pub(crate) data_options: Vec<(String, String)>,
-    /// Which column goes into an input, where the names differ
-    #[arg(long = "column", value_name = "INPUT=COLUMN", value_parser = pair)]
-    pub(crate) columns: Vec<(String, String)>,
-    /// The column of labels, as the file names it: of a table the last one where not given. The same as --data-option target
-    #[arg(long, value_name = "COLUMN")]
-    pub(crate) label: Option<String>,
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
     /// Columns to bring to mean 0 and deviation 1, by the part that is trained on
     #[arg(long, value_name = "COLUMN,…", value_delimiter = ',')]
     pub(crate) normalise: Vec<String>,
@@ -32,6 +25,9 @@ pub(crate) struct Train {
     /// Part that is held out and judged after each epoch: a share below 1, or a number of samples; 0 for none
     #[arg(long, value_name = "PART", default_value_t = 0.1, value_parser = part)]
     pub(crate) held_out: f64,
+    /// Data that the trained model is judged on at the end, read as --data is
+    #[arg(long, value_name = "DATA")]
+    pub(crate) test: Option<String>,
     /// Where: `host` (fp32, fast), or a machine, whose arithmetic is then used on the host
     #[arg(long, value_name = "NAME", default_value = "host")]
     pub(crate) on: String,
@@ -112,6 +108,46 @@ pub(crate) struct Train {
     /// What was typed of all this and makes the run what it is, by long names.
     #[arg(skip)]
     pub(crate) options: Options,
+}
+
+/// How data are read, and what goes where.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ReadArgs {
+    /// How files are read: features, target, labels, shape, text, tokenizer, sequence, image-size, grey
+    #[arg(long = "data-option", value_name = "KEY=VALUE", value_parser = pair)]
+    pub(crate) data_options: Vec<(String, String)>,
+    /// Which column goes into an input, where the names differ
+    #[arg(long = "column", value_name = "INPUT=COLUMN", value_parser = pair)]
+    pub(crate) columns: Vec<(String, String)>,
+    /// The column of labels, as the file names it: of a table the last one where not given. The same as --data-option target
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) label: Option<String>,
+}
+
+/// Options of `orrery evaluate`.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Evaluate {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Data to judge the model on: a path, or a set by name
+    #[arg(long, value_name = "DATA")]
+    pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+    /// Where: `host` (fp32, fast), or a machine, whose arithmetic is then used on the host
+    #[arg(long, value_name = "NAME", default_value = "host")]
+    pub(crate) on: String,
+    #[command(flatten)]
+    pub(crate) machine: MachineArgs,
+    /// Samples at a time; where not given 64, or all where there are fewer
+    #[arg(long, value_name = "N", value_parser = batch)]
+    pub(crate) batch: Option<u64>,
+    /// cross-entropy, mse, mae, bce, dice or output; by the type of the labels where not given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) loss: Option<String>,
+    /// The model's output that the loss is taken of; the first where not given
+    #[arg(long, value_name = "OUTPUT")]
+    pub(crate) loss_of: Option<String>,
 }
 
 /// Options by their long names, with the values in the user's own words.

@@ -1,12 +1,19 @@
 //! `orrery check`.
 
 use crate::args::{Check, Common};
-use crate::commands::shared::{notes, open, setups};
+use crate::commands::shared::{no_effect, notes, open, setups};
 use crate::output::{Answer, Exit, diagnostic_json, together, wrapped};
 use orrery::{CheckReport, Result, Verdict, check};
 use serde_json::Value;
 
 pub(crate) fn answer(args: &Check, common: &Common) -> Result<Answer> {
+    if args.train {
+        return no_effect(
+            "--train",
+            "`check` is about runs of a model; `orrery compare --train` and `orrery explain --train` say whether and how a \
+             training step runs",
+        );
+    }
     let model = open(&args.model, args.batch.as_slice())?;
     let reports: Vec<CheckReport> = setups(&args.on, &args.machine)?
         .iter()

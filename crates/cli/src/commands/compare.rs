@@ -1,13 +1,12 @@
 //! `orrery compare`.
 
 use crate::args::{Common, Compare};
-use crate::commands::shared::{open, setups, threads, work};
+use crate::commands::shared::{open, setups, step_text, threads, work};
 use crate::output::{Answer, Exit, expected, table, together, wrapped};
 use crate::progress::progress;
 use orrery::record::{Record, Refusal, Scope, Unfairness, compare as side_by_side};
 use orrery::{Result, Setup, compare, show_bytes, show_joules, show_seconds, show_si};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 
 pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
     let setups = setups(&args.on, &args.machine)?;
@@ -52,17 +51,26 @@ pub(crate) fn answer(args: &Compare, common: &Common) -> Result<Answer> {
         machines.dedup();
         text += &wrapped(&format!("{}: {remark}", machines.join(", ")), "  ");
     }
-    let mut said = BTreeSet::new();
-    for group in &comparison.groups {
-        for unfair in &group.unfair {
-            if said.insert(unfair.sentence()) {
-                text += &wrapped(&format!("no winner is named: {}", unfair.sentence()), "  ");
-                if let (Unfairness::Precision { .. }, Some(name)) = (unfair, &common_precision) {
-                    text +=
-                        &wrapped(&format!("would help: --precision {name}, which all of them have"), "    ");
-                }
-            }
+    let steps =
+        records.iter().filter_map(|record| Some((record.identity.machine.clone(), step_text(record)?)));
+    for (_, step) in together(steps) {
+        text += &wrapped(&step, "  ");
+    }
+    let mut unfair: Vec<&Unfairness> = Vec::new();
+    for found in comparison.groups.iter().flat_map(|group| &group.unfair) {
+        if !unfair.contains(&found) {
+            unfair.push(found);
         }
+    }
+    if !unfair.is_empty() {
+        let why: Vec<String> = unfair.iter().map(|unfair| unfair.sentence()).collect();
+        text += &wrapped(&format!("no winner is named: {}", why.join("; ")), "  ");
+        let precision = unfair.iter().any(|unfair| matches!(unfair, Unfairness::Precision { .. }));
+        if let Some(name) = common_precision.filter(|_| precision) {
+            text += &wrapped(&format!("would help: --precision {name}, which all of them have"), "    ");
+        }
+    }
+    for group in &comparison.groups {
         if let Some(best) = group.best {
             let identity = &records[best].identity;
             let batch = identity.workload.batch.global.map(|n| format!(" at batch {n}")).unwrap_or_default();

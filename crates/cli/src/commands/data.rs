@@ -1,14 +1,17 @@
 //! `orrery data`.
 
 use crate::args::{Common, Data};
+use crate::commands::outputs::{self, Kind};
 use crate::commands::shared::note;
 use crate::output::{Answer, table};
 use orrery::data::{Column, Dataset, Options, Part, npy, open};
 use orrery::{Diagnostic, Result, check_writable};
 use serde_json::{Value, json};
+use std::path::Path;
 
 pub(crate) fn answer(args: &Data, common: &Common) -> Result<Answer> {
     if let Some(path) = &args.output {
+        outputs::check(&[("--output", path, Kind::Arrays)], &[("the data", Path::new(&args.data))])?;
         check_writable(path)?;
     }
     let mut options = Options::default();
@@ -33,6 +36,12 @@ pub(crate) fn part(share: f64) -> Part {
     if share < 1.0 { Part::Fraction(share) } else { Part::Count(share as usize) }
 }
 
+/// Labels that are classes, as the file has them.
+fn classes(column: &Column) -> Option<Vec<String>> {
+    let numbers = column.numbers().map(|numbers| numbers.iter().map(i64::to_string).collect());
+    column.classes().map(<[String]>::to_vec).or(numbers)
+}
+
 /// Mean and deviation over all elements, of columns that are not classes.
 fn spread(data: &Dataset, column: &Column) -> Result<Option<(f64, f64)>> {
     if !column.dtype().is_float() {
@@ -53,7 +62,7 @@ fn text(data: &Dataset) -> Result<String> {
         let shape: Vec<String> = column.shape().iter().map(usize::to_string).collect();
         let numbers = spread(data, column)?;
         let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.4}"));
-        let classes = column.classes().map_or_else(String::new, |classes| classes.join(" "));
+        let classes = classes(column).unwrap_or_default().join(" ");
         rows.push(vec![
             column.name().to_owned(),
             format!("{}[{}]", column.dtype(), shape.join(", ")),
@@ -73,7 +82,7 @@ fn json(data: &Dataset) -> Result<Value> {
             "name": column.name(),
             "dtype": column.dtype().name(),
             "shape": column.shape(),
-            "classes": column.classes(),
+            "classes": classes(column),
             "mean": numbers.map(|n| n.0),
             "deviation": numbers.map(|n| n.1),
         }));

@@ -1,7 +1,7 @@
 //! `orrery explain`.
 
 use crate::args::{Common, Explain};
-use crate::commands::shared::{notes, open, setup, work};
+use crate::commands::shared::{notes, open, setup, step_text, work};
 use crate::output::{Answer, Exit, diagnostic_json, expected, table, wrapped};
 use orrery::record::{Record, Scope};
 use orrery::{
@@ -38,7 +38,8 @@ pub(crate) fn answer(args: &Explain, common: &Common) -> Result<Answer> {
 fn text(explanation: &Explanation, all: bool) -> String {
     let mut text = head(&explanation.record);
     if let Some(training) = &explanation.training {
-        text += &training_text(training);
+        let several = explanation.record.identity.devices.is_some_and(|n| n > 1.0);
+        text += &training_text(training, several);
     }
     if explanation.record.refusal().is_none() {
         text += "\nwhere the time goes, by op\n";
@@ -88,7 +89,7 @@ fn overlap(explanation: &Explanation) -> String {
 }
 
 /// The parts of a training step, what memories hold, and what else would fit.
-fn training_text(training: &TrainingParts) -> String {
+fn training_text(training: &TrainingParts, several: bool) -> String {
     let mut text = String::new();
     if !training.parts.is_empty() {
         text += "\nthe step, part by part, alone from end to end\n";
@@ -97,19 +98,11 @@ fn training_text(training: &TrainingParts) -> String {
             let on_links = show_seconds(training.on_links_s);
             text += &format!("beside the cores {on_links} of transfers, of which the rest is hidden\n");
         }
-        let rows = training.memory.iter().map(|(memory, bytes)| {
-            let held: Vec<String> = bytes
-                .iter()
-                .map(|(holding, bytes)| format!("{holding} {}", show_bytes(*bytes as f64)))
-                .collect();
-            wrapped(&format!("{memory}: {}", held.join(", ")), "  ")
-        });
-        text += "\nwhat memory holds at its peak, on the fullest core\n";
-        text.extend(rows);
     }
     if let Some(batch) = training.largest_batch {
         let about = if batch < MOST_SAMPLES { "about" } else { "at least" };
-        text += &format!("\nthe largest batch that fits is {about} {batch}\n");
+        let fits = if several { "one chip holds" } else { "fits" };
+        text += &format!("\nthe largest batch that {fits} is {about} {batch}\n");
     }
     if let Some(recomputed) = &training.recomputation {
         if recomputed.kept.is_some_and(|kept| recomputed.peak as f64 > SAVED * kept as f64) {
@@ -146,6 +139,7 @@ fn head(record: &Record) -> String {
         record.provenance.label()
     );
     let mut text = wrapped(&title, "  ");
+    text += &step_text(record).map(|step| wrapped(&step, "  ")).unwrap_or_default();
     if let Some(refusal) = record.refusal() {
         text += &wrapped(&format!("cannot run: {} [{}]", refusal.reason, refusal.code), "  ");
         for remedy in &refusal.remedies {

@@ -1,11 +1,13 @@
 //! `orrery run`.
 
 use crate::args::{Common, Run};
+use crate::commands::outputs::{self, Kind};
 use crate::commands::shared::{note, notes, open, place, threads};
 use crate::output::{Answer, Exit, table};
 use crate::progress::progress;
 use orrery::{Checked, Datum, Result, RunRequest, RunResult, check_writable, npz, run, show_seconds};
 use serde_json::{Value, json};
+use std::path::Path;
 
 /// Outputs up to so many elements are printed.
 const SHOWN: usize = 8;
@@ -14,6 +16,9 @@ pub(crate) fn answer(args: &Run, common: &Common) -> Result<Answer> {
     let model = open(&args.model, args.batch.as_slice())?;
     let place = place(&args.on, &args.machine)?;
     if let Some(path) = &args.output {
+        let mut read = vec![("the model", Path::new(&args.model.model))];
+        read.extend(args.input.iter().map(|input| ("the input", input.as_path())));
+        outputs::check(&[("--output", path, Kind::Arrays)], &read)?;
         check_writable(path)?;
     }
     let inputs = args.input.as_ref().map(|path| npz::read(path)).transpose()?.unwrap_or_default();

@@ -2,11 +2,13 @@
 
 use crate::args::{ALL_MACHINES, Common, MachineArgs, ModelArgs, SystemFiles, TrainingArgs};
 use crate::output;
+use orrery::record::Record;
 use orrery::training::{LossSpec, Recompute, Wanted};
 use orrery::{
     BatchAxis, Diagnostic, Model, ModelOptions, Place, Result, Setup, System, Work, find_system, load_system,
     systems as built_in,
 };
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Opens the model, to be used at these batches.
@@ -68,6 +70,21 @@ pub(crate) fn setups(names: &[String], args: &MachineArgs) -> Result<Vec<Setup>>
 fn with(system: System, args: &MachineArgs) -> Result<Setup> {
     let setup = Setup::of(system).precision(args.precision.as_deref()).stack(args.stack.as_deref());
     setup.shards(args.shards).tiles(args.tiles)
+}
+
+/// Loss and optimizer of a training step, and which of them are assumed.
+pub(crate) fn step_text(record: &Record) -> Option<String> {
+    let step = record.extra.get("step")?;
+    let word = |key: &str| step.get(key).and_then(Value::as_str).unwrap_or_default();
+    let assumed = step.get("assumed").and_then(Value::as_array);
+    let assumed: Vec<&str> = assumed.into_iter().flatten().filter_map(Value::as_str).collect();
+    let text = format!("a step: loss {}, optimizer {}", word("loss"), word("optimizer"));
+    if assumed.is_empty() {
+        return Some(text);
+    }
+    let options: Vec<String> = assumed.iter().map(|what| format!("--{what}")).collect();
+    let options = options.join(" and ");
+    Some(format!("{text} (assumed by the kind of model: {}; {options} name others)", assumed.join(" and ")))
 }
 
 /// Threads to use.

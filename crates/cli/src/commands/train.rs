@@ -1,8 +1,10 @@
 //! `orrery train`.
 
-use crate::args::{Common, Train, resumed};
+use crate::args::{Common, ReadArgs, Train, resumed};
 use crate::commands::data::part;
+use crate::commands::outputs::{self, Kind};
 use crate::commands::shared::{ON_HOST, no_effect, note, open, place, threads};
+use crate::interrupt::stoppable;
 use crate::output::{self, Answer, Exit, expected, progress_is_visible, table, wrapped};
 use crate::progress::Line;
 use orrery::data::{Dataset, Options as DataOptions, open as open_data};
@@ -39,8 +41,11 @@ pub(crate) fn answer(args: &Train, common: &Common) -> Result<Answer> {
     let model = open(&args.model, &args.batch)?;
     let place = place(&args.on, &args.machine)?;
     check_effects(args, &place)?;
+    check_paths(args)?;
     let data = args.data.as_deref().unwrap_or_default();
-    let all = open_data(data, &data_options(args)?)?;
+    let read = data_options(&args.read)?;
+    let all = open_data(data, &read)?;
+    let test = args.test.as_ref().map(|test| open_data(test, &read)).transpose()?;
     let learned = match args.held_out {
         0.0 => all.len(),
         share => all.split(part(share), 1)?.1.len(),
@@ -55,19 +60,25 @@ pub(crate) fn answer(args: &Train, common: &Common) -> Result<Answer> {
     if let Some(path) = &args.save {
         check_save(&model, path)?;
     }
+    let progress = stoppable()?;
     let mut runs = Vec::new();
     for point in points {
         if !alone {
             note(common, &format!("run with {}", described(&point)));
         }
-        let trained = one(&model, &all, &place, args, common, point);
+        let trained = one(&model, (&all, test.as_ref()), &place, args, common, point, &progress);
+        let stopped = trained.as_ref().is_err_and(|error| error.code == "cancelled");
         match trained {
             Ok(ran) => runs.push((point, Ok(ran))),
             Err(error) if !alone => {
                 output::report(&error);
                 runs.push((point, Err(error)));
             }
+            Err(error) if stopped => return Err(Box::new(error.help(how_to_go_on(args)))),
             Err(error) => return Err(error),
+        }
+        if stopped {
+            break;
         }
     }
     let mut exit = Exit::Done;
@@ -81,6 +92,34 @@ pub(crate) fn answer(args: &Train, common: &Common) -> Result<Answer> {
         }
     }
     Ok(Answer { text: text(&runs, &place, args), json: json(&runs, &model, args), exit })
+}
+
+/// Refuses to write over what is read, or over what something else has made.
+fn check_paths(args: &Train) -> Result<()> {
+    let outputs = [
+        ("--checkpoint", args.checkpoint.as_deref(), Kind::Checkpoint),
+        ("--save", args.save.as_deref(), Kind::Model),
+    ];
+    let outputs: Vec<outputs::Output<'_>> =
+        outputs.into_iter().filter_map(|(option, path, kind)| Some((option, path?, kind))).collect();
+    let mut inputs = vec![("the model", Path::new(&args.model.model))];
+    inputs.extend(args.data.iter().map(|data| ("the data", Path::new(data))));
+    inputs.extend(args.test.iter().map(|test| ("the test data", Path::new(test))));
+    inputs.extend(args.machine.files.systems.iter().map(|file| ("a system file", file.as_path())));
+    // A run that goes on may replace the checkpoint that it goes on from.
+    outputs::check(&outputs, &inputs)
+}
+
+/// The command that goes on from where a run was stopped.
+fn how_to_go_on(args: &Train) -> String {
+    match &args.checkpoint {
+        Some(path) => {
+            let (model, path) = (&args.model.model, path.display());
+            format!("to go on: orrery train {model} --resume {path} --checkpoint {path}")
+        }
+        None => "with --checkpoint FILE a run keeps what it has learned, and --resume FILE goes on from it"
+            .to_owned(),
+    }
 }
 
 /// Writes the trained model, or where the path does not take it any more, beside the system's temporary files.
@@ -135,7 +174,12 @@ fn check_effects(args: &Train, place: &Place) -> Result<()> {
     if !args.no_decay.is_empty() && optimizer.weight_decay() == 0.0 {
         return no_effect("--no-decay", "nothing is decayed; --weight-decay says how much");
     }
-    if args.label.is_some() && args.loss.as_deref() == Some(Loss::Output.name()) {
+    no_labels(&args.read, args.loss.as_deref())
+}
+
+/// Refuses to name labels of which nothing is made.
+pub(crate) fn no_labels(read: &ReadArgs, loss: Option<&str>) -> Result<()> {
+    if read.label.is_some() && loss == Some(Loss::Output.name()) {
         return no_effect("--label", "with --loss output the model makes its loss without labels");
     }
     Ok(())
@@ -155,7 +199,7 @@ fn optimizer(args: &Train) -> Result<Optimizer> {
 }
 
 /// How the data are to be read; `--label` is another word for their option `target`.
-fn data_options(args: &Train) -> Result<DataOptions> {
+pub(crate) fn data_options(args: &ReadArgs) -> Result<DataOptions> {
     let mut options = DataOptions::default();
     for (key, value) in &args.data_options {
         options.set(key, value)?;
@@ -192,11 +236,12 @@ fn points(args: &Train, model: &Model, samples: u64) -> Vec<Point> {
 
 fn one(
     model: &Model,
-    all: &Dataset,
+    (all, test): (&Dataset, Option<&Dataset>),
     place: &Place,
     args: &Train,
     common: &Common,
     point: Point,
+    progress: &Progress,
 ) -> Result<Ran> {
     let (data, held_out) = match args.held_out {
         0.0 => (all.clone(), None),
@@ -210,9 +255,9 @@ fn one(
     let mut last = Instant::now();
     let mut tell = |event: &Event<'_>| match event {
         Event::About(lines) => lines.iter().for_each(|line| note(common, line)),
-        Event::Step { step, of, loss, rate, left } => {
+        Event::Step { step, of, mean, loss, rate, left } => {
             let shown = format!(
-                "step {step}/{of}  loss {loss:.4}  {rate:.0} samples/s on this host  {} left",
+                "step {step}/{of}  loss {loss:.4}, mean of the epoch so far {mean:.4}  {rate:.0} samples/s on this host  {} left",
                 show_seconds(*left)
             );
             if progress_is_visible(common.quiet) {
@@ -236,19 +281,12 @@ fn one(
             note(common, &format!("checkpoint of step {step} in {}", path.display()));
         }
     };
-    let trained = train(model, data, held_out, &request, &Progress::default(), &mut tell)?;
+    let trained = train(model, data, held_out, test.cloned(), &request, progress, &mut tell)?;
     Ok(Ran { trained, forecast: Forecast::of(model, &request)? })
 }
 
 fn request(data: &Dataset, place: &Place, args: &Train, common: &Common, point: Point) -> Result<Request> {
-    let kind = match &args.loss {
-        Some(name) => Loss::parse(name).ok_or_else(|| unknown("loss", name, &Loss::NAMES))?,
-        None => {
-            let kind = default_loss(data)?;
-            note(common, &format!("the loss is {}, by the type of the labels", kind.name()));
-            kind
-        }
-    };
+    let kind = loss_of(args.loss.as_deref(), data, common)?;
     let habits = orrery::training::habits(place)?;
     let mut spec = Spec::new(kind, optimizer(args)?);
     spec.loss.output.clone_from(&args.loss_of);
@@ -280,12 +318,22 @@ fn request(data: &Dataset, place: &Place, args: &Train, common: &Common, point: 
         schedule,
         seed: point.seed,
         augment,
-        columns: args.columns.clone(),
+        columns: args.read.columns.clone(),
         normalise: args.normalise.clone(),
         checkpoint: args.checkpoint.clone().map(|path| (path, args.checkpoint_every)),
         resume: args.resume.clone(),
         options: args.options.clone(),
     })
+}
+
+/// The loss of that name, or where none is named the usual one of such labels.
+pub(crate) fn loss_of(name: Option<&str>, data: &Dataset, common: &Common) -> Result<Loss> {
+    if let Some(name) = name {
+        return Loss::parse(name).ok_or_else(|| unknown("loss", name, &Loss::NAMES));
+    }
+    let kind = default_loss(data)?;
+    note(common, &format!("the loss is {}, by the type of the labels", kind.name()));
+    Ok(kind)
 }
 
 fn unknown(what: &str, name: &str, known: &[&str]) -> Box<Diagnostic> {
@@ -298,7 +346,13 @@ fn unknown(what: &str, name: &str, known: &[&str]) -> Box<Diagnostic> {
 fn epoch_line(epoch: &Epoch) -> String {
     let held: Vec<String> = epoch.held_out.iter().map(|(name, value)| format!("{name} {value:.4}")).collect();
     let held = if held.is_empty() { String::new() } else { format!("  held out: {}", held.join(", ")) };
-    format!("epoch {} ends after step {}: mean loss {:.4}{held}", epoch.epoch, epoch.step, epoch.loss)
+    let Epoch { epoch: number, step, loss, .. } = epoch;
+    match epoch.whole {
+        true => format!("epoch {number} ends after step {step}: mean loss {loss:.4}{held}"),
+        false => {
+            format!("the run ends after step {step}, within epoch {number}: mean loss so far {loss:.4}{held}")
+        }
+    }
 }
 
 fn described(point: &Point) -> String {
@@ -319,22 +373,31 @@ fn text(runs: &Runs, place: &Place, args: &Train) -> String {
         .map(|epoch| epoch.held_out.keys().cloned().collect())
         .next()
         .unwrap_or_default();
-    let mut headings = vec!["batch", "lr", "seed", "epochs", "steps", "samples", "loss"];
+    let mut headings = vec!["batch", "lr", "seed", "epochs", "steps", "samples", "mean loss", "last loss"];
     let held: Vec<String> = names.iter().map(|name| format!("held-out {name}")).collect();
     headings.extend(held.iter().map(String::as_str));
+    let tested: Vec<String> = if args.test.is_some() { names_of_test(runs) } else { Vec::new() };
+    let test: Vec<String> = tested.iter().map(|name| format!("test {name}")).collect();
+    headings.extend(test.iter().map(String::as_str));
     headings.push("host samples/s");
     let rows: Vec<Vec<String>> = runs
         .iter()
         .map(|(point, run)| {
             let start = vec![point.batch.to_string(), point.rate.to_string(), point.seed.to_string()];
             let rest = match run {
-                Ok(ran) => figures(&ran.trained, &names),
-                Err(error) => vec![format!("{}: see above", error.code)],
+                Ok(ran) => figures(&ran.trained, &names, &tested),
+                Err(_) => vec!["-".to_owned(); headings.len() - start.len()],
             };
             start.into_iter().chain(rest).collect()
         })
         .collect();
     let mut text = table(&headings, 0, &rows);
+    for (point, run) in runs {
+        if let Err(error) = run {
+            let line = format!("{} was not trained: {} [{}]", described(point), error.cause, error.code);
+            text += &wrapped(&line, "  ");
+        }
+    }
     if let [(_, Ok(Ran { trained, .. }))] = runs
         && trained.steps_timed == 0
     {
@@ -353,14 +416,7 @@ fn text(runs: &Runs, place: &Place, args: &Train) -> String {
     if runs.len() > 1 {
         text += &format!("{fixed}\n");
     }
-    let Place::Machine(setup) = place else {
-        return text + "executed on this host in fp32; times are this host's\n";
-    };
-    text += &format!(
-        "executed on this host in the arithmetic of {} ({})\n",
-        setup.system.name,
-        precision_of(setup)
-    );
+    text += &executed(place);
     for (point, run) in runs {
         if let Ok(Ran { trained, forecast: Some(forecast) }) = run {
             let of = if runs.len() > 1 { format!("{}: ", described(point)) } else { String::new() };
@@ -368,6 +424,23 @@ fn text(runs: &Runs, place: &Place, args: &Train) -> String {
         }
     }
     text
+}
+
+/// Where and in what numbers something was computed.
+pub(crate) fn executed(place: &Place) -> String {
+    match place {
+        Place::Host => "executed on this host in fp32; times are this host's\n".to_owned(),
+        Place::Machine(setup) => {
+            let precision = precision_of(setup);
+            format!("executed on this host in the arithmetic of {} ({precision})\n", setup.system.name)
+        }
+    }
+}
+
+/// Figures over the test data, by name.
+fn names_of_test(runs: &Runs) -> Vec<String> {
+    let tested = runs.iter().filter_map(|(_, run)| run.as_ref().ok()?.trained.test.as_ref()).next();
+    tested.into_iter().flatten().map(|(name, _)| name.clone()).collect()
 }
 
 /// The time of a run twice: that of this host, and what the machine would take.
@@ -410,16 +483,24 @@ fn precision_of(setup: &Setup) -> String {
     setup.target().map_or_else(|_| String::new(), |target| target.precision.name.clone())
 }
 
-fn figures(trained: &Trained, names: &[String]) -> Vec<String> {
+fn figures(trained: &Trained, names: &[String], tested: &[String]) -> Vec<String> {
     let last = trained.history.last();
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.4}"));
     let mut cells = vec![
-        last.map_or(0, |epoch| epoch.epoch).to_string(),
+        if trained.epochs.fract() == 0.0 {
+            trained.epochs.to_string()
+        } else {
+            format!("{:.2}", trained.epochs)
+        },
         trained.steps.to_string(),
         trained.samples.to_string(),
         number(last.map(|epoch| epoch.loss)),
+        number(trained.last_loss),
     ];
     cells.extend(names.iter().map(|name| number(last.and_then(|epoch| epoch.held_out.get(name).copied()))));
+    cells.extend(
+        tested.iter().map(|name| number(trained.test.as_ref().and_then(|test| test.get(name).copied()))),
+    );
     cells.push(format!("{:.0}", trained.samples_timed as f64 / trained.seconds.max(1e-9)));
     cells
 }
@@ -431,6 +512,9 @@ fn json(runs: &Runs, model: &Model, args: &Train) -> Value {
             let outcome = match run {
                 Ok(Ran { trained, forecast }) => json!({
                     "history": trained.history,
+                    "epochs": trained.epochs,
+                    "last_loss": trained.last_loss,
+                    "test": trained.test,
                     "steps": trained.steps,
                     "samples": trained.samples,
                     "host_seconds": trained.seconds,

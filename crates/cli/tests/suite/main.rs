@@ -5,5 +5,7 @@ mod errors;
 mod operators;
 mod real_models;
 mod support;
+mod train_data;
 mod train_options;
+mod train_run;
 mod training;

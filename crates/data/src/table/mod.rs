@@ -232,11 +232,13 @@ impl Table {
                     let learned = numbers.iter().copied().filter(|number| *number != IGNORED_LABEL);
                     let distinct: std::collections::BTreeSet<i64> = learned.collect();
                     let distinct: Vec<i64> = distinct.into_iter().collect();
-                    let classes = distinct.iter().map(i64::to_string).collect();
-                    let number = |value: &i64| {
-                        distinct.binary_search(value).map_or(IGNORED_LABEL, |class| class as i64)
-                    };
-                    return Ok(classed(name, numbers.iter().map(number).collect(), classes));
+                    let named: Vec<String> = distinct.iter().take(NAMED).map(i64::to_string).collect();
+                    let more = if distinct.len() > NAMED { ", …" } else { "" };
+                    let named = named.join(", ");
+                    let line =
+                        format!("`y`: the whole numbers of column `{name}` as they are: {named}{more}");
+                    let column = Column::new("y", &Tensor::from_vec(vec![numbers.len()], numbers));
+                    return Ok((column.with_numbers(distinct), line));
                 }
                 if labels == Labels::Classes {
                     let row = values.iter().position(|value| value.fract() != 0.0).unwrap_or(0);
@@ -312,8 +314,8 @@ mod tests {
         let numbers = |values: &[f64]| Cells::Numbers { values: values.to_vec(), shape: vec![] };
         let columns = vec![("x", numbers(&[1.0, 2.0, 3.0])), ("kind", numbers(&[3.0, -100.0, 5.0]))];
         let data = dataset(columns, &Options::default()).unwrap();
-        assert_eq!(data.columns()[1].classes().unwrap(), ["3", "5"]);
-        assert_eq!(data.batch(&[0, 1, 2]).unwrap()[1].1.values::<i64>().unwrap().as_ref(), [0, -100, 1]);
+        assert_eq!(data.columns()[1].numbers().unwrap(), [3, 5]);
+        assert_eq!(data.batch(&[0, 1, 2]).unwrap()[1].1.values::<i64>().unwrap().as_ref(), [3, -100, 5]);
     }
 
     #[test]
@@ -321,7 +323,7 @@ mod tests {
         let columns = || vec![("y", numbers(&[5.0, -1.0, 7.0])), ("a", numbers(&[0.5, 1.5, 2.5]))];
         let target = |labels| Options { target: Some("y".into()), labels, ..Options::default() };
         let data = dataset(columns(), &target(Labels::Auto)).unwrap();
-        assert_eq!(data.columns()[1].classes().unwrap(), ["-1", "5", "7"]);
+        assert_eq!(data.columns()[1].numbers().unwrap(), [-1, 5, 7]);
         let data = dataset(columns(), &target(Labels::Values)).unwrap();
         assert_eq!(data.batch(&[2]).unwrap()[1].1.values::<f32>().unwrap().as_ref(), [7.0]);
         let by_default = dataset(columns(), &Options::default()).unwrap();

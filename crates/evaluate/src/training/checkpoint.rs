@@ -133,6 +133,13 @@ pub fn options_of(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     Ok(open(path)?.1.options)
 }
 
+/// Whether a file is a checkpoint of some run, of whatever version.
+pub fn is_checkpoint(path: &Path) -> bool {
+    let Ok(bytes) = orrery_numerics::map_file(path) else { return false };
+    let read = safetensors::SafeTensors::read_metadata(&bytes);
+    read.is_ok_and(|(_, about)| about.metadata().as_ref().is_some_and(|map| map.contains_key(KEY)))
+}
+
 /// Reads a checkpoint.
 ///
 /// # Errors

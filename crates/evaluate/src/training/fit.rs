@@ -2,23 +2,22 @@
 
 use super::batches::Columns;
 use super::checkpoint::{self, At};
-use super::engine::{Engine, precision};
 use super::history::Epoch;
-use super::metrics::{Metric, Totals};
+use super::judge::Judge;
+use super::metrics::Metric;
 use super::scaling::{LossScaling, Scale};
 use super::schedule::Schedule;
 use super::trainer::Trainer;
 use super::trouble::{self, Watch};
-use crate::model::{Bound, Model};
+use crate::model::Model;
 use crate::run::Place;
 use orrery_base::{Diagnostic, Progress, Result};
 use orrery_data::{Augment, Dataset, Last, Loader, Plan};
 use orrery_ir::weights::hash64;
 use orrery_numerics::Tensor;
-use orrery_transform::Weights;
-use orrery_transform::training::{Evaluation, Loss, Spec, Step, evaluation};
+use orrery_transform::training::Spec;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// How long to train.
@@ -80,6 +79,8 @@ pub enum Event<'a> {
         step: u64,
         /// Steps of the whole run.
         of: u64,
+        /// Mean loss of the epoch's steps so far.
+        mean: f64,
         /// Loss before it.
         loss: f64,
         /// Samples a second on this host, over the run so far.
@@ -92,7 +93,7 @@ pub enum Event<'a> {
     /// Something the user should know.
     Note(&'a Diagnostic),
     /// A checkpoint was written.
-    Checkpoint(&'a std::path::Path, u64),
+    Checkpoint(&'a Path, u64),
 }
 
 /// A finished run.
@@ -104,6 +105,12 @@ pub struct Trained {
     pub steps: u64,
     /// Samples learned from, likewise.
     pub samples: u64,
+    /// Passes over the data, the part of the last one counted.
+    pub epochs: f64,
+    /// Loss before the last step of this run; none where it had none.
+    pub last_loss: Option<f64>,
+    /// Figures over the test data at the end, where there are some.
+    pub test: Option<BTreeMap<String, f64>>,
     /// Seconds of this run on this host, evaluation counted apart.
     pub seconds: f64,
     /// Steps of this run alone.
@@ -119,11 +126,13 @@ pub struct Trained {
 /// Trains a model.
 ///
 /// # Errors
-/// `train-not-a-number`, `train-diverged`, `train-label` with what to do; `cancelled`; those of data, compiling and running.
+/// `train-not-a-number`, `train-diverged`, `train-label` with what to do; `cancelled` after a step, whose checkpoint is
+/// written where there is a file for it; those of data, compiling and running.
 pub fn train(
     model: &Model,
     mut data: Dataset,
     mut held_out: Option<Dataset>,
+    mut test: Option<Dataset>,
     request: &Request,
     progress: &Progress,
     tell: &mut dyn FnMut(&Event<'_>),
@@ -135,8 +144,8 @@ pub fn train(
         // What is not trained on must not say how it is scaled.
         let by = data.statistics(column)?;
         data.normalise(column, &by)?;
-        if let Some(held) = &mut held_out {
-            held.normalise(column, &by)?;
+        for judged in [&mut held_out, &mut test].into_iter().flatten() {
+            judged.normalise(column, &by)?;
         }
     }
     let micro = micro_batch(request)?;
@@ -149,7 +158,7 @@ pub fn train(
     let augment = request.augment.clone().map(|(column, how)| (column, how, hash64(request.seed, 2)));
     let plan = Plan { batch: request.batch, shuffle: Some(request.seed), last: Last::Drop, augment };
     let mut loader = Loader::new(data, plan)?;
-    let columns = Columns::new(&bound, trainer.description(), loader.data(), &request.columns)?;
+    let columns = Columns::new(&bound, trainer.description(), loader.data(), &request.columns, None)?;
     request.normalise.iter().try_for_each(|column| columns.sees(column, "--normalise"))?;
     request.augment.iter().try_for_each(|(column, _)| columns.sees(column, "--augment"))?;
     let mut about = loader.about();
@@ -161,10 +170,16 @@ pub fn train(
         Length::Steps(steps) => steps,
         Length::Samples(samples) => samples.div_ceil(request.batch.max(1) as u64),
     };
-    let judge = match &held_out {
-        Some(data) => Some(Judge::new(&bound, &spec, trainer.description(), request, data)?),
-        None => None,
+    if let Some(note) = request.schedule.beyond(total) {
+        tell(&Event::Note(&note));
+    }
+    let judge = |data: &Option<Dataset>| match data {
+        Some(data) => {
+            Judge::new(&bound, &spec, trainer.description(), request, data, Some(&columns)).map(Some)
+        }
+        None => Ok(None),
     };
+    let (judge, test) = (judge(&held_out)?, judge(&test)?);
     let mut run = Run {
         request,
         scale: request.scaling.start(),
@@ -172,6 +187,9 @@ pub fn train(
         step: 0,
         epoch_loss: 0.0,
         epoch_samples: 0,
+        applied: 0,
+        last_loss: None,
+        saved: None,
         history: Vec::new(),
     };
     if let Some(path) = &request.resume {
@@ -190,7 +208,8 @@ pub fn train(
         let event = Event::Step {
             step: run.step,
             of: total,
-            loss: run.epoch_loss / run.epoch_samples.max(1) as f64 * request.batch as f64,
+            mean: run.epoch_loss / run.epoch_samples.max(1) as f64 * request.batch as f64,
+            loss: run.last_loss.unwrap_or(f64::NAN),
             rate: request.batch as f64 / each,
             left: each * (total - run.step) as f64,
         };
@@ -203,27 +222,41 @@ pub fn train(
         if ends || run.step == total {
             let since = Instant::now();
             let metrics = match &judge {
-                Some(judge) => judge.metrics(&trainer)?,
+                Some(judge) => judge.metrics(trainer.states())?,
                 None => Vec::new(),
             };
             judged += since.elapsed().as_secs_f64();
-            run.close_epoch(batch.at.epoch + 1, &metrics);
+            run.close_epoch(batch.at.epoch + 1, ends, &metrics);
             if let Some(epoch) = run.history.last() {
                 tell(&Event::Epoch(epoch));
             }
-            if let Some(note) = trouble::unmoved(&trainer, &before) {
+            if let Some(note) = trouble::no_figure(&metrics, run.step) {
                 tell(&Event::Note(&note));
             }
+            if let Some(note) = trouble::unmoved(&trainer, &before, run.applied) {
+                tell(&Event::Note(&note));
+            }
+            run.applied = 0;
             before = trainer.states().map(|(_, tensor)| tensor.clone()).collect();
         }
         if ends {
             run.save(model, &trainer, &loader, total, tell)?;
         }
         if !progress.step("training", run.step, total) {
-            return Diagnostic::error("cancelled", format!("stopped after step {}", run.step)).err();
+            return run.stop(model, &trainer, &loader, tell);
         }
     }
+    let since = Instant::now();
+    let tested = test.map(|judge| judge.metrics(trainer.states())).transpose()?;
+    if let Some(note) = tested.as_ref().and_then(|metrics| trouble::no_figure(metrics, run.step)) {
+        tell(&Event::Note(&note));
+    }
+    judged += since.elapsed().as_secs_f64();
+    let (at, each) = (loader.position(), per_epoch * request.batch as u64);
     Ok(Trained {
+        epochs: at.epoch as f64 + (at.sample as f64 / each as f64).min(1.0),
+        last_loss: run.last_loss,
+        test: tested.map(|metrics| by_name(&metrics)),
         steps: run.step,
         samples: run.history.iter().map(|epoch| epoch.samples).sum(),
         history: run.history,
@@ -233,6 +266,10 @@ pub fn train(
         evaluation_seconds: judged,
         states: trainer.states().map(|(name, tensor)| (name.to_owned(), tensor.clone())).collect(),
     })
+}
+
+fn by_name(metrics: &[Metric]) -> BTreeMap<String, f64> {
+    metrics.iter().map(|metric| (metric.name.to_owned(), metric.value)).collect()
 }
 
 /// Samples of one micro-batch.
@@ -255,6 +292,11 @@ struct Run<'a> {
     /// Sum over the epoch's steps of the loss.
     epoch_loss: f64,
     epoch_samples: u64,
+    /// Steps that changed the states since parameters were last looked at.
+    applied: u64,
+    last_loss: Option<f64>,
+    /// The step of the last checkpoint that this run wrote.
+    saved: Option<u64>,
     history: Vec<Epoch>,
 }
 
@@ -298,32 +340,33 @@ impl Run<'_> {
                 trainer.drop_accumulated()?;
                 break;
             }
+            self.applied += u64::from(part + 1 == parts);
             if let Some(grown) = self.watch.after(loss) {
                 return Err(trouble::diverged(trainer, inputs, seed, number, rate, grown));
             }
         }
         self.step = number;
+        self.last_loss = Some(loss);
         self.epoch_loss += loss;
         self.epoch_samples += batch.valid as u64;
         Ok(())
     }
-    fn close_epoch(&mut self, epoch: u64, metrics: &[Metric]) {
+    fn close_epoch(&mut self, epoch: u64, whole: bool, metrics: &[Metric]) {
         let steps = self.epoch_samples as f64 / self.request.batch as f64;
-        let mut closed = Epoch {
+        self.history.push(Epoch {
             epoch,
+            whole,
             step: self.step,
             samples: self.epoch_samples,
             loss: self.epoch_loss / steps.max(1.0),
-            held_out: BTreeMap::new(),
-        };
-        closed.set_held_out(metrics);
-        self.history.push(closed);
+            held_out: by_name(metrics),
+        });
         self.epoch_loss = 0.0;
         self.epoch_samples = 0;
     }
     /// Writes a checkpoint where one is due.
     fn save(
-        &self,
+        &mut self,
         model: &Model,
         trainer: &Trainer,
         loader: &Loader,
@@ -332,10 +375,42 @@ impl Run<'_> {
     ) -> Result<()> {
         let Some((path, every)) = &self.request.checkpoint else { return Ok(()) };
         if self.step == total || every.is_some_and(|n| self.step.is_multiple_of(n.max(1))) {
-            checkpoint::write(path, trainer.states(), &self.at(model, loader))?;
-            tell(&Event::Checkpoint(path, self.step));
+            self.write(path, model, trainer, loader, tell)?;
         }
         Ok(())
+    }
+    fn write(
+        &mut self,
+        path: &Path,
+        model: &Model,
+        trainer: &Trainer,
+        loader: &Loader,
+        tell: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<()> {
+        checkpoint::write(path, trainer.states(), &self.at(model, loader)).map_err(|error| {
+            match self.saved {
+                Some(before) => {
+                    Box::new(error.help(format!("the checkpoint of step {before} is there still, and whole")))
+                }
+                None => error,
+            }
+        })?;
+        self.saved = Some(self.step);
+        tell(&Event::Checkpoint(path, self.step));
+        Ok(())
+    }
+    /// Ends the run before its end, with a checkpoint where there is a file for it.
+    fn stop<T>(
+        &mut self,
+        model: &Model,
+        trainer: &Trainer,
+        loader: &Loader,
+        tell: &mut dyn FnMut(&Event<'_>),
+    ) -> Result<T> {
+        if let Some((path, _)) = self.request.checkpoint.as_ref().filter(|_| self.saved != Some(self.step)) {
+            self.write(path, model, trainer, loader, tell)?;
+        }
+        Diagnostic::error("cancelled", format!("stopped after step {}", self.step)).err()
     }
     fn at(&self, model: &Model, loader: &Loader) -> At {
         let position = loader.position();
@@ -356,7 +431,7 @@ impl Run<'_> {
     }
     fn resume(
         &mut self,
-        path: &std::path::Path,
+        path: &Path,
         model: &Model,
         trainer: &mut Trainer,
         loader: &mut Loader,
@@ -381,6 +456,14 @@ impl Run<'_> {
             ));
         }
         for (name, tensor) in states {
+            let values = tensor.to_f64().unwrap_or_default();
+            if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+                let cause = format!("`{name}` holds {} at element {at}, counted from 0", values[at]);
+                return Diagnostic::error("checkpoint-value", cause)
+                    .at(path.display().to_string())
+                    .help("no step mends it: go on from an earlier checkpoint, or begin again")
+                    .err();
+            }
             trainer.set_state(&name, tensor)?;
         }
         loader.resume(at.position())?;
@@ -391,46 +474,5 @@ impl Run<'_> {
         self.epoch_samples = at.epoch_samples;
         self.history = at.history;
         Ok(())
-    }
-}
-
-/// Figures over held-out data.
-struct Judge {
-    evaluation: Evaluation,
-    engine: Engine,
-    loader: Loader,
-    columns: Columns,
-    loss: Loss,
-}
-
-impl Judge {
-    fn new(bound: &Bound, spec: &Spec, step: &Step, request: &Request, data: &Dataset) -> Result<Self> {
-        let formats = precision(&request.place)?;
-        let evaluation = evaluation(&bound.graph, spec, formats.as_ref(), Weights::Compute)?;
-        let engine = Engine::new(&evaluation.graph, &request.place, request.threads, false)?;
-        let plan = Plan { batch: micro_batch(request)?, shuffle: None, last: Last::Pad, augment: None };
-        let loader = Loader::new(data.clone(), plan)?;
-        let columns = Columns::new(bound, step, data, &request.columns)?;
-        Ok(Self { evaluation, engine, loader, columns, loss: spec.loss.kind })
-    }
-    fn metrics(&self, trainer: &Trainer) -> Result<Vec<Metric>> {
-        let mut totals = Totals::new(self.loss);
-        let mut loader = self.loader.clone();
-        for _ in 0..loader.batches_per_epoch() {
-            let batch = loader.next_batch()?;
-            let (mut inputs, labels) = self.columns.of(&batch, 0, 1)?;
-            for name in &self.evaluation.states {
-                let state = trainer.states().find(|(n, _)| n == name).map(|(_, tensor)| tensor.clone());
-                inputs.push(state.ok_or_else(|| {
-                    Box::new(Diagnostic::error(
-                        "state-mismatch",
-                        format!("the training has no state `{name}`"),
-                    ))
-                })?);
-            }
-            let made = self.engine.run(inputs, 0)?;
-            totals.add(&made[0], labels.as_ref(), batch.valid)?;
-        }
-        Ok(totals.metrics())
     }
 }

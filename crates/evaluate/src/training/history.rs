@@ -1,6 +1,5 @@
 //! What a run has been through.
 
-use super::metrics::Metric;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -9,6 +8,9 @@ use std::collections::BTreeMap;
 pub struct Epoch {
     /// Its number, from 1.
     pub epoch: u64,
+    /// Whether it was gone through to its end.
+    #[serde(default = "yes")]
+    pub whole: bool,
     /// Steps done at its end.
     pub step: u64,
     /// Samples that were learned from in it.
@@ -16,11 +18,30 @@ pub struct Epoch {
     /// Mean loss of its steps.
     pub loss: f64,
     /// Figures over the held-out data at its end, by name.
+    #[serde(deserialize_with = "figures")]
     pub held_out: BTreeMap<String, f64>,
 }
 
-impl Epoch {
-    pub(super) fn set_held_out(&mut self, metrics: &[Metric]) {
-        self.held_out = metrics.iter().map(|m| (m.name.to_owned(), m.value)).collect();
+const fn yes() -> bool {
+    true
+}
+
+/// JSON has no word for what is no number, and writes nothing in its place.
+fn figures<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let read = BTreeMap::<String, Option<f64>>::deserialize(from)?;
+    Ok(read.into_iter().map(|(name, value)| (name, value.unwrap_or(f64::NAN))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures_that_are_no_numbers_are_read_back() {
+        let held_out = [("loss", f64::NAN), ("rmse", 0.5)].map(|(name, value)| (name.to_owned(), value));
+        let epoch =
+            Epoch { epoch: 1, whole: true, step: 2, samples: 3, loss: 0.25, held_out: held_out.into() };
+        let read: Epoch = serde_json::from_str(&serde_json::to_string(&epoch).unwrap()).unwrap();
+        assert!(read.held_out["loss"].is_nan() && read.held_out["rmse"] == 0.5, "{read:?}");
     }
 }

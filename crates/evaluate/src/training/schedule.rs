@@ -56,6 +56,17 @@ impl Schedule {
         }
         self
     }
+    /// What there is to say where a run of `total` ends before the pieces do whose steps are said.
+    pub(super) fn beyond(&self, total: u64) -> Option<Diagnostic> {
+        let steps = self.pieces.iter().filter_map(|piece| piece.steps).fold(0_u64, u64::saturating_add);
+        let cause =
+            format!("warm-up and pieces of the schedule take {steps} steps, and the run ends after {total}");
+        (steps > total).then(|| {
+            Diagnostic::warning("train-schedule", cause).help(
+                "the learning rate does not get to where it is to go: a longer run, or a shorter warm-up",
+            )
+        })
+    }
     /// The factor at a step, 1 for the first, of a run of `total`. After the last piece its end holds.
     pub fn factor(&self, step: u64, total: u64) -> f64 {
         let mut begin = 0;
@@ -127,7 +138,11 @@ mod tests {
         assert_eq!(factors("linear", 4), [1.0, 0.75, 0.5, 0.25]);
         assert_eq!(factors("linear:0:1:2,constant", 4), [0.5, 1.0, 1.0, 1.0]);
         assert_eq!(factors("linear:0:1:2,cosine:1:0.2:2,constant:0.2", 5), [0.5, 1.0, 1.0, 0.6, 0.2]);
-        assert_eq!(Schedule::constant().with_warmup(2).factor(1, 9), 0.5);
+        let warmed = Schedule::constant().with_warmup(2);
+        assert_eq!(warmed.factor(1, 9), 0.5);
+        assert!(
+            warmed.beyond(2).is_none() && warmed.beyond(1).is_some_and(|note| note.code == "train-schedule")
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::anatomy::{Anatomy, anatomy};
 use super::engine::precision;
 use super::habits::{habits, kept_in};
 use super::holdings::{Holdings, holdings};
+use crate::memory;
 use crate::model::Bound;
 use crate::run::Place;
 use crate::setup::Setup;
@@ -11,10 +12,11 @@ use crate::way::{Built, with_room, with_sums_apart};
 use orrery_base::index::Id;
 use orrery_base::{Diagnostic, Result};
 use orrery_compile::{Cuts, Options, Streamed};
-use orrery_ir::{Bindings, Graph, NodeId, Op, Type};
-use orrery_machine::ExecutionModel;
+use orrery_cost::Target;
+use orrery_ir::{Bindings, Graph, NodeId, Op};
+use orrery_machine::{ExecutionModel, Precision};
 use orrery_program::verify;
-use orrery_simulate::{Timeline, simulate};
+use orrery_simulate::{MemoryTrack, Timeline, simulate};
 use orrery_transform::training::{self, Loss, LossSpec, Optimizer, Recompute, Spec, Step};
 use orrery_transform::{Weights, spread_attention, store_border};
 
@@ -80,6 +82,43 @@ pub fn usual_optimizer(model: &Graph) -> Optimizer {
     Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 }
 }
 
+impl Wanted {
+    /// The loss of a step of this model.
+    pub(crate) fn loss_of(&self, model: &Graph) -> LossSpec {
+        let said = self.spec.as_ref().map(|spec| &spec.loss).or(self.loss.as_ref());
+        said.cloned().unwrap_or_else(|| LossSpec { kind: usual_loss(model), output: None })
+    }
+    /// Its optimizer.
+    pub(crate) fn optimizer_of(&self, model: &Graph) -> Optimizer {
+        let said = self.spec.as_ref().map(|spec| spec.optimizer).or(self.optimizer);
+        said.unwrap_or_else(|| usual_optimizer(model))
+    }
+}
+
+/// Refuses precisions in which nothing can be trained.
+///
+/// # Errors
+/// `unsupported-training`.
+pub(crate) fn trains(target: &Target<'_>) -> Result<()> {
+    let (system, precision) = (target.system, target.precision);
+    if can_train(precision) {
+        return Ok(());
+    }
+    let others = system.precisions.iter().filter(|other| can_train(other)).map(|other| other.name.as_str());
+    let cause = format!(
+        "{} of {} is for inference: gradients and small changes of weights do not fit {} without scales for each tensor",
+        precision.name, system.title, precision.storage
+    );
+    Diagnostic::error("unsupported-training", cause)
+        .help(format!("precisions to train in: {}", others.collect::<Vec<_>>().join(", ")))
+        .err()
+}
+
+/// Whether weights and gradients can be kept in a precision's storage.
+pub(crate) fn can_train(precision: &Precision) -> bool {
+    precision.storage.is_float() && precision.storage.bits() >= 16
+}
+
 /// What all ways to run one training step have in common.
 pub(super) struct Prepared {
     /// The step with all activations kept.
@@ -95,22 +134,6 @@ pub(super) struct Prepared {
 pub(super) fn prepare_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Result<Prepared> {
     let place = Place::Machine(setup.clone());
     let target = setup.target()?;
-    let spec = match &wanted.spec {
-        Some(spec) => (**spec).clone(),
-        None => {
-            let loss = wanted.loss.clone();
-            let loss = loss.unwrap_or_else(|| LossSpec { kind: usual_loss(&model.graph), output: None });
-            let optimizer = wanted.optimizer.unwrap_or_else(|| usual_optimizer(&model.graph));
-            let kept = kept_in(&target);
-            Spec {
-                loss,
-                loss_scaling: habits(&place)?.scaling.is_on(),
-                parameters_in: kept,
-                means_in: kept,
-                ..Spec::new(Loss::Mse, optimizer)
-            }
-        }
-    };
     if matches!(target.system.model, ExecutionModel::Stream(_)) {
         return Diagnostic::error(
             "unsupported-training",
@@ -124,6 +147,20 @@ pub(super) fn prepare_step(model: &Bound, setup: &Setup, wanted: &Wanted) -> Res
             .help("leave --stack out, or name one that models are trained with")
             .err();
     }
+    trains(&target)?;
+    let spec = match &wanted.spec {
+        Some(spec) => (**spec).clone(),
+        None => {
+            let kept = kept_in(&target);
+            Spec {
+                loss: wanted.loss_of(&model.graph),
+                loss_scaling: habits(&place)?.scaling.is_on(),
+                parameters_in: kept,
+                means_in: kept,
+                ..Spec::new(Loss::Mse, wanted.optimizer_of(&model.graph))
+            }
+        }
+    };
     let formats = precision(&place)?;
     let step = training::step(&model.graph, &spec, formats.as_ref(), Weights::ShapeOnly)?;
     Ok(Prepared { step, cuts: Cuts::default() })
@@ -164,8 +201,16 @@ fn compile_step(
         cuts: cuts.clone(),
         ..Options::default()
     };
-    let compiled = orrery_compile::compile(&graph, &target, &options)
-        .map_err(|refused| with_room(refused, model, setup))?;
+    let held = step.states.iter().map(|slot| memory::machine_bytes(&slot.ty)).sum();
+    let compiled = orrery_compile::compile(&graph, &target, &options).map_err(|mut refused| {
+        if chips > 1 && refused.code == "does-not-fit" {
+            refused.cause = format!(
+                "of {chips} chips in sequence, taken as one with the memory of all: {}",
+                refused.cause
+            );
+        }
+        with_room(refused, model, setup, Some(held))
+    })?;
     let notes = step.notes.iter().chain(&compiled.notes).cloned().collect();
     let built = Built { compiled, report: step.report.clone(), notes, devices: chips };
     Ok((step, Bound { graph, ..model.clone() }, built))
@@ -213,10 +258,22 @@ pub(super) fn time_one(
     wanted: &Wanted,
 ) -> Result<TimedStep> {
     let (step, bound, built) = compile_step(prepared, model, setup, wanted)?;
-    let timeline = simulate(&built.compiled.program, &Bindings::new(), &setup.target()?)?;
+    let mut timeline = simulate(&built.compiled.program, &Bindings::new(), &setup.target()?)?;
+    timeline.memory.iter_mut().for_each(|track| of_one_chip(track, built.devices));
     let anatomy = anatomy(&built.compiled.program, &timeline, &setup.system.model);
     let holdings = holdings(&built.compiled.program, &timeline, &step.states);
     Ok(TimedStep { step: bound, built, timeline, anatomy, holdings })
+}
+
+/// Chips in sequence are compiled as one whose tiles have the memory of all: what one of them holds is its part.
+fn of_one_chip(track: &mut MemoryTrack, chips: u64) {
+    track.capacity /= chips;
+    let whole = |bytes: &mut u64| *bytes = bytes.div_ceil(chips);
+    whole(&mut track.peak.bytes);
+    track.bytes.iter_mut().for_each(whole);
+    // Parts are rounded down, so that together they are not more than the whole.
+    track.peak.by_class.iter_mut().for_each(|(_, bytes)| *bytes /= chips);
+    track.peak.by_buffer.iter_mut().for_each(|(_, bytes)| *bytes /= chips);
 }
 
 /// The largest batch up to `most` whose step fits, to an eighth of it; none where not even one sample does. `at` binds the
@@ -286,11 +343,6 @@ pub fn largest_batch(
 
 /// Bytes of the parameters of a step as it keeps them.
 pub fn parameter_bytes(step: &Step) -> u64 {
-    let bytes = |ty: &Type| {
-        let ty = ty.as_tensor()?;
-        let elements: usize = ty.extents()?.iter().product();
-        Some(ty.dtype.machine_bytes(elements as u64))
-    };
     let parameters = step.states.iter().filter(|slot| slot.kind == training::StateKind::Parameter);
-    parameters.filter_map(|slot| bytes(&slot.ty)).sum()
+    parameters.map(|slot| memory::machine_bytes(&slot.ty)).sum()
 }

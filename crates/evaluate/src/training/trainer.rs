@@ -1,6 +1,7 @@
 //! Steps of training, and the states they leave.
 
 use super::engine::{Engine, precision};
+use super::timed::trains;
 use crate::memory;
 use crate::model::Bound;
 use crate::run::{Place, in_type};
@@ -36,6 +37,9 @@ impl Trainer {
     /// # Errors
     /// `host-memory`; `weights-absent` where the model has no elements to start from; those of [`training::step`] and of compiling.
     pub fn new(model: &Bound, spec: &Spec, place: &Place, threads: usize, stochastic: bool) -> Result<Self> {
+        if let Place::Machine(setup) = place {
+            trains(&setup.target()?)?;
+        }
         let formats = precision(place)?;
         let step = training::step(&model.graph, spec, formats.as_ref(), Weights::Compute)?;
         let (parameters, others): (Vec<_>, Vec<_>) =

@@ -1,5 +1,6 @@
 //! What went wrong in a training run: where, and what to do.
 
+use super::metrics::Metric;
 use super::trainer::Trainer;
 use orrery_base::{Diagnostic, Result};
 use orrery_ir::infer::node_place;
@@ -195,8 +196,24 @@ pub(super) fn diverged(
     )
 }
 
-/// A note for parameters that no step has moved.
-pub(super) fn unmoved(trainer: &Trainer, before: &[Tensor]) -> Option<Diagnostic> {
+/// A warning for figures over data that are no numbers.
+pub(super) fn no_figure(metrics: &[Metric], step: u64) -> Option<Diagnostic> {
+    let metric = metrics.iter().find(|metric| !metric.value.is_finite())?;
+    let cause = format!(
+        "after step {step} the {} over data that is not learned from is {}",
+        metric.name, metric.value
+    );
+    Some(Diagnostic::warning("held-out-value", cause).help(
+        "the model's outputs leave the range of their type there: a lower learning rate, --clip-norm 1, or a precision of \
+         more range",
+    ))
+}
+
+/// A note for parameters that none of some steps has moved.
+pub(super) fn unmoved(trainer: &Trainer, before: &[Tensor], steps: u64) -> Option<Diagnostic> {
+    if steps == 0 {
+        return None;
+    }
     let slots = &trainer.description().states;
     let still: Vec<&str> = slots
         .iter()
@@ -206,7 +223,8 @@ pub(super) fn unmoved(trainer: &Trainer, before: &[Tensor]) -> Option<Diagnostic
         .collect();
     let first = still.first()?;
     let more = if still.len() > 1 { format!(" and {} more", still.len() - 1) } else { String::new() };
-    let cause = format!("`{first}`{more} did not move in a whole epoch");
+    let s = if steps == 1 { "" } else { "s" };
+    let cause = format!("`{first}`{more} did not move in {steps} step{s}");
     Some(
         Diagnostic::warning("train-unmoved", cause)
             .help(

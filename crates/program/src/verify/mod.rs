@@ -89,9 +89,7 @@ pub fn capacity(program: &Program) -> Result<()> {
                 let classes: Vec<String> = peak
                     .by_class
                     .iter()
-                    .map(|(class, b)| {
-                        format!("{} {}", format!("{class:?}").to_lowercase(), show_bytes(*b as f64))
-                    })
+                    .map(|(class, b)| format!("{} {}", class.name(), show_bytes(*b as f64)))
                     .collect();
                 let on = if memory.cores > 1 { format!(" on core {}", peak.core) } else { String::new() };
                 return Diagnostic::error(

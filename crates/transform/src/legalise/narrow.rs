@@ -42,14 +42,23 @@ impl Narrowing {
         let and_more = if self.suffered.len() > 3 { ", ..." } else { "" };
         let total = |count: fn(&NarrowedWeight) -> u64| self.suffered.iter().map(count).sum::<u64>();
         let overflowed = total(|w| w.overflowed);
+        let counts = [
+            (overflowed, "are out of range and held at its largest number"),
+            (total(|w| w.vanished), "become zero"),
+            (total(|w| w.subnormal), "become subnormal"),
+        ];
+        let counts: Vec<String> =
+            counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        if counts.is_empty() {
+            return None;
+        }
         let cause = format!(
-            "{} of {} weights lose more than digits in {storage} ({}{and_more}): {overflowed} elements are out of range and \
-             held at its largest number, {} become zero, {} subnormal; the worst is `{}` with magnitudes up to {:.4e}",
+            "{} of {} weights lose more than digits in {storage} ({}{and_more}): of their elements {}; the worst is `{}` \
+             with magnitudes up to {:.4e}",
             self.suffered.len(),
             self.converted,
             names.join(", "),
-            total(|w| w.vanished),
-            total(|w| w.subnormal),
+            counts.join(", "),
             worst.name,
             worst.largest,
         );
