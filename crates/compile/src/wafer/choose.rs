@@ -85,7 +85,12 @@ impl Lowering<'_> {
         }
         if let Some(kept) = self.kept_grid(body, space, problem) {
             let parts: Vec<u64> = kept.iter().map(parts_of).collect();
-            grids.push((frame.price(problem, &parts), kept));
+            let price = frame.price(problem, &parts);
+            if self.after_all && frame.fits(&price) {
+                // A state is changed where it lies.
+                grids.clear();
+            }
+            grids.push((price, kept));
         }
         let mut best: Option<(Choice, Vec<Cut>)> = None;
         for (mut choice, cuts) in grids {
