@@ -48,7 +48,7 @@ pub fn make_ready(graph: &Graph, target: &Target<'_>, weights: Weights) -> Resul
         prepare(graph, &Preparation { weights, ..Preparation::default() })?;
     let Legalised { graph, notes, .. } = legalise(&prepared, &formats(target), weights)?;
     let notes = report.notes.iter().cloned().chain(notes).collect();
-    Ok(Ready { graph: with_sums_apart(&store_border(&graph)?, target)?, report, notes })
+    Ok(Ready { graph: with_sums_apart(store_border(&graph)?, target)?, report, notes })
 }
 
 /// With more PEs than that for each row, a wafer cuts normalizations along the rows too.
@@ -58,14 +58,14 @@ const PES_OF_A_ROW: u64 = 1024;
 ///
 /// # Errors
 /// Those of the passes.
-pub(crate) fn with_sums_apart(graph: &Graph, target: &Target<'_>) -> Result<Graph> {
+pub(crate) fn with_sums_apart(graph: Graph, target: &Target<'_>) -> Result<Graph> {
     match &target.system.model {
-        ExecutionModel::BulkSynchronous(_) => spread_bias(graph),
+        ExecutionModel::BulkSynchronous(_) => spread_bias(&graph),
         ExecutionModel::Wafer(machine) => {
             let pes = machine.grid_columns * machine.grid_rows;
-            spread_normalization(&spread_bias(graph)?, pes / PES_OF_A_ROW)
+            spread_normalization(&spread_bias(&graph)?, pes / PES_OF_A_ROW)
         }
-        _ => Ok(graph.clone()),
+        _ => Ok(graph),
     }
 }
 

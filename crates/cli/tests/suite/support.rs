@@ -61,3 +61,12 @@ pub(crate) fn scratch(name: &str) -> PathBuf {
     std::fs::create_dir_all(&folder).expect("a folder can be made");
     folder
 }
+
+/// A folder for a test with a model of two classes, `net.graph`, and a table of eight rows, `t.csv`.
+pub(crate) fn net_and_table(name: &str) -> PathBuf {
+    let folder = scratch(name);
+    std::fs::write(folder.join("net.graph"), NET).expect("the model can be written");
+    let rows: String = (0..8).map(|i| format!("{i},{},{}\n", i % 3, i % 2)).collect();
+    std::fs::write(folder.join("t.csv"), format!("a,b,kind\n{rows}")).expect("the table can be written");
+    folder
+}

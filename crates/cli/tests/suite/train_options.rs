@@ -1,17 +1,7 @@
 //! `orrery train`: every option does something or is refused, and a run that goes on keeps what it was told.
-#![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking too")]
 
-use crate::support::{NET, Ran, orrery_in, scratch};
-use std::path::{Path, PathBuf};
-
-/// A folder with a model of two classes and a table of eight rows.
-fn folder(name: &str) -> PathBuf {
-    let folder = scratch(name);
-    std::fs::write(folder.join("net.graph"), NET).unwrap();
-    let rows: String = (0..8).map(|i| format!("{i},{},{}\n", i % 3, i % 2)).collect();
-    std::fs::write(folder.join("t.csv"), format!("a,b,kind\n{rows}")).unwrap();
-    folder
-}
+use crate::support::{Ran, net_and_table, orrery_in};
+use std::path::Path;
 
 fn train(folder: &Path, more: &[&str]) -> Ran {
     orrery_in(folder, &[&["train", "net.graph", "--data", "t.csv", "--held-out", "2"], more].concat())
@@ -19,7 +9,7 @@ fn train(folder: &Path, more: &[&str]) -> Ran {
 
 #[test]
 fn options_without_an_effect_are_refused() {
-    let folder = folder("no-effect");
+    let folder = net_and_table("no-effect");
     for (options, code, words) in [
         (&["--precision", "fp16"][..], "option-without-effect", "--precision"),
         (&["--stack", "pytorch"], "option-without-effect", "--stack"),
@@ -59,13 +49,13 @@ fn options_without_an_effect_are_refused() {
 
 #[test]
 fn a_dimension_that_is_named_is_the_batch() {
-    let ran = train(&folder("dim-batch"), &["--dim", "batch=3", "--json", "-q"]);
+    let ran = train(&net_and_table("dim-batch"), &["--dim", "batch=3", "--json", "-q"]);
     assert_eq!((ran.code, &ran.json()["runs"][0]["batch"]), (0, &3.into()), "{}", ran.all());
 }
 
 #[test]
 fn what_is_not_given_again_comes_from_the_checkpoint() {
-    let folder = folder("kept-options");
+    let folder = net_and_table("kept-options");
     let options = ["--batch", "2", "--lr", "0.01", "--optimizer", "sgd", "--momentum", "0.5", "--seed", "3"];
     let run = |more: &[&str]| train(&folder, &[&options, more].concat());
     assert_eq!(run(&["--steps", "9", "--checkpoint", "whole.safetensors"]).code, 0);
@@ -101,7 +91,7 @@ fn what_is_not_given_again_comes_from_the_checkpoint() {
 
 #[test]
 fn paths_are_tried_before_the_work() {
-    let folder = folder("unwritable");
+    let folder = net_and_table("unwritable");
     std::fs::create_dir(folder.join("here.onnx")).unwrap();
     std::fs::write(folder.join("file"), "").unwrap();
     for (option, path) in
@@ -115,7 +105,7 @@ fn paths_are_tried_before_the_work() {
 
 #[test]
 fn a_label_that_is_no_class_is_told_as_its_file_has_it() {
-    let folder = folder("labels");
+    let folder = net_and_table("labels");
     std::fs::write(folder.join("t.csv"), "a,b,kind\n0,1,cat\n1,0,dog\n1,1,fox\n2,1,cat\n").unwrap();
     let line = ["train", "net.graph", "--data", "t.csv", "--held-out", "0", "--batch", "2"];
     let ran = orrery_in(&folder, &line);

@@ -1,19 +1,10 @@
 //! `orrery train`: what it writes and where, what it says of how far it came, and what does not train.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail by panicking too")]
 
-use crate::support::{NET, Ran, orrery, orrery_in, scratch};
+use crate::support::{Ran, net_and_table, orrery, orrery_in};
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
-/// A folder with a model of two classes and a table of eight rows.
-fn folder(name: &str) -> PathBuf {
-    let folder = scratch(name);
-    std::fs::write(folder.join("net.graph"), NET).unwrap();
-    let rows: String = (0..8).map(|i| format!("{i},{},{}\n", i % 3, i % 2)).collect();
-    std::fs::write(folder.join("t.csv"), format!("a,b,kind\n{rows}")).unwrap();
-    folder
-}
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 const LINE: [&str; 8] = ["train", "net.graph", "--data", "t.csv", "--held-out", "0", "--batch", "2"];
 
@@ -21,9 +12,30 @@ fn train(folder: &Path, more: &[&str]) -> Ran {
     orrery_in(folder, &[&LINE, more].concat())
 }
 
+/// A run without end that keeps a checkpoint, and what it says from the line on that has these words.
+fn endless(folder: &Path, more: &[&str], words: &str) -> (Child, BufReader<ChildStderr>) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_orrery"))
+        .args(LINE)
+        .args(["--epochs", "100000000", "--checkpoint", "run.safetensors"])
+        .args(more)
+        .current_dir(folder)
+        .env("NO_COLOR", "1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains(words) {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "it ended before it said `{words}`");
+    }
+    (child, said)
+}
+
 #[test]
 fn nothing_that_is_read_or_made_by_others_is_overwritten() {
-    let folder = folder("overwritten");
+    let folder = net_and_table("overwritten");
     std::fs::write(folder.join("notes.txt"), "mine").unwrap();
     let exported = orrery_in(&folder, &["export", "braggnn", "net.onnx"]);
     assert_eq!(exported.code, 0, "{}", exported.all());
@@ -61,22 +73,8 @@ fn nothing_that_is_read_or_made_by_others_is_overwritten() {
 
 #[test]
 fn a_run_that_is_interrupted_ends_after_its_step_with_a_checkpoint() {
-    let folder = folder("interrupted");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_orrery"))
-        .args(LINE)
-        .args(["--epochs", "100000000", "--checkpoint", "run.safetensors"])
-        .current_dir(&folder)
-        .env("NO_COLOR", "1")
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("labels from column") {
-        line.clear();
-        assert!(said.read_line(&mut line).unwrap() > 0, "it ended before it began");
-    }
+    let folder = net_and_table("interrupted");
+    let (mut child, mut said) = endless(&folder, &[], "labels from column");
     let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(interrupt.success());
     let mut rest = String::new();
@@ -94,7 +92,7 @@ fn a_run_that_is_interrupted_ends_after_its_step_with_a_checkpoint() {
 
 #[test]
 fn how_far_a_run_came_is_said_as_it_is() {
-    let folder = folder("how-far");
+    let folder = net_and_table("how-far");
     let ran = train(&folder, &["--steps", "3", "--json"]);
     let outcome = &ran.json()["runs"][0]["outcome"];
     assert_eq!(
@@ -117,7 +115,7 @@ fn how_far_a_run_came_is_said_as_it_is() {
 
 #[test]
 fn a_row_that_failed_says_why() {
-    let folder = folder("failed-row");
+    let folder = net_and_table("failed-row");
     let ran = orrery_in(&folder, &[&LINE[..6], &["--batch", "2,40"]].concat());
     let failed = ran.out.lines().find(|line| line.contains("was not trained")).unwrap_or_default();
     assert!(failed.contains("batch 40, ") && failed.contains("8 samples do not fill"), "{}", ran.all());
@@ -126,7 +124,7 @@ fn a_row_that_failed_says_why() {
 
 #[test]
 fn precisions_of_inference_do_not_train_and_are_not_suggested() {
-    let folder = folder("int8");
+    let folder = net_and_table("int8");
     let train_step = ["--batch", "64", "--train", "--on", "a100"];
     for (command, more) in [("compare", &train_step[..]), ("explain", &train_step)] {
         let ran = orrery(&[&[command, "mnist_cnn"], more, &["--precision", "int8"]].concat());
@@ -182,22 +180,8 @@ fn what_is_mistyped_is_answered() {
 
 #[test]
 fn where_a_later_checkpoint_cannot_be_written_the_earlier_one_stays() {
-    let folder = folder("full-disk");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_orrery"))
-        .args(LINE)
-        .args(["--epochs", "100000000", "--checkpoint", "run.safetensors", "--checkpoint-every", "3"])
-        .current_dir(&folder)
-        .env("NO_COLOR", "1")
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut said = BufReader::new(child.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("checkpoint of step") {
-        line.clear();
-        assert!(said.read_line(&mut line).unwrap() > 0, "it ended before its first checkpoint");
-    }
+    let folder = net_and_table("full-disk");
+    let (mut child, mut said) = endless(&folder, &["--checkpoint-every", "3"], "checkpoint of step");
     // A folder where the next one is to be written first.
     let partial = folder.join(format!(".run.safetensors.{}.partial", child.id()));
     while std::fs::create_dir(&partial).is_err() {}

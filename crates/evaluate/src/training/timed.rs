@@ -186,7 +186,7 @@ fn compile_step(
     let chips = wanted.chips.filter(|_| on_tiles).unwrap_or(1).max(1);
     let mut step = step.clone();
     training::recompute(&mut step, wanted.recompute)?;
-    let mut graph = with_sums_apart(&store_border(&step.graph)?, &target)?;
+    let mut graph = with_sums_apart(store_border(&step.graph)?, &target)?;
     if on_tiles {
         graph = spread_attention(&graph)?;
     }
